@@ -1,0 +1,42 @@
+# The environment lives in .venv; every target makes it first, from requirements.lock, if it is not there or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: $(READY)  ## train convolution and involution on real handwritten digits, compare them, open the report
+	$(BIN)/involution compare digits --open
+
+test: $(READY)  ## run all tests (set INVOLUTION_DATA to a folder with data sets to include the tests that need them)
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY)  ## lint, check the formatting, check the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format the code and repair what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure the operator against its peers and write the records to results/
+	$(BIN)/python -m benchmarks.operator
+
+lock: $(READY)  ## resolve the newest versions that pyproject.toml allows into requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --all-extras --group dev pyproject.toml --output-file requirements.lock
+
+clean:  ## remove the environment and everything that was built
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Could not create .venv; Python >= 3.11 with the venv module is needed (Debian: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@

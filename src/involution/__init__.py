@@ -1,0 +1,22 @@
+"""Involution: per-pixel dynamic kernels for vision in PyTorch."""
+
+from . import backends, kernel_generation
+from .functional import correlation1d, correlation2d, correlation3d, involution1d, involution2d, involution3d
+from .modules import Involution1d, Involution2d, Involution3d
+
+__all__ = [
+    "Involution1d",
+    "Involution2d",
+    "Involution3d",
+    "__version__",
+    "backends",
+    "correlation1d",
+    "correlation2d",
+    "correlation3d",
+    "involution1d",
+    "involution2d",
+    "involution3d",
+    "kernel_generation",
+]
+
+__version__ = "0.1.0"

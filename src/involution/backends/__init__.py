@@ -1,0 +1,123 @@
+"""The implementations of the operator: which there are, which one serves a call, and why another one does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+
+from ..geometry import IntOrTuple, to_tuple
+from . import reference
+from .request import Backend, Request, Window
+
+__all__ = ["Backend", "Request", "Window", "available", "choose", "explain", "register", "use"]
+
+_BACKENDS: dict[str, Backend | ModuleType] = {}
+_preferred: str | None = None
+
+
+def register(backend: Backend | ModuleType, first: bool = True) -> None:
+    """Add a backend, before (or behind) those already there in the order in which ``"auto"`` asks them.
+
+    Raises:
+        ValueError: its name is taken.
+    """
+    global _BACKENDS
+    if backend.name in _BACKENDS or backend.name == "auto":
+        raise ValueError(f"a backend named {backend.name!r} is already registered")
+    new = {backend.name: backend}
+    _BACKENDS = new | _BACKENDS if first else _BACKENDS | new
+    choose.cache_clear()
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of all backends in the order in which ``"auto"`` asks them."""
+    return tuple(_BACKENDS)
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a backend that does not exist.
+
+    Raises:
+        ValueError: no backend of this name is registered.
+    """
+    if name != "auto" and name not in _BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; expected 'auto' or one of {', '.join(map(repr, _BACKENDS))}")
+
+
+@lru_cache(maxsize=1024)
+def choose(name: str, request: Request) -> Backend:
+    """Return the backend that serves ``request``: the named one, or for ``"auto"`` the first one that can.
+
+    Raises:
+        ValueError: the name is unknown.
+        RuntimeError: the named backend cannot serve the request; the message gives its reason.
+    """
+    check_name(name)
+    if name == "auto":
+        preferred = _BACKENDS.get(_preferred) if _preferred else None
+        candidates = ([preferred] if preferred else []) + list(_BACKENDS.values())
+        return next(backend for backend in candidates if backend.unsupported(request) is None)
+    backend = _BACKENDS[name]
+    reason = backend.unsupported(request)
+    if reason is not None:
+        raise RuntimeError(f"the {name} backend cannot serve this call: {reason}; use backend='auto'")
+    return backend
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Let ``"auto"`` prefer one backend for a while (process-wide); where it cannot serve, the usual order decides.
+
+    The environment variable ``INVOLUTION_BACKEND`` does the same for a whole process.
+
+    Raises:
+        ValueError: no backend of this name is registered.
+    """
+    global _preferred
+    check_name(name)
+    before, _preferred = _preferred, None if name == "auto" else name
+    choose.cache_clear()
+    try:
+        yield
+    finally:
+        _preferred = before
+        choose.cache_clear()
+
+
+def explain(
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    dims: int = 2,
+    group_channels: int = 16,
+    kernel_size: IntOrTuple = 7,
+    stride: IntOrTuple = 1,
+    dilation: IntOrTuple = 1,
+) -> dict[str, str | None]:
+    """Say for every backend why it could not serve such a call, in the order in which ``"auto"`` asks them.
+
+    Returns:
+        The reason by the backend's name, None where it can serve; ``"auto"`` takes the first None.
+    """
+    request = Request(
+        torch.device(device),
+        dtype,
+        dims,
+        group_channels,
+        to_tuple(kernel_size, dims, "kernel_size"),
+        to_tuple(stride, dims, "stride"),
+        to_tuple(dilation, dims, "dilation"),
+    )
+    return {name: backend.unsupported(request) for name, backend in _BACKENDS.items()}
+
+
+register(reference)
+
+_preferred = os.environ.get("INVOLUTION_BACKEND") or None
+if _preferred == "auto":
+    _preferred = None

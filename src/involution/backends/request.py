@@ -1,0 +1,60 @@
+"""What a backend is asked to serve, and what it has to provide."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Request(NamedTuple):
+    """One call as backends see it when they say whether they can serve it.
+
+    Attributes:
+        device: where the tensors live.
+        dtype: their common dtype.
+        dims: number of spatial dimensions, 1 to 3.
+        group_channels: channels that share one kernel, C / G.
+        kernel_size: taps per dimension.
+        stride: pixels between two windows, per dimension.
+        dilation: pixels between two taps, per dimension.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    dims: int
+    group_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+class Window(NamedTuple):
+    """The geometry of one call: how windows of the input map onto pixels of the output."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+class Backend(Protocol):
+    """The three contractions of one implementation: arithmetic only, its arguments were checked before.
+
+    A backend is a module or an object with these members. ``out`` is allocated by the caller, in the layout that the
+    operator promises; every element of it has to be written.
+    """
+
+    name: str
+
+    def unsupported(self, request: Request) -> str | None:
+        """Return in one sentence why ``request`` cannot be served, or None if it can."""
+
+    def forward(self, out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
+        """Write ``Y[b, g, c, i, j] = Σ_{u,v} H[b, g, u, v, i, j] · X[b, g, c, s·i + d·u − p, s·j + d·v − p]``."""
+
+    def input_gradient(self, out: Tensor, grad_output: Tensor, kernel: Tensor, window: Window) -> None:
+        """Write ``dX[b, g, c, h, w] = Σ H[b, g, u, v, i, j] · dY[b, g, c, i, j]`` over all windows reading (h, w)."""
+
+    def kernel_gradient(self, out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
+        """Write ``dH[b, g, u, v, i, j] = Σ_c dY[b, g, c, i, j] · X[b, g, c, s·i + d·u − p, s·j + d·v − p]``."""

@@ -1,0 +1,78 @@
+"""The command ``involution``: each subcommand is a documented function, its flags are that function's arguments."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+# Subcommand: (module, function). Modules are imported when their command is called, so that help stays quick.
+_COMMANDS = {
+    "compare": ("involution.compare", "compare"),
+    "complexity": ("involution.analysis.complexity", "complexity"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 1 refused with a sentence, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(import_module("involution").__version__)
+        return 0
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        print(f"involution: unknown command {name!r}; expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        _call(name, rest)
+    except KeyboardInterrupt:
+        print(f"involution {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (CommandError, ImportError, OSError) as error:
+        print(f"involution {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the message is the sentence the user reads."""
+
+
+def _call(name: str, arguments: Sequence[str]) -> Any:
+    try:
+        from jsonargparse import auto_cli, set_parsing_settings
+    except ImportError as error:
+        raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
+    set_parsing_settings(parse_optionals_as_positionals=True)
+    function = getattr(import_module(_COMMANDS[name][0]), _COMMANDS[name][1])
+    return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}")
+
+
+def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """Let switches stand alone (``--json``) and options be spelt with dashes (``--data-root``)."""
+    switches = {p.name for p in inspect.signature(function).parameters.values() if p.default is False}
+    result = []
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+            following = arguments[i + 1].lower() if i + 1 < len(arguments) else ""
+            if option[2:] in switches and not equals and following not in ("true", "false"):
+                equals, value = "=", "true"
+        result.append(option + equals + value)
+    return result
+
+
+def _help() -> str:
+    lines = ["usage: involution COMMAND [--help] …", "", "commands:"]
+    for name, (module, function) in _COMMANDS.items():
+        summary = (inspect.getdoc(getattr(import_module(module), function)) or "").partition("\n")[0]
+        lines.append(f"  {name:<12}{summary}")
+    return "\n".join(lines)

@@ -1,0 +1,234 @@
+"""The operator boundary: three PyTorch operators, each the derivative of the others.
+
+Involution is bilinear in input and kernel, so forward, input gradient and kernel gradient close under differentiation
+and derivatives of every order exist. The operators are opaque to tracers: backends are chosen when they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake, register_vmap
+from torch.utils.flop_counter import register_flop_formula
+
+from . import backends
+from .backends import Backend, Request, Window
+from .geometry import empty_field, empty_map, is_channels_last, is_field_channels_last
+
+_LIBRARY = Library("involution", "DEF")
+_WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
+_LIBRARY.define(f"forward(Tensor input, Tensor kernel, {_WINDOW}) -> Tensor")
+_LIBRARY.define(f"input_gradient(Tensor grad_output, Tensor kernel, SymInt[] input_size, {_WINDOW}) -> Tensor")
+_LIBRARY.define(
+    f"kernel_gradient(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, {_WINDOW}) -> Tensor"
+)
+
+forward = torch.ops.involution.forward.default
+input_gradient = torch.ops.involution.input_gradient.default
+kernel_gradient = torch.ops.involution.kernel_gradient.default
+
+
+# Outputs: shape, dtype and layout are decided here, once, for real and fake tensors alike.
+
+
+def _forward_output(input: Tensor, kernel: Tensor) -> Tensor:
+    size = (*input.shape[:2], *kernel.shape[input.ndim :])
+    return empty_map(input, size, is_channels_last(input))
+
+
+def _input_gradient_output(grad_output: Tensor, kernel: Tensor, input_size: Sequence[int]) -> Tensor:
+    channels_last = is_channels_last(grad_output) or is_field_channels_last(kernel)
+    return empty_map(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
+
+
+def _kernel_gradient_output(grad_output: Tensor, input: Tensor, groups: int, kernel_size: Sequence[int]) -> Tensor:
+    size = (input.shape[0], groups, *kernel_size, *grad_output.shape[2:])
+    return empty_field(input, size, is_channels_last(grad_output) or is_channels_last(input))
+
+
+@register_fake("involution::forward", lib=_LIBRARY)
+def _(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
+    return _forward_output(input, kernel)
+
+
+@register_fake("involution::input_gradient", lib=_LIBRARY)
+def _(
+    grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
+) -> Tensor:
+    return _input_gradient_output(grad_output, kernel, input_size)
+
+
+@register_fake("involution::kernel_gradient", lib=_LIBRARY)
+def _(
+    grad_output: Tensor,
+    input: Tensor,
+    groups: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    backend: str,
+) -> Tensor:
+    return _kernel_gradient_output(grad_output, input, groups, kernel_size)
+
+
+# Implementations
+
+
+def backend_for(
+    name: str,
+    input: Tensor,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> Backend:
+    """Return the backend that serves this call.
+
+    Raises:
+        RuntimeError: the named backend cannot serve it; the message gives its reason.
+    """
+    group_channels = input.shape[1] // groups
+    request = Request(
+        input.device, input.dtype, input.ndim - 2, group_channels, tuple(kernel_size), tuple(stride), tuple(dilation)
+    )
+    return backends.choose(name, request)
+
+
+def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Window:
+    return Window(tuple(stride), tuple(padding), tuple(dilation))
+
+
+def _forward(
+    input: Tensor,
+    kernel: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+) -> Tensor:
+    window = _window(stride, padding, dilation)
+    out = _forward_output(input, kernel)
+    if out.numel():
+        chosen = backend_for(backend, input, kernel.shape[1], kernel.shape[2 : input.ndim], stride, dilation)
+        chosen.forward(out, input, kernel, window)
+    return out
+
+
+def _input_gradient(
+    grad_output: Tensor,
+    kernel: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+) -> Tensor:
+    window = _window(stride, padding, dilation)
+    out = _input_gradient_output(grad_output, kernel, input_size)
+    if out.numel():
+        chosen = backend_for(backend, grad_output, kernel.shape[1], kernel.shape[2 : out.ndim], stride, dilation)
+        chosen.input_gradient(out, grad_output, kernel, window)
+    return out
+
+
+def _kernel_gradient(
+    grad_output: Tensor,
+    input: Tensor,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+) -> Tensor:
+    window = _window(stride, padding, dilation)
+    out = _kernel_gradient_output(grad_output, input, groups, kernel_size)
+    if out.numel():
+        chosen = backend_for(backend, input, groups, kernel_size, stride, dilation)
+        chosen.kernel_gradient(out, grad_output, input, window)
+    return out
+
+
+_LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
+_LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
+
+
+# Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
+# <dY, A(X, H)> = <X, B(dY, H)> = <H, C(dY, X)>, so each one's gradients are the other two.
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.window = inputs[-4:]
+
+
+def _forward_backward(ctx: Any, dy: Tensor) -> tuple:
+    x, h = ctx.saved_tensors
+    dx = input_gradient(dy, h, x.shape[2:], *ctx.window) if ctx.needs_input_grad[0] else None
+    dh = kernel_gradient(dy, x, h.shape[1], h.shape[2 : x.ndim], *ctx.window) if ctx.needs_input_grad[1] else None
+    return dx, dh, None, None, None, None
+
+
+def _input_gradient_backward(ctx: Any, gx: Tensor) -> tuple:
+    dy, h = ctx.saved_tensors
+    gy = forward(gx, h, *ctx.window) if ctx.needs_input_grad[0] else None
+    gh = kernel_gradient(dy, gx, h.shape[1], h.shape[2 : dy.ndim], *ctx.window) if ctx.needs_input_grad[1] else None
+    return gy, gh, None, None, None, None, None
+
+
+def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
+    dy, x = ctx.saved_tensors
+    gy = forward(x, gh, *ctx.window) if ctx.needs_input_grad[0] else None
+    gx = input_gradient(dy, gh, x.shape[2:], *ctx.window) if ctx.needs_input_grad[1] else None
+    return gy, gx, None, None, None, None, None, None
+
+
+register_autograd("involution::forward", _forward_backward, setup_context=_save, lib=_LIBRARY)
+register_autograd("involution::input_gradient", _input_gradient_backward, setup_context=_save, lib=_LIBRARY)
+register_autograd("involution::kernel_gradient", _kernel_gradient_backward, setup_context=_save, lib=_LIBRARY)
+
+
+# torch.func.vmap: the mapped dimension joins the batch.
+
+
+def _vmap_rule(operator: Any) -> Any:
+    def rule(info: Any, in_dims: tuple, first: Tensor, second: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        def fold(tensor: Tensor, dim: int | None) -> Tensor:
+            mapped = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            return mapped.flatten(0, 1)
+
+        out = operator(fold(first, in_dims[0]), fold(second, in_dims[1]), *rest)
+        return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size)), 0
+
+    return rule
+
+
+register_vmap("involution::forward", _vmap_rule(forward), lib=_LIBRARY)
+register_vmap("involution::input_gradient", _vmap_rule(input_gradient), lib=_LIBRARY)
+register_vmap("involution::kernel_gradient", _vmap_rule(kernel_gradient), lib=_LIBRARY)
+
+
+# Floating-point operations, two per multiply-add: K² per output value, in all three contractions.
+
+
+@register_flop_formula(torch.ops.involution.forward)
+def _forward_flops(input_shape: Sequence[int], kernel_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * input_shape[1] * prod(kernel_shape) // kernel_shape[1]
+
+
+@register_flop_formula(torch.ops.involution.input_gradient)
+def _input_gradient_flops(grad_shape: Sequence[int], kernel_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * grad_shape[1] * prod(kernel_shape) // kernel_shape[1]
+
+
+@register_flop_formula(torch.ops.involution.kernel_gradient)
+def _kernel_gradient_flops(
+    grad_shape: Sequence[int], input_shape: Sequence[int], groups: int, kernel_size: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return 2 * prod(grad_shape) * prod(kernel_size)
