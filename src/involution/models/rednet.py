@@ -1,0 +1,214 @@
+"""RedNet: ResNet whose spatial convolutions are involutions, registered with timm.
+
+One definition yields the paper's nets, the rows of its ablations and their convolutional controls: the spatial layer
+of the bottlenecks, the stem and the parameters of the involution are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import Bottleneck, ResNet
+from torch import nn
+
+from ..kernel_generation import KernelGenerator
+from ..modules import Involution2d
+
+__all__ = ["RedNet"]
+
+SpatialLayer = Callable[..., nn.Module]
+
+
+class RedBottleneck(Bottleneck):
+    """timm's bottleneck with its 3×3 convolution replaced by ``spatial_layer`` (None leaves the convolution)."""
+
+    def __init__(self, *args: Any, spatial_layer: SpatialLayer | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if spatial_layer is not None:
+            self.conv2 = _like(self.conv2, spatial_layer)
+
+
+class RedNet(ResNet):
+    r"""RedNet (Li et al., CVPR 2021, section 4.1 and table 1): a ResNet of bottlenecks around 7×7 involutions.
+
+    It is a timm ``ResNet``: ``features_only``, ``output_stride``, ``drop_path_rate``, gradient checkpointing,
+    ``forward_intermediates``, ``reset_classifier`` and every other argument of timm's class work as they do there.
+    Initialised as the authors' code: Kaiming normal (fan-out) for every convolution, those of φ included, zero for
+    the last norm of each block, a normal of standard deviation 0.01 for the classifier.
+
+    Args:
+        layers: blocks per stage.
+        spatial_layer: what stands in the bottlenecks: ``"involution"``, ``"convolution"`` (3×3: the ResNet control),
+            or a callable ``(in_channels, out_channels, *, stride, dilation, device, dtype) -> Module`` such as
+            ``partial(Involution2d, kernel_size=5)``.
+        stem: ``"involution"`` (convolution 3×3 stride 2, involution, convolution 3×3, max pool: the paper's),
+            ``"deep"`` (three 3×3 convolutions, max pool: ResNet-C), ``"plain"`` (7×7 convolution stride 2, max pool:
+            ResNet, and the paper's ablations) or ``"small"`` (3×3 convolution of stride 1, no pool, for small images).
+        stem_kernel_size: K of the stem's involution. The released ImageNet weights have 3, the authors' detection and
+            segmentation code and the published multiply-adds 7.
+        kernel_size: K of the stages' involutions.
+        group_channels: C / G of all involutions; None for one group (C / G = C).
+        reduction: r of all involutions.
+        kernel_generator: φ of the stages' involutions by name: ``"bottleneck"``, ``"linear"`` or ``"attention"``.
+        **kwargs: arguments of ``timm.models.resnet.ResNet``.
+
+    Raises:
+        ValueError: ``spatial_layer`` or ``stem`` is unknown, or an involution refuses its arguments.
+
+    Example:
+        >>> import timm, torch
+        >>> import involution.models
+        >>> net = timm.create_model("rednet26", num_classes=10).eval()
+        >>> net(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        spatial_layer: Literal["involution", "convolution"] | SpatialLayer = "involution",
+        stem: Literal["involution", "deep", "plain", "small"] = "involution",
+        stem_kernel_size: int = 3,
+        kernel_size: int = 7,
+        group_channels: int | None = 16,
+        reduction: int = 4,
+        kernel_generator: str = "bottleneck",
+        act_layer: Callable[..., nn.Module] = nn.ReLU,
+        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
+        **kwargs: Any,
+    ) -> None:
+        if stem not in _STEMS:
+            raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
+        grouping = {"groups": 1} if group_channels is None else {"group_channels": group_channels}
+        involution = partial(
+            Involution2d,
+            reduction=reduction,
+            norm_layer=norm_layer,
+            act_layer=partial(act_layer, inplace=True),
+            **grouping,
+        )
+        if spatial_layer == "involution":
+            spatial = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
+        elif spatial_layer == "convolution":
+            spatial = None
+        elif callable(spatial_layer):
+            spatial = spatial_layer
+        else:
+            raise ValueError(
+                f"unknown spatial_layer {spatial_layer!r}; expected 'involution', 'convolution' or a callable that "
+                "makes a layer from (in_channels, out_channels, stride=, dilation=, device=, dtype=)"
+            )
+        super().__init__(
+            RedBottleneck,
+            layers,
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            block_args={"spatial_layer": spatial},
+            **_STEMS[stem],
+            **kwargs,
+        )
+        if stem == "involution":
+            self.conv1[3] = _like(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
+        elif stem == "small":
+            old = self.conv1
+            self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False).to(old.weight)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.maxpool = nn.Identity()
+            for info in self.feature_info:
+                info["reduction"] = max(1, info["reduction"] // 4)
+        if isinstance(self.fc, nn.Linear):
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = True) -> None:
+        """Initialise the convolutions as timm does, and every φ as it initialises itself."""
+        super().init_weights(zero_init_last=zero_init_last)
+        for module in self.modules():
+            if isinstance(module, KernelGenerator):
+                module.reset_parameters()
+
+
+def _like(convolution: nn.Conv2d, layer: SpatialLayer) -> nn.Module:
+    """Make ``layer`` in the place of ``convolution``: same channels, stride, dilation, device and dtype."""
+    return layer(
+        convolution.in_channels,
+        convolution.out_channels,
+        stride=convolution.stride,
+        dilation=convolution.dilation,
+        device=convolution.weight.device,
+        dtype=convolution.weight.dtype,
+    )
+
+
+_STEMS: dict[str, dict[str, Any]] = {
+    "involution": {"stem_type": "deep", "stem_width": 32},
+    "deep": {"stem_type": "deep", "stem_width": 32},
+    "plain": {},
+    "small": {},
+}
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1.0",
+        "classifier": "fc",
+        "license": "mit",
+        "paper_ids": "arXiv:2103.06255",
+        "paper_name": "Involution: Inverting the Inherence of Convolution for Visual Recognition",
+        "origin_url": "https://github.com/d-li14/involution",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs({f"rednet{depth}.untrained": _cfg() for depth in (26, 38, 50, 101, 152)})
+
+
+def _create_rednet(variant: str, pretrained: bool, layers: tuple[int, ...], **kwargs: Any) -> RedNet:
+    if kwargs.get("stem", "involution") in ("plain", "small"):
+        overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
+        kwargs["pretrained_cfg_overlay"] = overlay
+    return build_model_with_cfg(RedNet, variant, pretrained, layers=layers, **kwargs)
+
+
+@register_model
+def rednet26(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-26: 9,233,166 parameters, 75.9 % top-1 in the paper."""
+    return _create_rednet("rednet26", pretrained, (1, 2, 4, 1), **kwargs)
+
+
+@register_model
+def rednet38(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-38: 12,386,986 parameters, 77.6 % top-1 in the paper."""
+    return _create_rednet("rednet38", pretrained, (2, 3, 5, 2), **kwargs)
+
+
+@register_model
+def rednet50(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-50: 15,540,806 parameters, 78.4 % top-1 in the paper."""
+    return _create_rednet("rednet50", pretrained, (3, 4, 6, 3), **kwargs)
+
+
+@register_model
+def rednet101(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-101: 25,652,950 parameters, 79.1 % top-1 in the paper."""
+    return _create_rednet("rednet101", pretrained, (3, 4, 23, 3), **kwargs)
+
+
+@register_model
+def rednet152(pretrained: bool = False, **kwargs: Any) -> RedNet:
+    """RedNet-152: 33,984,582 parameters, 79.3 % top-1 in the paper."""
+    return _create_rednet("rednet152", pretrained, (3, 8, 36, 3), **kwargs)
