@@ -75,7 +75,9 @@ def test_opcheck(case, channels_last):
     arguments = (*case.window, "auto")
     torch.library.opcheck(torch.ops.involution.forward.default, (x, h, *arguments))
     torch.library.opcheck(torch.ops.involution.input_gradient.default, (dy, h, case.size, *arguments))
-    torch.library.opcheck(torch.ops.involution.kernel_gradient.default, (dy, x, case.groups, case.kernel_size, *arguments))
+    torch.library.opcheck(
+        torch.ops.involution.kernel_gradient.default, (dy, x, case.groups, case.kernel_size, *arguments)
+    )
 
 
 @cases()

@@ -261,10 +261,10 @@ def to_output_grid(
     if all(s == 1 for s in stride):
         return x
     pool = _POOL[len(stride)]
-    if not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting() and all(n >= s for n, s in zip(x.shape[2:], stride, strict=True)):
         return pool(x, stride, stride, ceil_mode=True, count_include_pad=False)
-    # The same without ceil_mode, whose size rule an exporter with dynamic sizes cannot prove: sums of a map that is
-    # continued with zeros, over the shares of each window that lie inside the map.
+    # The same without ceil_mode, whose size rule an exporter with dynamic sizes cannot prove, and which refuses maps
+    # smaller than a window: sums of a map continued with zeros, over the share of each window inside the map.
     hang = [amount for s in reversed(stride) for amount in (0, s - 1)]
     inside = F.pad(x.new_ones((1, 1, *x.shape[2:])), hang)
     return pool(F.pad(x, hang), stride, stride) / pool(inside, stride, stride)

@@ -17,7 +17,9 @@ from .request import Backend, Request, Window
 __all__ = ["Backend", "Request", "Window", "available", "choose", "explain", "register", "use"]
 
 _BACKENDS: dict[str, Backend | ModuleType] = {}
-_preferred: str | None = None
+_preferred: str | None = os.environ.get("INVOLUTION_BACKEND", "auto")
+if _preferred in ("", "auto"):
+    _preferred = None
 
 
 def register(backend: Backend | ModuleType, first: bool = True) -> None:
@@ -59,9 +61,11 @@ def choose(name: str, request: Request) -> Backend:
     """
     check_name(name)
     if name == "auto":
-        preferred = _BACKENDS.get(_preferred) if _preferred else None
-        candidates = ([preferred] if preferred else []) + list(_BACKENDS.values())
-        return next(backend for backend in candidates if backend.unsupported(request) is None)
+        if _preferred is not None and _preferred not in _BACKENDS:
+            known = ", ".join(map(repr, _BACKENDS))
+            raise ValueError(f"INVOLUTION_BACKEND names an unknown backend {_preferred!r}; expected one of {known}")
+        order = sorted(_BACKENDS.values(), key=lambda backend: backend.name != _preferred)
+        return next(backend for backend in order if backend.unsupported(request) is None)
     backend = _BACKENDS[name]
     reason = backend.unsupported(request)
     if reason is not None:
@@ -117,7 +121,3 @@ def explain(
 
 
 register(reference)
-
-_preferred = os.environ.get("INVOLUTION_BACKEND") or None
-if _preferred == "auto":
-    _preferred = None

@@ -27,6 +27,8 @@ SpatialLayer = Callable[..., nn.Module]
 class RedBottleneck(Bottleneck):
     """timm's bottleneck with its 3×3 convolution replaced by ``spatial_layer`` (None leaves the convolution)."""
 
+    conv2: nn.Module
+
     def __init__(self, *args: Any, spatial_layer: SpatialLayer | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if spatial_layer is not None:
@@ -52,7 +54,8 @@ class RedNet(ResNet):
         stem_kernel_size: K of the stem's involution. The released ImageNet weights have 3, the authors' detection and
             segmentation code and the published multiply-adds 7.
         kernel_size: K of the stages' involutions.
-        group_channels: C / G of all involutions; None for one group (C / G = C).
+        groups: G of all involutions; 1 is the row "C / G = C" of the paper's ablation.
+        group_channels: C / G of all involutions where ``groups`` is not given.
         reduction: r of all involutions.
         kernel_generator: φ of the stages' involutions by name: ``"bottleneck"``, ``"linear"`` or ``"attention"``.
         **kwargs: arguments of ``timm.models.resnet.ResNet``.
@@ -68,6 +71,8 @@ class RedNet(ResNet):
         torch.Size([1, 10])
     """
 
+    conv1: Any
+
     def __init__(
         self,
         layers: tuple[int, ...] = (3, 4, 6, 3),
@@ -75,7 +80,8 @@ class RedNet(ResNet):
         stem: Literal["involution", "deep", "plain", "small"] = "involution",
         stem_kernel_size: int = 3,
         kernel_size: int = 7,
-        group_channels: int | None = 16,
+        groups: int | None = None,
+        group_channels: int = 16,
         reduction: int = 4,
         kernel_generator: str = "bottleneck",
         act_layer: Callable[..., nn.Module] = nn.ReLU,
@@ -84,14 +90,15 @@ class RedNet(ResNet):
     ) -> None:
         if stem not in _STEMS:
             raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
-        grouping = {"groups": 1} if group_channels is None else {"group_channels": group_channels}
         involution = partial(
             Involution2d,
+            groups=groups,
+            group_channels=group_channels,
             reduction=reduction,
             norm_layer=norm_layer,
             act_layer=partial(act_layer, inplace=True),
-            **grouping,
         )
+        spatial: SpatialLayer | None
         if spatial_layer == "involution":
             spatial = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
         elif spatial_layer == "convolution":
@@ -134,7 +141,7 @@ class RedNet(ResNet):
                 module.reset_parameters()
 
 
-def _like(convolution: nn.Conv2d, layer: SpatialLayer) -> nn.Module:
+def _like(convolution: Any, layer: SpatialLayer) -> nn.Module:
     """Make ``layer`` in the place of ``convolution``: same channels, stride, dilation, device and dtype."""
     return layer(
         convolution.in_channels,
