@@ -12,6 +12,7 @@ from typing import Any
 _COMMANDS = {
     "compare": ("involution.compare", "compare"),
     "complexity": ("involution.analysis.complexity", "complexity"),
+    "doctor": ("involution.doctor", "doctor"),
 }
 
 
@@ -46,12 +47,14 @@ class CommandError(Exception):
 
 
 def _call(name: str, arguments: Sequence[str]) -> Any:
+    function = getattr(import_module(_COMMANDS[name][0]), _COMMANDS[name][1])
+    if not inspect.signature(function).parameters and not arguments:
+        return function()
     try:
         from jsonargparse import auto_cli, set_parsing_settings
     except ImportError as error:
         raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
     set_parsing_settings(parse_optionals_as_positionals=True)
-    function = getattr(import_module(_COMMANDS[name][0]), _COMMANDS[name][1])
     return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}")
 
 

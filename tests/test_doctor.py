@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from involution import backends, doctor
+from involution.cli import main
+
+
+def test_doctor_names_the_serving_backend_and_the_reasons(capsys, monkeypatch):
+    class Picky:
+        name = "picky"
+
+        @staticmethod
+        def unsupported(request):
+            return None if request.dtype == torch.float32 else "it only knows float32"
+
+    monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
+    backends.register(Picky)
+    try:
+        assert main(["doctor"]) == 0
+    finally:
+        backends.choose.cache_clear()
+    text = capsys.readouterr().out
+    assert "float32   served by picky" in text
+    assert "picky does not serve for bfloat16, float16, float64: it only knows float32" in text
+    assert "extra models: complete" in text
+
+
+def test_doctor_names_a_missing_extra(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda module: None if module == "timm" else object())
+    assert 'extra models: missing timm; pip install "involution[models]"' in doctor.report()
+
+
+def test_unknown_command_and_version(capsys):
+    assert main(["train"]) == 2
+    assert "unknown command 'train'; expected one of" in capsys.readouterr().err
+    assert main(["--version"]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", "now"])
