@@ -3,6 +3,7 @@
 from . import backends, kernel_generation
 from .functional import correlation1d, correlation2d, correlation3d, involution1d, involution2d, involution3d
 from .modules import Involution1d, Involution2d, Involution3d
+from .replace import replace_convolutions
 
 __all__ = [
     "Involution1d",
@@ -17,6 +18,7 @@ __all__ = [
     "involution2d",
     "involution3d",
     "kernel_generation",
+    "replace_convolutions",
 ]
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from typing import Any
 _COMMANDS = {
     "compare": ("involution.compare", "compare"),
     "complexity": ("involution.analysis.complexity", "complexity"),
+    "convert": ("involution.convert", "convert"),
     "doctor": ("involution.doctor", "doctor"),
 }
 

@@ -1,0 +1,296 @@
+"""Weights from elsewhere: the authors' released checkpoints and PaddleClas's, to our names and back.
+
+Reading never runs code from a file: safetensors, PyTorch's ``weights_only`` unpickler, and for PaddleClas a reader
+that knows arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Layout = Literal["timm", "openmmlab", "paddle"]
+State = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read or does not fit; the message says which file, what was expected and what came."""
+
+
+# Our name of a module, and its name in the authors' code (OpenMMLab's layout, without its "backbone." in front).
+# `{n}` stands for a number and is the same on both sides.
+_MODULES = (
+    ("conv1.0", "stem.0.conv"),
+    ("conv1.1", "stem.0.bn"),
+    ("conv1.3.kernel_generator.reduce", "stem.1.conv1.conv"),
+    ("conv1.3.kernel_generator.norm", "stem.1.conv1.bn"),
+    ("conv1.3.kernel_generator.span", "stem.1.conv2.conv"),
+    ("conv1.4", "stem.2"),
+    ("conv1.6", "stem.4.conv"),
+    ("bn1", "stem.4.bn"),
+    ("layer{n}.{n}.conv2.kernel_generator.reduce", "layer{n}.{n}.conv2.conv1.conv"),
+    ("layer{n}.{n}.conv2.kernel_generator.norm", "layer{n}.{n}.conv2.conv1.bn"),
+    ("layer{n}.{n}.conv2.kernel_generator.span", "layer{n}.{n}.conv2.conv2.conv"),
+    *((f"layer{{n}}.{{n}}.{name}", f"layer{{n}}.{{n}}.{name}") for name in ("conv1", "bn1", "bn2", "conv3", "bn3")),
+    *((f"layer{{n}}.{{n}}.downsample.{i}", f"layer{{n}}.{{n}}.downsample.{i}") for i in (0, 1)),
+)
+_HEADS = {"openmmlab": "head.fc", "paddle": "fc"}
+_PADDLE_STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
+_DEPTHS = {(1, 2, 4, 1): 26, (2, 3, 5, 2): 38, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+
+
+@dataclass
+class Converted:
+    """Weights of a RedNet under our names, and what became of every key of the file.
+
+    Attributes:
+        state: our state dict.
+        model: timm's name of the net, e.g. ``"rednet50"``.
+        arguments: what ``timm.create_model`` needs beside the name (``num_classes``, ``stem_kernel_size``, …).
+        renamed: key in the file to our key.
+        left_out: keys of the file that belong to no RedNet (necks and heads of detectors).
+    """
+
+    state: State
+    model: str
+    arguments: dict[str, int]
+    renamed: dict[str, str]
+    left_out: list[str]
+
+
+def read(file: str | Path) -> State:
+    """Read the tensors of a checkpoint: ``.safetensors``, ``.pdparams``, or what ``torch.save`` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds no weights, or is a pickle that wants to run code.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    readers: dict[str, Callable[[Path], Any]] = {".safetensors": _read_safetensors, ".pdparams": _read_paddle}
+    content = readers.get(path.suffix, _read_torch)(path)
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not state:
+        raise CheckpointError(f"{path} holds no weights: expected a dictionary of tensors by name")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def layout_of(state: Mapping[str, Tensor]) -> Layout:
+    """Tell whose names a state dict uses.
+
+    Raises:
+        CheckpointError: they are no RedNet's.
+    """
+    if any(key.startswith(("backbone.stem.", "backbone.layer1.")) for key in state):
+        return "openmmlab"
+    if any(key.endswith(("._mean", "._variance")) for key in state):
+        return "paddle"
+    if any(".kernel_generator." in key for key in state):
+        return "timm"
+    if any(key.startswith("stem.1.conv1.") for key in state):
+        return "openmmlab"
+    raise CheckpointError(
+        f"these are not the weights of a RedNet: expected keys such as 'backbone.stem.1.conv1.conv.weight' or "
+        f"'conv1.3.kernel_generator.reduce.weight', got {', '.join(map(repr, list(state)[:3]))}, …"
+    )
+
+
+def to_timm(state: Mapping[str, Tensor]) -> Converted:
+    """Rename the weights of any layout to ours and check that they are exactly those of one of the RedNets.
+
+    Raises:
+        CheckpointError: a key is missing or unknown, or a shape is another one; the message lists them.
+    """
+    layout = layout_of(state)
+    new: State = {}
+    renamed, left_out = {}, []
+    for key, value in state.items():
+        name = key if layout == "timm" else _our_name(key, layout)
+        if name is None:
+            left_out.append(key)
+            continue
+        transposed = layout == "paddle" and name == "fc.weight"
+        new[name] = value.t().contiguous() if transposed else value
+        renamed[key] = name
+    if layout == "paddle":
+        for name in [n for n in new if n.endswith(".running_mean")]:
+            new[name.removesuffix("running_mean") + "num_batches_tracked"] = torch.tensor(0)
+    model, arguments = _architecture(new)
+    _check(new, model, arguments)
+    return Converted(new, model, arguments, renamed, left_out)
+
+
+def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
+    """Rename our weights to another layout, the inverse of `to_timm`."""
+    if layout == "timm":
+        return dict(state)
+    new: State = {}
+    for key, value in state.items():
+        module, _, parameter = key.rpartition(".")
+        if layout == "paddle":
+            if parameter == "num_batches_tracked":
+                continue
+            parameter = _PADDLE_STATISTICS.get(parameter, parameter)
+            if key == "fc.weight":
+                value = value.t().contiguous()
+        prefix = "backbone." if layout == "openmmlab" else ""
+        name = _HEADS[layout] if module == "fc" else prefix + _translate(module, 0, 1)
+        new[f"{name}.{parameter}"] = value
+    return new
+
+
+def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights as ``.safetensors``, ``.pdparams`` or (any other ending) with ``torch.save``; all or nothing.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    path = Path(file)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".safetensors":
+            save_file({k: v.contiguous() for k, v in state.items()}, partial, dict(metadata or {}))
+        elif path.suffix == ".pdparams":
+            with partial.open("wb") as stream:
+                pickle.dump({key: value.numpy() for key, value in state.items()}, stream, protocol=2)
+        else:
+            torch.save({"meta": dict(metadata or {}), "state_dict": dict(state)}, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"could not write {path}: {error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _translate(module: str, source: int, target: int) -> str:
+    """Return the name of ``module`` in the other column of the table; raise KeyError where it is in none."""
+    for pair in _MODULES:
+        match = re.fullmatch(re.escape(pair[source]).replace(r"\{n\}", r"(\d+)"), module)
+        if match:
+            return pair[target].replace("{n}", "{}").format(*match.groups())
+    raise KeyError(module)
+
+
+def _our_name(key: str, layout: Layout) -> str | None:
+    module, _, parameter = key.rpartition(".")
+    if layout == "paddle":
+        parameter = {theirs: ours for ours, theirs in _PADDLE_STATISTICS.items()}.get(parameter, parameter)
+    if module == _HEADS[layout]:
+        return f"fc.{parameter}"
+    try:
+        return f"{_translate(module.removeprefix('backbone.'), 1, 0)}.{parameter}"
+    except KeyError:
+        if module.startswith(("backbone.", "stem.", "layer")) or layout == "paddle":
+            raise CheckpointError(f"unknown key {key!r} in the weights of a RedNet") from None
+        return None
+
+
+def _architecture(state: State) -> tuple[str, dict[str, int]]:
+    """Read depth, classes and kernel sizes off the weights."""
+    blocks = []
+    for stage in range(1, 5):
+        found = {int(m[1]) for key in state if (m := re.match(rf"layer{stage}\.(\d+)\.", key))}
+        blocks.append(len(found))
+    depth = _DEPTHS.get(tuple(blocks))
+    if depth is None:
+        raise CheckpointError(f"no RedNet has {tuple(blocks)} blocks; expected one of {', '.join(map(str, _DEPTHS))}")
+    arguments = {"num_classes": len(state["fc.bias"]) if "fc.bias" in state else 0}
+    for argument, name in (("stem_kernel_size", "conv1.3"), ("kernel_size", "layer1.0.conv2")):
+        span, block_width = state.get(f"{name}.kernel_generator.span.weight"), {"conv1.3": 32}.get(name, 64)
+        if span is None:
+            raise CheckpointError(f"the weights of {name}.kernel_generator.span are missing")
+        arguments[argument] = round((len(span) / (block_width // 16)) ** 0.5)
+    return f"rednet{depth}", arguments
+
+
+def _check(state: State, model: str, arguments: dict[str, int]) -> None:
+    import timm
+
+    with torch.device("meta"):
+        expected = timm.create_model(model, **arguments).state_dict()
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(f"the weights do not fit {model}: {'; '.join(problems[:8])}{more}")
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it asks for {wanted[1]}" if wanted else "it holds more than weights"
+        raise CheckpointError(
+            f"{path} was refused, because loading it could run code ({what}); save its state_dict alone, "
+            "best as safetensors, where you trust it"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
+
+
+class _ForbiddenGlobalError(Exception):
+    pass
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles NumPy arrays in plain containers."""
+
+    _ALLOWED = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("_codecs", "encode"),
+        ("collections", "OrderedDict"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise _ForbiddenGlobalError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_paddle(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        with path.open("rb") as stream:
+            content = _ArrayUnpickler(stream, encoding="latin1").load()
+    except _ForbiddenGlobalError as error:
+        raise CheckpointError(
+            f"{path} was refused, because loading it could run code (it asks for {error}); expected arrays by name"
+        ) from error
+    except (pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, LookupError) as error:
+        raise CheckpointError(f"{path} is damaged or no PaddlePaddle checkpoint: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no weights: expected a dictionary of arrays by name")
+    return {key: torch.from_numpy(np.array(value)) for key, value in content.items() if isinstance(value, np.ndarray)}

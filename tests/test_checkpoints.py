@@ -1,0 +1,160 @@
+"""Conversion of checkpoints in the layouts of the authors' code and of PaddleClas, and what hostile files get."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+import involution.models  # noqa: F401
+from involution.cli import main
+from involution.models import checkpoints
+from involution.models.checkpoints import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = timm.create_model("rednet26", num_classes=7)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+# Keys of the released checkpoints with their shapes, as the authors' code names and makes them.
+RELEASED = {
+    "backbone.stem.0.conv.weight": (32, 3, 3, 3),
+    "backbone.stem.0.bn.running_var": (32,),
+    "backbone.stem.1.conv1.conv.weight": (8, 32, 1, 1),
+    "backbone.stem.1.conv1.bn.bias": (8,),
+    "backbone.stem.1.conv2.conv.weight": (18, 8, 1, 1),
+    "backbone.stem.1.conv2.conv.bias": (18,),
+    "backbone.stem.2.weight": (32,),
+    "backbone.stem.4.conv.weight": (64, 32, 3, 3),
+    "backbone.stem.4.bn.num_batches_tracked": (),
+    "backbone.layer1.0.conv1.weight": (64, 64, 1, 1),
+    "backbone.layer1.0.conv2.conv1.conv.weight": (16, 64, 1, 1),
+    "backbone.layer1.0.conv2.conv1.bn.weight": (16,),
+    "backbone.layer1.0.conv2.conv2.conv.weight": (196, 16, 1, 1),
+    "backbone.layer1.0.conv2.conv2.conv.bias": (196,),
+    "backbone.layer1.0.bn2.weight": (64,),
+    "backbone.layer1.0.conv3.weight": (256, 64, 1, 1),
+    "backbone.layer1.0.downsample.0.weight": (256, 64, 1, 1),
+    "backbone.layer1.0.downsample.1.running_mean": (256,),
+    "backbone.layer3.3.bn3.bias": (1024,),
+    "head.fc.weight": (7, 2048),
+    "head.fc.bias": (7,),
+}
+
+
+def test_the_authors_names_and_shapes(model):
+    theirs = checkpoints.from_timm(model.state_dict(), "openmmlab")
+    assert len(theirs) == len(model.state_dict())
+    for key, shape in RELEASED.items():
+        assert tuple(theirs[key].shape) == shape, key
+
+
+def test_paddles_names_and_shapes(model):
+    theirs = checkpoints.from_timm(model.state_dict(), "paddle")
+    for key, shape in RELEASED.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        key = key.removeprefix("backbone.").replace("head.fc", "fc")
+        key = key.replace("running_mean", "_mean").replace("running_var", "_variance")
+        assert tuple(theirs[key].shape) == (shape[::-1] if key == "fc.weight" else shape), key
+
+
+@pytest.mark.parametrize(
+    ("layout", "suffix"), [("openmmlab", ".pth"), ("paddle", ".pdparams"), ("timm", ".safetensors")]
+)
+def test_there_and_back_through_the_command(model, tmp_path, capsys, layout, suffix):
+    ours, theirs, back = tmp_path / "ours.safetensors", tmp_path / f"theirs{suffix}", tmp_path / "back.safetensors"
+    checkpoints.write(model.state_dict(), ours)
+    assert main(["convert", str(ours), str(theirs), "--layout", layout]) == 0
+    assert main(["convert", str(theirs), str(back)]) == 0
+    assert 'timm.create_model("rednet26", num_classes=7, stem_kernel_size=3, kernel_size=7' in capsys.readouterr().out
+    loaded = timm.create_model("rednet26", num_classes=7, checkpoint_path=str(back)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), model(x))
+    with safe_open(back, "pt") as file:
+        assert file.metadata()["architecture"] == "rednet26"
+
+
+def test_every_key_is_reported_and_detector_parts_are_left_out(model, tmp_path, capsys):
+    state = checkpoints.from_timm(model.state_dict(), "openmmlab")
+    state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    state["neck.lateral_convs.0.conv.weight"] = torch.zeros(256, 256, 1, 1)
+    torch.save({"state_dict": state, "meta": {"epoch": 12}}, tmp_path / "detector.pth")
+    assert main(["convert", str(tmp_path / "detector.pth"), str(tmp_path / "out.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "backbone.stem.1.conv2.conv.bias -> conv1.3.kernel_generator.span.bias (18,)" in out
+    assert "neck.lateral_convs.0.conv.weight left out" in out
+    assert "num_classes=0" in out
+
+
+def test_kernel_sizes_are_read_off_the_weights():
+    with torch.device("meta"):
+        state = timm.create_model("rednet38", stem_kernel_size=7, kernel_size=5, num_classes=3).state_dict()
+    converted = checkpoints.to_timm(checkpoints.from_timm(state, "openmmlab"))
+    assert converted.model == "rednet38"
+    assert converted.arguments == {"num_classes": 3, "stem_kernel_size": 7, "kernel_size": 5}
+
+
+class Exploit:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pdparams"])
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, capsys, name):
+    file = tmp_path / name
+    if name.endswith(".pth"):
+        torch.save({"state_dict": {"w": torch.zeros(1)}, "meta": Exploit()}, file)
+    else:
+        file.write_bytes(pickle.dumps({"w": Exploit()}, protocol=2))
+    assert main(["convert", str(file), str(tmp_path / "out.safetensors")]) == 1
+    captured = capsys.readouterr()
+    assert "was refused, because loading it could run code (it asks for" in captured.err
+    assert "print" in captured.err
+    assert "run" not in captured.out
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pdparams"])
+def test_damaged_files_are_named(model, tmp_path, suffix):
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    checkpoints.write(model.state_dict(), whole)
+    cut.write_bytes(whole.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match=rf"cut{suffix} is damaged or no"):
+        checkpoints.read(cut)
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        checkpoints.read(tmp_path / f"missing{suffix}")
+
+
+def test_weights_that_do_not_fit_are_listed(model, tmp_path):
+    state = checkpoints.from_timm(model.state_dict(), "openmmlab")
+    del state["backbone.layer2.0.bn2.weight"]
+    state["backbone.layer2.0.conv3.weight"] = torch.zeros(3, 3, 1, 1)
+    words = (
+        r"do not fit rednet26: missing layer2.0.bn2.weight; layer2.0.conv3.weight has shape \(3, 3, 1, 1\) instead of"
+    )
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.to_timm(state)
+    with pytest.raises(CheckpointError, match=r"unknown key 'backbone\.stem\.7\.weight'"):
+        checkpoints.to_timm({**state, "backbone.stem.7.weight": torch.zeros(1)})
+    with pytest.raises(
+        CheckpointError, match=r"not the weights of a RedNet: expected keys such as .*, got 'conv1.weight'"
+    ):
+        checkpoints.to_timm(timm.create_model("resnet18").state_dict())
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        checkpoints.read(tmp_path / "list.pth")
+
+
+def test_an_unwritable_place_is_named(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not write"):
+        checkpoints.write({"w": torch.zeros(1)}, tmp_path / "file" / "out.safetensors")
