@@ -11,7 +11,7 @@ def test_a_resnet_becomes_its_involution_net():
     model = timm.create_model("resnet50", num_classes=4).eval()
     shapes = {}
     for name, module in model.named_modules():
-        module.register_forward_hook(lambda m, i, o, name=name: shapes.setdefault(name, o.shape))
+        module.register_forward_hook(lambda m, i, o, name=name: shapes.update({name: o.shape}))
     x = torch.randn(1, 3, 65, 64)
     with torch.inference_mode():
         model(x)

@@ -62,7 +62,7 @@ def replace_convolutions(
     return [name for name, _ in new]
 
 
-def _is_spatial(name: str, module: nn.Module) -> bool:
+def _is_spatial(name: str, module: Any) -> bool:
     return (
         type(module) in _LAYERS
         and module.padding_mode == "zeros"

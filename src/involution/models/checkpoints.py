@@ -46,7 +46,13 @@ _MODULES = (
 )
 _HEADS = {"openmmlab": "head.fc", "paddle": "fc"}
 _PADDLE_STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
-_DEPTHS = {(1, 2, 4, 1): 26, (2, 3, 5, 2): 38, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_DEPTHS: dict[tuple[int, ...], int] = {
+    (1, 2, 4, 1): 26,
+    (2, 3, 5, 2): 38,
+    (3, 4, 6, 3): 50,
+    (3, 4, 23, 3): 101,
+    (3, 8, 36, 3): 152,
+}
 
 
 @dataclass
