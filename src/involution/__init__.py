@@ -1,6 +1,7 @@
 """Involution: per-pixel dynamic kernels for vision in PyTorch."""
 
 from . import backends, kernel_generation
+from .fold import fold_batch_norms
 from .functional import correlation1d, correlation2d, correlation3d, involution1d, involution2d, involution3d
 from .modules import Involution1d, Involution2d, Involution3d
 from .replace import replace_convolutions
@@ -14,6 +15,7 @@ __all__ = [
     "correlation1d",
     "correlation2d",
     "correlation3d",
+    "fold_batch_norms",
     "involution1d",
     "involution2d",
     "involution3d",
