@@ -1,0 +1,115 @@
+"""The envelope figures: accuracy on ImageNet against cost, RedNet among the networks of its time, as published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .published import ENVELOPE
+
+__all__ = ["draw_envelopes"]
+
+
+class _Label(NamedTuple):
+    """Where a curve's name stands: right (or left) of one of its points, shifted by typographic points."""
+
+    point: int
+    shift: tuple[float, float]
+    alignment: str = "left"
+
+
+# Colour, marker, and the label in either figure.
+_STYLES = {
+    "RedNet": ("#c1121f", "o", _Label(2, (-8, 30)), _Label(2, (-18, 20), "right")),
+    "ResNet": ("#3d405b", "s", _Label(2, (20, -8)), _Label(2, (20, -8))),
+    "LR-Net": ("#4c8c4a", "^", _Label(2, (-8, 8), "right"), _Label(2, (-8, 6), "right")),
+    "Stand-Alone": ("#8d6e63", "v", _Label(0, (-8, -2), "right"), _Label(0, (-8, -2), "right")),
+    "Stand-Alone (conv stem)": ("#c08a3e", "<", _Label(0, (-5, 2), "right"), _Label(2, (8, 9))),
+    "SAN pairwise": ("#5e7ce2", "D", _Label(0, (-8, -4), "right"), _Label(0, (-8, -4), "right")),
+    "SAN patchwise": ("#2a9d8f", "P", _Label(0, (-8, 2), "right"), _Label(2, (8, -5))),
+    "Axial": ("#9d6bb3", "X", _Label(2, (0, 9), "right"), _Label(2, (8, 0))),
+    "Axial (conv stem)": ("#c27bb0", "d", _Label(1, (78, 15)), _Label(0, (-6, 20), "center")),
+}
+_AXES = {
+    "macs": ("flops_g", "multiply-adds as published (10⁹, logarithmic)", (1.2, 13.5), (1.5, 2, 3, 4, 6, 8, 12)),
+    "params": ("params_m", "parameters (10⁶, logarithmic)", (6, 70), (7, 10, 15, 20, 30, 40, 60)),
+}
+
+
+def draw_envelopes(folder: Path) -> list[Path]:
+    """Draw top-1 accuracy against multiply-adds and against parameters, from `published.ENVELOPE`.
+
+    Figures that were printed are filled points, those digitised from a drawing hollow ones.
+
+    Args:
+        folder: made where it does not exist.
+
+    Returns:
+        The files written, ``envelope_macs.png`` and ``envelope_params.png``.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        OSError: the folder cannot be made or written to.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patheffects import withStroke
+    except ImportError as error:
+        raise ImportError(
+            'drawing the figures needs matplotlib; install it with: pip install "involution[train]"'
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (quantity, (attribute, title, limits, ticks)) in enumerate(_AXES.items()):
+        figure = Figure(figsize=(8.4, 5.2), dpi=130, layout="constrained")
+        axes = figure.add_subplot(xscale="log", xlim=limits, ylim=(73.2, 79.8))
+        for name in ENVELOPE:
+            _draw_family(axes, name, attribute, number)
+        for label in axes.texts:
+            # Some names cannot but cross a curve.
+            label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(title)
+        axes.set_ylabel("ImageNet top-1 accuracy (%)")
+        axes.grid(color="#e8e8e8", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        legend = "filled: printed figures\nhollow: digitised from a drawing"
+        axes.text(0.99, 0.02, legend, transform=axes.transAxes, ha="right", color="#555555", fontsize=9)
+        paths.append(folder / f"envelope_{quantity}.png")
+        figure.savefig(paths[-1])
+    return paths
+
+
+def _draw_family(axes: Any, name: str, attribute: str, number: int) -> None:
+    colour, marker, *labels = _STYLES[name]
+    family, main = ENVELOPE[name], name == "RedNet"
+    x = [float(getattr(point, attribute)) for point in family.points]
+    y = [float(point.accuracy["top-1"]) for point in family.points]
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        marker=marker,
+        markersize=8 if main else 6,
+        markerfacecolor="white" if family.digitised else colour,
+        linewidth=2.8 if main else 1.3,
+        zorder=3 if main else 2,
+        label=name,
+    )
+    label: _Label = labels[number]
+    text = {"textcoords": "offset points", "va": "center", "color": colour}
+    axes.annotate(
+        name.replace(" (", "\n("),
+        (x[label.point], y[label.point]),
+        xytext=label.shift,
+        ha=label.alignment,
+        fontsize=15 if main else 9,
+        fontweight="bold" if main else "normal",
+        **text,
+    )
+    for point_name, *point in zip(family.names, x, y):
+        # Above left of the curve where it is the best one, below right elsewhere.
+        shift, alignment = ((-5, 9), "right") if main else ((6, -8), "left")
+        axes.annotate(point_name, point, xytext=shift, ha=alignment, fontsize=8, **text)
