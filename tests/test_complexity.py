@@ -323,8 +323,9 @@ def test_update_replaces_the_tables_alone(command, tmp_path):
     assert command("imagenet", "resnet26", "--update", str(page)) == (0, f"wrote {page}\n", "")
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{complexity._BEGIN}\n\n## ImageNet")
-    assert text.endswith(f"|\n\n{complexity._END}\nafter\n")
-    assert "| ResNet-26 | 13.697 | 13.7 |" in text and "old" not in text
+    assert text.endswith(f"\n\n1. published FLOPs are rounded: 2.4 is 2.35 to 2.45\n\n{complexity._END}\nafter\n")
+    assert "| ResNet-26 | 13.697 | 13.7 | -0.03 | 2.342 | 2.361 | 2.4 | -1.61 | top-1 73.6 | 1 |\n" in text
+    assert "old" not in text
     command("imagenet", "resnet26", "--update", str(page))
     assert page.read_text(encoding="utf-8") == text
 

@@ -228,12 +228,16 @@ def as_text(records: Sequence[dict[str, Any]]) -> str:
 
 
 def as_markdown(records: Sequence[dict[str, Any]]) -> str:
-    """Return the tables in Markdown, with their headings and captions."""
+    """Return the tables in Markdown, with their headings and captions, and the notes numbered below."""
     lines = []
     for table, group in _by_table(records).items():
+        notes = list(dict.fromkeys(record["note"] for record in group if record["note"]))
         lines += [f"## {TABLES[table].title}", "", TABLES[table].caption, ""]
-        lines += [_markdown_line(("network", *_HEADER[1:])), _markdown_line(("---", *["--:"] * 7, "---", "---"))]
-        lines += [*(_markdown_line(_cells(record)) for record in group), ""]
+        lines += [_markdown_line(("network", *_HEADER[1:])), _markdown_line(("---", *["--:"] * 7, "---", "--:"))]
+        for record in group:
+            *cells, note = _cells(record)
+            lines.append(_markdown_line((*cells, str(notes.index(note) + 1) if note else "")))
+        lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1)), ""]
     return "\n".join(lines).rstrip()
 
 

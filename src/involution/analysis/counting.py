@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .. import library
 from ..geometry import to_tuple
 
 __all__ = ["Cost", "OperatorCounter", "count"]
@@ -169,7 +168,8 @@ class OperatorCounter(TorchDispatchMode):
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = (_aten.convolution, _aten._convolution)
-_INVOLUTIONS = tuple(op.overloadpacket for op in (library.forward, library.input_gradient, library.kernel_gradient))
+_involution = torch.ops.involution
+_INVOLUTIONS = (_involution.forward, _involution.input_gradient, _involution.kernel_gradient)
 
 
 def _inputs(args: tuple, out: Any) -> int:
