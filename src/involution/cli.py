@@ -6,14 +6,26 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-# Subcommand: (module, function). Modules are imported when their command is called, so that help stays quick.
+
+class Command(NamedTuple):
+    """A subcommand: where its function is, imported when it is called, and what the help says of it."""
+
+    module: str
+    function: str
+    summary: str
+
+
 _COMMANDS = {
-    "compare": ("involution.compare", "compare"),
-    "complexity": ("involution.analysis.complexity", "complexity"),
-    "convert": ("involution.convert", "convert"),
-    "doctor": ("involution.doctor", "doctor"),
+    "compare": Command(
+        "involution.compare", "compare", "train convolution against involution on the same data, report"
+    ),
+    "complexity": Command(
+        "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
+    ),
+    "convert": Command("involution.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"),
+    "doctor": Command("involution.doctor", "doctor", "say what serves this machine, and why something else does not"),
 }
 
 
@@ -48,7 +60,8 @@ class CommandError(Exception):
 
 
 def _call(name: str, arguments: Sequence[str]) -> Any:
-    function = getattr(import_module(_COMMANDS[name][0]), _COMMANDS[name][1])
+    command = _COMMANDS[name]
+    function = getattr(import_module(command.module), command.function)
     if not inspect.signature(function).parameters and not arguments:
         return function()
     try:
@@ -76,7 +89,5 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
 
 def _help() -> str:
     lines = ["usage: involution COMMAND [--help] …", "", "commands:"]
-    for name, (module, function) in _COMMANDS.items():
-        summary = (inspect.getdoc(getattr(import_module(module), function)) or "").partition("\n")[0]
-        lines.append(f"  {name:<12}{summary}")
+    lines += [f"  {name:<12}{command.summary}" for name, command in _COMMANDS.items()]
     return "\n".join(lines)
