@@ -96,8 +96,8 @@ TABLES = {
     "imagenet": Table(
         "ImageNet classification, 224×224",
         "Published costs: README of the authors' repository, for ResNet digitised from its figures. Without the "
-        "classifier's 2 million multiply-adds, which the script of their code base (mmclassification's "
-        "tools/get_flops.py) leaves out, the counts of all five RedNets with stem K=7 round to the published figures.",
+        "classifier's 2 million multiply-adds the counts of all five RedNets with stem K=7 round to the published "
+        "figures, which suggests that those leave it out.",
         _imagenet,
     ),
     "ablation": Table(
