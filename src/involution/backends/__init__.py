@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 
 from ..geometry import IntOrTuple, to_tuple
-from . import reference
+from . import native, reference
 from .request import Backend, Request, Window
 
 __all__ = ["Backend", "Request", "Window", "available", "choose", "explain", "register", "use"]
@@ -121,3 +121,4 @@ def explain(
 
 
 register(reference)
+register(native)

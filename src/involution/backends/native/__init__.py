@@ -1,0 +1,115 @@
+"""The CPU backend: vectorised C++ kernels for every floating dtype, layout and geometry, on torch's own threads.
+
+channels_last maps and fields (a pixel's G·K·K weights together) of float32 and float64 are read and written in place;
+other layouts and half precision pass through scratch memory of at most a few hundred KiB per thread. The kernels are
+compiled for several instruction sets and the best one the machine has is used; the environment variable
+``INVOLUTION_NATIVE_ISA`` names another one.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..request import Request, Window
+from . import loader
+
+__all__ = ["forward", "input_gradient", "instruction_set", "kernel_gradient", "name", "unsupported"]
+
+name = "native"
+
+instruction_set = loader.instruction_set
+
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
+
+# A forked child has none of its parent's OpenMP threads, and waiting for them would never end.
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def unsupported(request: Request) -> str | None:
+    """Return why this backend cannot serve ``request``."""
+    if request.device.type != "cpu":
+        return f"it serves CPU tensors, got a tensor on {request.device}"
+    return loader.missing()
+
+
+def forward(out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
+    """See `Backend.forward`."""
+    _run(_FORWARD, input, kernel, out, window)
+
+
+def input_gradient(out: Tensor, grad_output: Tensor, kernel: Tensor, window: Window) -> None:
+    """See `Backend.input_gradient`."""
+    _run(_INPUT_GRADIENT, out, kernel, grad_output, window)
+
+
+def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
+    """See `Backend.kernel_gradient`."""
+    _run(_KERNEL_GRADIENT, input, out, grad_output, window)
+
+
+def threads() -> int:
+    """Return how many threads the kernels may use: torch's number, one in a forked child."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
+    problem = _problem(
+        x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
+    )
+    library = loader.library()
+    status = library.contract(
+        library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads()
+    )
+    if status:
+        raise MemoryError("the native backend could not allocate its scratch memory of a few hundred KiB per thread")
+
+
+_PROBLEM = Struct("=40q")
+
+
+@lru_cache(maxsize=4096)
+def _problem(
+    dtype: torch.dtype, x: Any, x_stride: Any, field: Any, field_stride: Any, y: Any, y_stride: Any, window: Window
+) -> bytes:
+    """Return the call as csrc/problem.h lays it out: maps of fewer dimensions get leading sizes of one."""
+    dims = len(x) - 2
+    groups = field[1]
+
+    def padded(values: Any, fill: int) -> tuple[int, ...]:
+        return (fill,) * (3 - dims) + tuple(values)
+
+    return _PROBLEM.pack(
+        _DTYPES[dtype],
+        x[0],
+        groups,
+        x[1] // groups,
+        *padded(x[2:], 1),
+        *padded(y[2:], 1),
+        *padded(field[2 : 2 + dims], 1),
+        *padded(window.stride, 1),
+        *padded(window.padding, 0),
+        *padded(window.dilation, 1),
+        *x_stride[:2],
+        *padded(x_stride[2:], 0),
+        *field_stride[:2],
+        *padded(field_stride[2 : 2 + dims], 0),
+        *padded(field_stride[2 + dims :], 0),
+        *y_stride[:2],
+        *padded(y_stride[2:], 0),
+    )

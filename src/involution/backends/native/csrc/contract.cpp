@@ -1,0 +1,403 @@
+// The three contractions for one instruction set.
+#include "dispatch.h"
+#include "tile.h"
+#include "views.h"
+
+namespace INVOLUTION_ISA {
+namespace {
+
+// Below this many multiply-adds waking other threads costs more than they save.
+constexpr i64 kSerialWork = 1 << 18;
+// A box reads about this much of a kernel field, so that it is still in the second-level cache when the next group
+// reads its share of the same lines.
+constexpr i64 kFieldBytes = 256 * 1024;
+
+i64 taps_of(const InvolutionProblem& p) { return p.taps[0] * p.taps[1] * p.taps[2]; }
+
+i64 work_of(const InvolutionProblem& p) {
+  return p.batch * p.groups * p.group_channels * taps_of(p) * p.out[0] * p.out[1] * p.out[2];
+}
+
+// Runs body(box) for every box, on `threads` threads where the work is worth it.
+template <class Body>
+void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
+  const i64 count = cut.count();
+  if (threads <= 1 || count <= 1 || work < kSerialWork) {
+    for (i64 i = 0; i < count; i++) body(cut.at(i));
+    return;
+  }
+#pragma omp parallel for schedule(static) num_threads(int(threads))
+  for (i64 i = 0; i < count; i++) body(cut.at(i));
+}
+
+// Forward (target: output) and input gradient (target: input) as sums over the windows' taps.
+template <class S, bool Backward>
+struct Accumulation {
+  using A = accumulator<S>;
+  const InvolutionProblem& p;
+  const S* source;
+  const S* field;
+  S* target;
+
+  const i64* source_steps() const { return Backward ? p.y : p.x; }
+  const i64* target_steps() const { return Backward ? p.x : p.y; }
+  const i64* target_size() const { return Backward ? p.in : p.out; }
+  Line line(const Axis& axis, i64 at) const { return Backward ? axis.backward(at) : axis.forward(at); }
+
+  Range3 source_range(const Box& box) const {
+    Range3 range;
+    const i64 begin[3] = {box.plane, box.row_begin, box.column_begin};
+    const i64 end[3] = {box.plane + 1, box.row_end, box.column_end};
+    for (int dim = 0; dim < 3; dim++) {
+      const Axis axis = Axis::of(p, dim);
+      if (Backward) {
+        axis.backward_span(begin[dim], end[dim], range.from[dim], range.to[dim]);
+      } else {
+        axis.forward_span(begin[dim], end[dim], range.from[dim], range.to[dim]);
+      }
+    }
+    return range;
+  }
+
+  Range3 field_range(const Box& box) const {
+    if (Backward) return source_range(box);
+    return {{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
+  }
+
+  bool pack_map() const { return !map_in_place<S>(source_steps(), p.group_channels); }
+  bool pack_field() const { return !field_in_place<S>(p); }
+  bool pack_target() const { return !map_in_place<S>(target_steps(), p.group_channels); }
+
+  // Values of scratch that the largest box needs, for the map, the field and a row of the target.
+  void scratch_values(const Cut& cut, i64 (&values)[3]) const {
+    const Box box{0, cut.planes / 2, 0, cut.box_rows, 0, cut.box_columns, 0, 1};
+    Range3 range = source_range(box), weights = field_range(box);
+    i64 pixels = 1, weight_pixels = 1;
+    for (int dim = 0; dim < 3; dim++) {
+      const Axis axis = Axis::of(p, dim);
+      const i64 n = dim == 0 ? 1 : dim == 1 ? cut.box_rows : cut.box_columns;
+      // The unclipped span bounds that of every box.
+      const i64 span = Backward ? ceil_div(n - 1 + (axis.taps - 1) * axis.dilation, axis.stride) + 1
+                                : (n - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1;
+      pixels *= smaller(Backward ? axis.out : axis.in, span);
+      weight_pixels *= Backward ? smaller(axis.out, span) : weights.size(dim);
+    }
+    (void)range;
+    values[0] = pack_map() ? pixels * p.group_channels : 0;
+    values[1] = pack_field() ? weight_pixels * taps_of(p) : 0;
+    values[2] = pack_target() ? cut.box_columns * p.group_channels : 0;
+    for (i64& n : values) n = ceil_div(n, 16) * 16;
+  }
+
+  void run(i64 threads) const {
+    const i64* size = target_size();
+    Cut cut{p.batch, size[0], size[1], size[2], p.groups, size[1], size[2], p.groups};
+    const i64 row_bytes = larger(1, size[2] * p.groups * taps_of(p) * i64(sizeof(S)));
+    cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
+    i64 values[3];
+    auto needed = [&] {
+      scratch_values(cut, values);
+      return (values[0] + values[1] + values[2]) * i64(sizeof(A));
+    };
+    while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
+    while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
+    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    const i64 bytes = needed();
+    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+      A* room = bytes ? static_cast<A*>(scratch().bytes(bytes)) : nullptr;
+      const Range3 map_box = source_range(box), field_box = field_range(box);
+      for (i64 g = box.group_begin; g < box.group_end; g++) {
+        const auto map = view_map(source, source_steps(), box.batch, g * p.group_channels, p.group_channels, map_box, room);
+        const auto weights = view_field(field, p, box.batch, g, field_box, room + values[0]);
+        S* out = target + box.batch * target_steps()[0] + g * p.group_channels * target_steps()[1] +
+                 box.plane * target_steps()[2];
+        for (i64 h = box.row_begin; h < box.row_end; h++) {
+          row(map, weights, out + h * target_steps()[3], box, h, room + values[0] + values[1]);
+        }
+      }
+    });
+  }
+
+  // One row of the target, in one pass (forward) or one per residue of the stride (backward).
+  void row(const MapView<A>& map, const FieldView<A>& weights, S* out, const Box& box, i64 h, A* buffer) const {
+    const Axis axis = Axis::of(p, 2);
+    const Line plane = line(Axis::of(p, 0), box.plane), rows = line(Axis::of(p, 1), h);
+    const i64 c = p.group_channels, step = target_steps()[4];
+    Tile<A> q;
+    q.planes = plane.count;
+    q.rows = rows.count;
+    q.x = map.data + map.offset(plane.source, rows.source);
+    q.x_plane = plane.source_step * map.plane;
+    q.x_row = rows.source_step * map.row;
+    q.x_column = map.column;
+    q.w = weights.data + plane.tap * weights.tap[0] + rows.tap * weights.tap[1] +
+          (Backward ? weights.offset(plane.source, rows.source) : weights.offset(box.plane, h));
+    q.w_plane = plane.tap_step * weights.tap[0] + (Backward ? plane.source_step * weights.pixel[0] : 0);
+    q.w_row = rows.tap_step * weights.tap[1] + (Backward ? rows.source_step * weights.pixel[1] : 0);
+    if (q.planes * q.rows == 0) q.planes = q.rows = 0;
+    const i64 columns = box.column_end - box.column_begin;
+    const bool direct = !pack_target();
+    if constexpr (!Backward) {
+      q.taps = axis.taps;
+      q.first = box.column_begin * axis.stride - axis.padding;
+      q.column_t = axis.stride;
+      q.column_k = axis.dilation;
+      q.columns = axis.in;
+      q.w += box.column_begin * weights.pixel[2];
+      q.w_t = weights.pixel[2];
+      q.w_k = weights.tap[2];
+      write(q, columns, direct, out + box.column_begin * step, step, buffer, c);
+      if (!direct) scatter(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
+    } else {
+      const i64 tap_step = axis.tap_step();
+      q.column_t = 1;
+      q.column_k = axis.dilation * tap_step / axis.stride;
+      q.columns = axis.out;
+      q.w_t = weights.pixel[2];
+      q.w_k = q.column_k * weights.pixel[2] - tap_step * weights.tap[2];
+      const A* base = q.w;
+      for (i64 r = 0; r < smaller(axis.stride, columns); r++) {
+        const i64 w = box.column_begin + r, first_tap = axis.first_tap(w);
+        q.taps = first_tap < axis.taps ? (axis.taps - 1 - first_tap) / tap_step + 1 : 0;
+        const i64 last_tap = first_tap + (q.taps - 1) * tap_step;
+        q.first = q.taps ? floor_div(w + axis.padding - last_tap * axis.dilation, axis.stride) : 0;
+        q.w = base + q.first * weights.pixel[2] + (q.taps ? last_tap * weights.tap[2] : 0);
+        const i64 pixels = ceil_div(columns - r, axis.stride);
+        write(q, pixels, direct, out + w * step, step * axis.stride, buffer + r * c, axis.stride * c);
+      }
+      if (!direct) scatter(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
+    }
+  }
+
+  // Writes `pixels` targets, in place or to the buffer of a row.
+  void write(Tile<A> q, i64 pixels, bool direct, S* out, i64 step, A* buffer, i64 buffer_step) const {
+    if constexpr (kDirect<S>) {
+      q.y = direct ? out : buffer;
+    } else {
+      q.y = buffer;
+    }
+    q.y_t = direct ? step : buffer_step;
+    row_of_group(q, pixels, p.group_channels);
+  }
+};
+
+// out[tap] = Σ_c dy[c] · x[offset[tap] + c] for all taps; `Blocks` vectors of N channels (0: any number, `blocks`).
+template <class A, int N, int Blocks>
+void dots(const A* dy, const A* x, const i64* offset, i64 taps, i64 blocks, A* out) {
+  using V = vec<A, N>;
+  using v = typename V::type;
+  constexpr int held = Blocks ? Blocks : 1;
+  v d[held];
+  for (int b = 0; b < held; b++) d[b] = V::load(dy + b * N);
+  auto product = [&](i64 tap) {
+    const A* at = x + offset[tap];
+    v total = d[0] * V::load(at);
+    if constexpr (Blocks) {
+#pragma GCC unroll 4
+      for (int b = 1; b < Blocks; b++) total += d[b] * V::load(at + b * N);
+    } else {
+      for (i64 b = 1; b < blocks; b++) total += V::load(dy + b * N) * V::load(at + b * N);
+    }
+    return total;
+  };
+  i64 tap = 0;
+  if constexpr (N > 1) {
+    for (; tap + N <= taps; tap += N) {
+      v products[N];
+#pragma GCC unroll 16
+      for (int j = 0; j < N; j++) products[j] = product(tap + j);
+      V::store(out + tap, sums<A, N>(products));
+    }
+    if (taps - tap > N / 4) {
+      v products[N] = {};
+      for (i64 j = 0; tap + j < taps; j++) products[j] = product(tap + j);
+      A last[N];
+      V::store(last, sums<A, N>(products));
+      for (i64 j = 0; tap + j < taps; j++) out[tap + j] = last[j];
+      return;
+    }
+  }
+  for (; tap < taps; tap++) out[tap] = sum<A, N>(product(tap));
+}
+
+template <class A>
+using Dots = void (*)(const A*, const A*, const i64*, i64, i64, A*);
+
+template <class A, int N>
+Dots<A> dots_of_lanes(i64 channels, i64& blocks) {
+  blocks = channels / N;
+  return blocks == 1 ? dots<A, N, 1> : blocks == 2 ? dots<A, N, 2> : blocks == 4 ? dots<A, N, 4> : dots<A, N, 0>;
+}
+
+// The dot product with the widest vectors whose length divides the number of channels.
+template <class A>
+Dots<A> choose_dots(i64 channels, i64& blocks) {
+  constexpr int L = kLanes<A>;
+  if (channels % L == 0) return dots_of_lanes<A, L>(channels, blocks);
+  if constexpr (L > 8) {
+    if (channels % 8 == 0) return dots_of_lanes<A, 8>(channels, blocks);
+  }
+  if constexpr (L > 4) {
+    if (channels % 4 == 0) return dots_of_lanes<A, 4>(channels, blocks);
+  }
+  return dots_of_lanes<A, 1>(channels, blocks);
+}
+
+template <class S>
+struct KernelGradient {
+  using A = accumulator<S>;
+  const InvolutionProblem& p;
+  const S* input;
+  const S* grad_output;
+  S* out;
+
+  Range3 input_range(const Box& box) const {
+    Range3 range;
+    const i64 begin[3] = {box.plane, box.row_begin, box.column_begin};
+    const i64 end[3] = {box.plane + 1, box.row_end, box.column_end};
+    for (int dim = 0; dim < 3; dim++) {
+      Axis::of(p, dim).forward_span(begin[dim], end[dim], range.from[dim], range.to[dim]);
+    }
+    return range;
+  }
+
+  void scratch_values(const Cut& cut, i64 (&values)[3]) const {
+    i64 pixels = 1;
+    for (int dim = 0; dim < 3; dim++) {
+      const Axis axis = Axis::of(p, dim);
+      const i64 n = dim == 0 ? 1 : dim == 1 ? cut.box_rows : cut.box_columns;
+      pixels *= smaller(axis.in, (n - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1);
+    }
+    values[0] = map_in_place<S>(p.x, p.group_channels) ? 0 : pixels * p.group_channels;
+    values[1] = map_in_place<S>(p.y, p.group_channels) ? 0 : cut.box_rows * cut.box_columns * p.group_channels;
+    values[2] = kDirect<S> && taps_together(p) ? 0 : cut.box_columns * taps_of(p);
+    for (i64& n : values) n = ceil_div(n, 16) * 16;
+  }
+
+  void run(i64 threads) const {
+    Cut cut{p.batch, p.out[0], p.out[1], p.out[2], p.groups, p.out[1], p.out[2], p.groups};
+    const i64 row_bytes = larger(1, p.out[2] * p.groups * taps_of(p) * i64(sizeof(S)));
+    cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
+    const i64 taps = taps_of(p);
+    i64 values[3];
+    auto needed = [&] {
+      scratch_values(cut, values);
+      return (values[0] + values[1] + values[2]) * i64(sizeof(A));
+    };
+    while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
+    while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
+    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    const i64 value_bytes = needed(), bytes = value_bytes + 2 * taps * i64(sizeof(i64));
+    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+      A* room = static_cast<A*>(scratch().bytes(bytes));
+      i64* offsets = reinterpret_cast<i64*>(reinterpret_cast<char*>(room) + value_bytes);
+      const Range3 x_box = input_range(box);
+      const Range3 y_box{{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
+      for (i64 g = box.group_begin; g < box.group_end; g++) {
+        const i64 channel = g * p.group_channels;
+        const auto x = view_map(input, p.x, box.batch, channel, p.group_channels, x_box, room);
+        const auto dy = view_map(grad_output, p.y, box.batch, channel, p.group_channels, y_box, room + values[0]);
+        S* target = out + box.batch * p.f[0] + g * p.f[1] + box.plane * p.f[5];
+        for (i64 h = box.row_begin; h < box.row_end; h++) {
+          row(x, dy, target + h * p.f[6], box, h, room + values[0] + values[1], offsets);
+        }
+      }
+    });
+  }
+
+  void row(const MapView<A>& x, const MapView<A>& dy, S* target, const Box& box, i64 h, A* buffer, i64* offsets) const {
+    const i64 taps = taps_of(p), kh = p.taps[1], kw = p.taps[2], d = p.dilation[2], s = p.stride[2];
+    const Axis axis = Axis::of(p, 2);
+    const Line planes = Axis::of(p, 0).forward(box.plane), rows = Axis::of(p, 1).forward(h);
+    const bool direct = kDirect<S> && taps_together(p), outside = planes.count == 0 || rows.count == 0;
+    i64 blocks;
+    const Dots<A> dot = choose_dots<A>(p.group_channels, blocks);
+    // Taps beyond the border read the nearest one inside; what they give is overwritten with zeros. `columns` is the
+    // range of taps inside, for the pixels whose columns are all inside it is the same.
+    auto fill = [&](i64* table, const Line& columns, i64 column) {
+      i64 i = 0;
+      for (i64 a = 0; a < p.taps[0]; a++) {
+        const i64 at_a = larger(0, smaller(a - planes.tap, planes.count - 1));
+        for (i64 u = 0; u < kh; u++) {
+          const i64 at_u = larger(0, smaller(u - rows.tap, rows.count - 1));
+          const i64 base = x.offset(planes.source + at_a * planes.source_step, rows.source + at_u * rows.source_step);
+          for (i64 v = 0; v < kw; v++) {
+            const i64 at_v = larger(columns.tap, smaller(v, columns.tap + columns.count - 1));
+            table[i++] = base + (column + at_v * d) * x.column;
+          }
+        }
+      }
+    };
+    if (!outside) fill(offsets, Line{kw, 0, 1, 0, 0}, 0);
+    const A* grad = dy.data + dy.offset(box.plane, h);
+    for (i64 w = box.column_begin; w < box.column_end; w++) {
+      A* to;
+      if constexpr (kDirect<S>) {
+        to = direct ? target + w * p.f[7] : buffer + (w - box.column_begin) * taps;
+      } else {
+        to = buffer + (w - box.column_begin) * taps;
+      }
+      const Line columns = axis.forward(w);
+      if (outside || columns.count == 0) {
+        for (i64 i = 0; i < taps; i++) to[i] = 0;
+        continue;
+      }
+      const i64 start = w * s - axis.padding;
+      if (columns.count == kw) {
+        dot(grad + w * dy.column, x.data + start * x.column, offsets, taps, blocks, to);
+      } else {
+        fill(offsets + taps, columns, start);
+        dot(grad + w * dy.column, x.data, offsets + taps, taps, blocks, to);
+      }
+      if (columns.count * rows.count * planes.count < taps) {
+        i64 i = 0;
+        for (i64 a = 0; a < p.taps[0]; a++) {
+          for (i64 u = 0; u < kh; u++, i += kw) {
+            const bool whole = a < planes.tap || a >= planes.tap + planes.count || u < rows.tap || u >= rows.tap + rows.count;
+            for (i64 v = 0; v < (whole ? kw : columns.tap); v++) to[i + v] = 0;
+            for (i64 v = columns.tap + columns.count; !whole && v < kw; v++) to[i + v] = 0;
+          }
+        }
+      }
+    }
+    if (direct) return;
+    const i64 n = box.column_end - box.column_begin;
+    S* from_column = target + box.column_begin * p.f[7];
+    if (taps_together(p)) {
+      scatter(buffer, taps, from_column, p.f[7], 1, n, taps);
+    } else if ((kh == 1 || p.f[3] == kw * p.f[4]) && (p.taps[0] == 1 || p.f[2] == kh * kw * p.f[4])) {
+      scatter(buffer, taps, from_column, p.f[7], p.f[4], n, taps);
+    } else {
+      for (i64 a = 0; a < p.taps[0]; a++) {
+        for (i64 u = 0; u < kh; u++) {
+          scatter(buffer + (a * kh + u) * kw, taps, from_column + a * p.f[2] + u * p.f[3], p.f[7], p.f[4], n, kw);
+        }
+      }
+    }
+  }
+};
+
+template <class S>
+void contract_as(int op, const InvolutionProblem& p, void* x, void* f, void* y, i64 threads) {
+  S *xs = static_cast<S*>(x), *fs = static_cast<S*>(f), *ys = static_cast<S*>(y);
+  if (op == kForward) {
+    Accumulation<S, false>{p, xs, fs, ys}.run(threads);
+  } else if (op == kInputGradient) {
+    Accumulation<S, true>{p, ys, fs, xs}.run(threads);
+  } else {
+    KernelGradient<S>{p, xs, ys, fs}.run(threads);
+  }
+}
+
+}  // namespace
+
+void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, i64 threads) {
+  switch (p.dtype) {
+    case kFloat32: return contract_as<float>(op, p, x, f, y, threads);
+    case kFloat64: return contract_as<double>(op, p, x, f, y, threads);
+    case kBFloat16: return contract_as<bfloat16>(op, p, x, f, y, threads);
+    default: return contract_as<float16>(op, p, x, f, y, threads);
+  }
+}
+
+}  // namespace INVOLUTION_ISA

@@ -1,0 +1,53 @@
+// The functions Python calls, and the choice of the instruction set.
+#include "dispatch.h"
+
+#include <cstring>
+#include <exception>
+
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  bool (*available)();
+  decltype(&baseline::contract) contract;
+};
+
+// In the order of preference, worst first.
+const InstructionSet kInstructionSets[] = {
+    {"baseline", [] { return true; }, baseline::contract},
+#if defined(INVOLUTION_X86)
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
+     avx2::contract},
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+     },
+     avx512::contract},
+#endif
+};
+constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
+
+}  // namespace
+
+#if defined(_WIN32)
+#define INVOLUTION_EXPORT extern "C" __declspec(dllexport)
+#else
+#define INVOLUTION_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+// The number of instruction sets compiled in; the name of each; whether this machine has it.
+INVOLUTION_EXPORT int involution_isa_count() { return kCount; }
+INVOLUTION_EXPORT const char* involution_isa_name(int isa) { return kInstructionSets[isa].name; }
+INVOLUTION_EXPORT int involution_isa_available(int isa) { return kInstructionSets[isa].available(); }
+
+// Returns 0, or 1 when scratch memory could not be had.
+INVOLUTION_EXPORT int involution_contract(int isa, int op, const InvolutionProblem* problem, void* x, void* f, void* y, int threads) {
+  try {
+    kInstructionSets[isa].contract(op, *problem, x, f, y, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}

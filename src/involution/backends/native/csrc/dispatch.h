@@ -1,0 +1,15 @@
+// What every instruction set provides.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.h"
+
+#define INVOLUTION_DECLARE(isa)                                                                             \
+  namespace isa {                                                                                           \
+  void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, std::int64_t threads);       \
+  }
+
+INVOLUTION_DECLARE(baseline)
+INVOLUTION_DECLARE(avx2)
+INVOLUTION_DECLARE(avx512)

@@ -1,0 +1,21 @@
+// One call as it comes from Python: 64-bit integers only, strides in elements, dimensions depth, height, width.
+// Maps of fewer dimensions have leading sizes of 1.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum InvolutionDtype { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+enum InvolutionOperator { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
+
+struct InvolutionProblem {
+  std::int64_t dtype;
+  std::int64_t batch, groups, group_channels;
+  std::int64_t in[3], out[3], taps[3];
+  std::int64_t stride[3], padding[3], dilation[3];
+  std::int64_t x[5];  // input side: batch, channel, depth, height, width
+  std::int64_t f[8];  // field: batch, group, taps in depth, height, width, then pixels in depth, height, width
+  std::int64_t y[5];  // output side, as x
+};
+}

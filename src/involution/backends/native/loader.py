@@ -1,0 +1,86 @@
+"""Finds, loads and describes the compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# The kernels share libgomp with torch, which has to be the first to load it.
+import torch  # noqa: F401
+
+_SUFFIXES = {"win32": "dll", "darwin": "dylib"}
+_VARIABLE = "INVOLUTION_NATIVE_ISA"
+_REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
+
+
+class Library(NamedTuple):
+    """The entry points of the compiled kernels.
+
+    Attributes:
+        contract: one of the three contractions; see csrc/dispatch.cpp.
+        isa: number of the instruction set in use.
+        name: its name.
+    """
+
+    contract: Any
+    isa: int
+    name: str
+
+
+def library() -> Library:
+    """Return the loaded kernels.
+
+    Raises:
+        RuntimeError: they cannot be had; the message says why and what to do.
+    """
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    return loaded
+
+
+def missing() -> str | None:
+    """Return why the kernels cannot be used, or None if they can."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else None
+
+
+def instruction_set() -> str | None:
+    """Return the name of the instruction set in use, None where the kernels cannot be used."""
+    loaded = _load()
+    return None if isinstance(loaded, str) else loaded.name
+
+
+def _file() -> Path | None:
+    from . import __path__ as folders
+
+    prefix = "" if sys.platform == "win32" else "lib"
+    filename = f"{prefix}involution_native.{_SUFFIXES.get(sys.platform, 'so')}"
+    # An editable install has the sources in one folder of the package and what was built in another.
+    return next((path for folder in folders if (path := Path(folder, filename)).exists()), None)
+
+
+@lru_cache(maxsize=1)
+def _load() -> Library | str:
+    path = _file()
+    if path is None:
+        return f"its kernels were not built when involution was installed; {_REBUILD}"
+    try:
+        handle = ctypes.CDLL(str(path))
+    except OSError as error:
+        return f"its kernels could not be loaded ({error}); {_REBUILD}"
+    handle.involution_isa_name.restype = ctypes.c_char_p
+    built = [handle.involution_isa_name(i).decode() for i in range(handle.involution_isa_count())]
+    names = tuple(name for i, name in enumerate(built) if handle.involution_isa_available(i))
+    wanted = os.environ.get(_VARIABLE) or names[-1]
+    if wanted not in names:
+        return (
+            f"the environment variable {_VARIABLE} asks for {wanted!r}; this machine and build have "
+            f"{', '.join(map(repr, names))}: set it to one of them, or unset it"
+        )
+    handle.involution_contract.argtypes = [ctypes.c_int] * 2 + [ctypes.c_char_p] + [ctypes.c_void_p] * 3 + [ctypes.c_int]
+    return Library(handle.involution_contract, built.index(wanted), wanted)
