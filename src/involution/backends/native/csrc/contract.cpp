@@ -1,4 +1,6 @@
 // The three contractions for one instruction set.
+#include <atomic>
+
 #include "dispatch.h"
 #include "tile.h"
 #include "views.h"
@@ -8,8 +10,8 @@ namespace {
 
 // Below this many multiply-adds waking other threads costs more than they save.
 constexpr i64 kSerialWork = 1 << 18;
-// A box reads about this much of a kernel field, so that it is still in the second-level cache when the next group
-// reads its share of the same lines.
+// A box that passes through scratch, group by group, reads about this much of a kernel field, so that it is still in
+// the second-level cache when the next group reads its share of the same lines.
 constexpr i64 kFieldBytes = 256 * 1024;
 
 i64 taps_of(const InvolutionProblem& p) { return p.taps[0] * p.taps[1] * p.taps[2]; }
@@ -26,8 +28,17 @@ void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
     for (i64 i = 0; i < count; i++) body(cut.at(i));
     return;
   }
+  // An exception must not leave a parallel region.
+  std::atomic<bool> failed{false};
 #pragma omp parallel for schedule(static) num_threads(int(threads))
-  for (i64 i = 0; i < count; i++) body(cut.at(i));
+  for (i64 i = 0; i < count; i++) {
+    try {
+      body(cut.at(i));
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+  }
+  if (failed) throw std::bad_alloc();
 }
 
 // Forward (target: output) and input gradient (target: input) as sums over the windows' taps.
@@ -71,7 +82,7 @@ struct Accumulation {
   // Values of scratch that the largest box needs, for the map, the field and a row of the target.
   void scratch_values(const Cut& cut, i64 (&values)[3]) const {
     const Box box{0, cut.planes / 2, 0, cut.box_rows, 0, cut.box_columns, 0, 1};
-    Range3 range = source_range(box), weights = field_range(box);
+    const Range3 weights = field_range(box);
     i64 pixels = 1, weight_pixels = 1;
     for (int dim = 0; dim < 3; dim++) {
       const Axis axis = Axis::of(p, dim);
@@ -82,7 +93,6 @@ struct Accumulation {
       pixels *= smaller(Backward ? axis.out : axis.in, span);
       weight_pixels *= Backward ? smaller(axis.out, span) : weights.size(dim);
     }
-    (void)range;
     values[0] = pack_map() ? pixels * p.group_channels : 0;
     values[1] = pack_field() ? weight_pixels * taps_of(p) : 0;
     values[2] = pack_target() ? cut.box_columns * p.group_channels : 0;
@@ -93,12 +103,12 @@ struct Accumulation {
     const i64* size = target_size();
     Cut cut{p.batch, size[0], size[1], size[2], p.groups, size[1], size[2], p.groups};
     const i64 row_bytes = larger(1, size[2] * p.groups * taps_of(p) * i64(sizeof(S)));
-    cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
     i64 values[3];
     auto needed = [&] {
       scratch_values(cut, values);
       return (values[0] + values[1] + values[2]) * i64(sizeof(A));
     };
+    if (needed()) cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
     cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
@@ -106,20 +116,45 @@ struct Accumulation {
     for_boxes(cut, work_of(p), threads, [&](const Box& box) {
       A* room = bytes ? static_cast<A*>(scratch().bytes(bytes)) : nullptr;
       const Range3 map_box = source_range(box), field_box = field_range(box);
-      for (i64 g = box.group_begin; g < box.group_end; g++) {
-        const auto map = view_map(source, source_steps(), box.batch, g * p.group_channels, p.group_channels, map_box, room);
-        const auto weights = view_field(field, p, box.batch, g, field_box, room + values[0]);
-        S* out = target + box.batch * target_steps()[0] + g * p.group_channels * target_steps()[1] +
-                 box.plane * target_steps()[2];
-        for (i64 h = box.row_begin; h < box.row_end; h++) {
-          row(map, weights, out + h * target_steps()[3], box, h, room + values[0] + values[1]);
+      if (bytes) {
+        for (i64 g = box.group_begin; g < box.group_end; g++) {
+          const Group all = group(box, g, map_box, field_box, room, values);
+          for (i64 h = box.row_begin; h < box.row_end; h++) {
+            row(all.map, all.weights, all.out + h * target_steps()[3], box, h, room + values[0] + values[1], nullptr);
+          }
+        }
+        return;
+      }
+      // In place, rows come first, so that a field whose weights lie together is read as it lies in memory.
+      const bool stream = !Backward && taps_together(p) && p.f[1] == taps_of(p) && p.f[7] == p.groups * p.f[1];
+      for (i64 h = box.row_begin; h < box.row_end; h++) {
+        for (i64 g = box.group_begin; g < box.group_end; g++) {
+          const Group one = group(box, g, map_box, field_box, nullptr, values);
+          const S* next = field + box.batch * p.f[0] + box.plane * p.f[5] + (h + 1) * p.f[6] + box.column_begin * p.f[7] +
+                          g * (box.column_end - box.column_begin) * p.f[1];
+          row(one.map, one.weights, one.out + h * target_steps()[3], box, h, nullptr,
+              stream ? reinterpret_cast<const char*>(next) : nullptr);
         }
       }
     });
   }
 
+  struct Group {
+    MapView<A> map;
+    FieldView<A> weights;
+    S* out;
+  };
+
+  Group group(const Box& box, i64 g, const Range3& map_box, const Range3& field_box, A* room, const i64 (&values)[3]) const {
+    const i64 c = p.group_channels;
+    return {view_map(source, source_steps(), box.batch, g * c, c, map_box, room),
+            view_field(field, p, box.batch, g, field_box, room + values[0]),
+            target + box.batch * target_steps()[0] + g * c * target_steps()[1] + box.plane * target_steps()[2]};
+  }
+
   // One row of the target, in one pass (forward) or one per residue of the stride (backward).
-  void row(const MapView<A>& map, const FieldView<A>& weights, S* out, const Box& box, i64 h, A* buffer) const {
+  void row(const MapView<A>& map, const FieldView<A>& weights, S* out, const Box& box, i64 h, A* buffer,
+           const char* ahead) const {
     const Axis axis = Axis::of(p, 2);
     const Line plane = line(Axis::of(p, 0), box.plane), rows = line(Axis::of(p, 1), h);
     const i64 c = p.group_channels, step = target_steps()[4];
@@ -146,6 +181,10 @@ struct Accumulation {
       q.w += box.column_begin * weights.pixel[2];
       q.w_t = weights.pixel[2];
       q.w_k = weights.tap[2];
+      if (ahead != nullptr) {
+        q.ahead = ahead;
+        q.ahead_bytes = taps_of(p) * i64(sizeof(S));
+      }
       write(q, columns, direct, out + box.column_begin * step, step, buffer, c);
       if (!direct) scatter(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
     } else {
@@ -287,77 +326,73 @@ struct KernelGradient {
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
     cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
-    const i64 value_bytes = needed(), bytes = value_bytes + 2 * taps * i64(sizeof(i64));
+    const i64 value_bytes = needed(), bytes = value_bytes + 3 * taps * i64(sizeof(i64));
     for_boxes(cut, work_of(p), threads, [&](const Box& box) {
       A* room = static_cast<A*>(scratch().bytes(bytes));
       i64* offsets = reinterpret_cast<i64*>(reinterpret_cast<char*>(room) + value_bytes);
       const Range3 x_box = input_range(box);
       const Range3 y_box{{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
-      for (i64 g = box.group_begin; g < box.group_end; g++) {
+      // In place, all groups of a pixel are done together: they share the taps' offsets, and their weights are written
+      // one after another. Scratch holds one group.
+      const i64 together = value_bytes ? 1 : box.group_end - box.group_begin;
+      for (i64 g = box.group_begin; g < box.group_end; g += together) {
         const i64 channel = g * p.group_channels;
         const auto x = view_map(input, p.x, box.batch, channel, p.group_channels, x_box, room);
         const auto dy = view_map(grad_output, p.y, box.batch, channel, p.group_channels, y_box, room + values[0]);
         S* target = out + box.batch * p.f[0] + g * p.f[1] + box.plane * p.f[5];
         for (i64 h = box.row_begin; h < box.row_end; h++) {
-          row(x, dy, target + h * p.f[6], box, h, room + values[0] + values[1], offsets);
+          row(x, dy, target + h * p.f[6], box, h, together, room + values[0] + values[1], offsets);
         }
       }
     });
   }
 
-  void row(const MapView<A>& x, const MapView<A>& dy, S* target, const Box& box, i64 h, A* buffer, i64* offsets) const {
-    const i64 taps = taps_of(p), kh = p.taps[1], kw = p.taps[2], d = p.dilation[2], s = p.stride[2];
+  void row(const MapView<A>& x, const MapView<A>& dy, S* target, const Box& box, i64 h, i64 groups, A* buffer,
+           i64* offsets) const {
+    const i64 taps = taps_of(p), kh = p.taps[1], kw = p.taps[2], c = p.group_channels;
     const Axis axis = Axis::of(p, 2);
     const Line planes = Axis::of(p, 0).forward(box.plane), rows = Axis::of(p, 1).forward(h);
     const bool direct = kDirect<S> && taps_together(p), outside = planes.count == 0 || rows.count == 0;
     i64 blocks;
-    const Dots<A> dot = choose_dots<A>(p.group_channels, blocks);
-    // Taps beyond the border read the nearest one inside; what they give is overwritten with zeros. `columns` is the
-    // range of taps inside, for the pixels whose columns are all inside it is the same.
-    auto fill = [&](i64* table, const Line& columns, i64 column) {
-      i64 i = 0;
-      for (i64 a = 0; a < p.taps[0]; a++) {
-        const i64 at_a = larger(0, smaller(a - planes.tap, planes.count - 1));
+    const Dots<A> dot = choose_dots<A>(c, blocks);
+    // Taps beyond the border read the nearest one inside; what they give is overwritten with zeros.
+    i64 *const inside = offsets + taps, *const base = offsets + 2 * taps;
+    if (!outside) {
+      for (i64 a = 0, i = 0; a < p.taps[0]; a++) {
+        const i64 at_a = planes.source + larger(0, smaller(a - planes.tap, planes.count - 1)) * planes.source_step;
         for (i64 u = 0; u < kh; u++) {
-          const i64 at_u = larger(0, smaller(u - rows.tap, rows.count - 1));
-          const i64 base = x.offset(planes.source + at_a * planes.source_step, rows.source + at_u * rows.source_step);
-          for (i64 v = 0; v < kw; v++) {
-            const i64 at_v = larger(columns.tap, smaller(v, columns.tap + columns.count - 1));
-            table[i++] = base + (column + at_v * d) * x.column;
-          }
+          const i64 at_u = rows.source + larger(0, smaller(u - rows.tap, rows.count - 1)) * rows.source_step;
+          base[a * kh + u] = x.offset(at_a, at_u);
+          for (i64 v = 0; v < kw; v++) offsets[i++] = base[a * kh + u] + v * axis.dilation * x.column;
         }
       }
-    };
-    if (!outside) fill(offsets, Line{kw, 0, 1, 0, 0}, 0);
-    const A* grad = dy.data + dy.offset(box.plane, h);
+    }
+    const A* const grad = dy.data + dy.offset(box.plane, h);
     for (i64 w = box.column_begin; w < box.column_end; w++) {
-      A* to;
+      A* to = buffer + (w - box.column_begin) * taps;
       if constexpr (kDirect<S>) {
-        to = direct ? target + w * p.f[7] : buffer + (w - box.column_begin) * taps;
-      } else {
-        to = buffer + (w - box.column_begin) * taps;
+        if (direct) to = target + w * p.f[7];
       }
       const Line columns = axis.forward(w);
-      if (outside || columns.count == 0) {
-        for (i64 i = 0; i < taps; i++) to[i] = 0;
-        continue;
-      }
-      const i64 start = w * s - axis.padding;
-      if (columns.count == kw) {
-        dot(grad + w * dy.column, x.data + start * x.column, offsets, taps, blocks, to);
-      } else {
-        fill(offsets + taps, columns, start);
-        dot(grad + w * dy.column, x.data, offsets + taps, taps, blocks, to);
-      }
-      if (columns.count * rows.count * planes.count < taps) {
-        i64 i = 0;
-        for (i64 a = 0; a < p.taps[0]; a++) {
-          for (i64 u = 0; u < kh; u++, i += kw) {
-            const bool whole = a < planes.tap || a >= planes.tap + planes.count || u < rows.tap || u >= rows.tap + rows.count;
-            for (i64 v = 0; v < (whole ? kw : columns.tap); v++) to[i + v] = 0;
-            for (i64 v = columns.tap + columns.count; !whole && v < kw; v++) to[i + v] = 0;
+      const i64 start = w * axis.stride - axis.padding;
+      const bool whole_row = columns.count == kw;
+      if (!outside && !whole_row && columns.count) {
+        for (i64 r = 0, i = 0; r < p.taps[0] * kh; r++) {
+          for (i64 v = 0; v < kw; v++) {
+            const i64 at_v = larger(columns.tap, smaller(v, columns.tap + columns.count - 1));
+            inside[i++] = base[r] + (start + at_v * axis.dilation) * x.column;
           }
         }
+      }
+      const A* gradient = grad + w * dy.column;
+      const A* window = x.data + (whole_row ? start * x.column : 0);
+      for (i64 g = 0; g < groups; g++, to += p.f[1], gradient += c * p.y[1], window += c * p.x[1]) {
+        if (outside || columns.count == 0) {
+          for (i64 i = 0; i < taps; i++) to[i] = 0;
+          continue;
+        }
+        dot(gradient, window, whole_row ? offsets : inside, taps, blocks, to);
+        if (!whole_row || rows.count < kh || planes.count < p.taps[0]) clear_outside(planes, rows, columns, to);
       }
     }
     if (direct) return;
@@ -372,6 +407,21 @@ struct KernelGradient {
         for (i64 u = 0; u < kh; u++) {
           scatter(buffer + (a * kh + u) * kw, taps, from_column + a * p.f[2] + u * p.f[3], p.f[7], p.f[4], n, kw);
         }
+      }
+    }
+  }
+
+  void clear_outside(const Line& planes, const Line& rows, const Line& columns, A* to) const {
+    const i64 kh = p.taps[1], kw = p.taps[2];
+    for (i64 a = 0; a < p.taps[0]; a++, to += kh * kw) {
+      const bool whole = a < planes.tap || a >= planes.tap + planes.count;
+      const i64 from = whole ? kh : rows.tap, until = whole ? kh : rows.tap + rows.count;
+      for (i64 i = 0; i < from * kw; i++) to[i] = 0;
+      for (i64 i = until * kw; i < kh * kw; i++) to[i] = 0;
+      if (columns.count == kw) continue;
+      for (i64 u = from; u < until; u++) {
+        for (i64 v = 0; v < columns.tap; v++) to[u * kw + v] = 0;
+        for (i64 v = columns.tap + columns.count; v < kw; v++) to[u * kw + v] = 0;
       }
     }
   }

@@ -21,6 +21,10 @@ struct Tile {
   i64 first, column_t, column_k, columns;
   A* y;
   i64 y_t;
+  // Weights that will be needed next, `ahead_bytes` per pixel of this row: they are fetched meanwhile, in one piece,
+  // because a row of one group reads its share of each line in steps that the hardware does not foresee.
+  const char* ahead = nullptr;
+  i64 ahead_bytes = 0;
 };
 
 // Where the weight of pixel t and tap k lies.
@@ -137,8 +141,13 @@ void any_tile(const Tile<A>& q) {
 template <class A, int N, int NV, int T>
 void tiles(Tile<A> q, i64 pixels) {
   const Tile<A> start = q;
+  const char* ahead = q.ahead;
   for (i64 t = 0; t < pixels; t += T) {
     const i64 at = smaller(t, pixels - T);
+    if (ahead != nullptr) {
+      for (i64 j = 0; j < q.ahead_bytes * T; j += 64) __builtin_prefetch(ahead + j);
+      ahead += q.ahead_bytes * T;
+    }
     q.first = start.first + at * start.column_t;
     q.w = start.w + at * start.w_t;
     q.y = start.y + at * start.y_t;

@@ -93,14 +93,21 @@ inline vec_t<A, N> sums(vec_t<A, N>* v) {
   }
 }
 
+template <class A, int N, int Segment>
+inline vec_t<A, N> sum_halves(vec_t<A, N> v) {
+  if constexpr (Segment == 1) {
+    return v;
+  } else {
+    return sum_halves<A, N, Segment / 2>(take<A, N, Segment, 0>(v, v) + take<A, N, Segment, 1>(v, v));
+  }
+}
+
 template <class A, int N>
 inline A sum(vec_t<A, N> v) {
   if constexpr (N == 1) {
     return v;
   } else {
-    A total = 0;
-    for (int j = 0; j < N; j++) total += v[j];
-    return total;
+    return sum_halves<A, N, N>(v)[0];
   }
 }
 
