@@ -192,7 +192,7 @@ def _involution(
 ) -> Tensor:
     _check_tensor("input", input, dims + 2, _MAP[dims])
     _check_tensor("kernel", kernel, 2 * dims + 2, _FIELD[dims])
-    input, kernel = _autocast(input, kernel)
+    input, kernel = autocast(input, kernel)
     _check_pair("input", input, "kernel", kernel)
     groups, kernel_size = kernel.shape[1], kernel.shape[2 : 2 + dims]
     _check_groups(input.shape[1], groups)
@@ -224,7 +224,7 @@ def _correlation(
 ) -> Tensor:
     _check_tensor("query", query, dims + 2, _MAP[dims])
     _check_tensor("key", key, dims + 2, _MAP[dims])
-    query, key = _autocast(query, key)
+    query, key = autocast(query, key)
     _check_pair("query", query, "key", key)
     if query.shape[1] != key.shape[1]:
         raise ValueError(f"query and key need the same number of channels, got {describe(query)} and {describe(key)}")
@@ -290,7 +290,7 @@ def _check_backend(
         library.backend_for(backend, input, groups, kernel_size, stride, dilation)
 
 
-def _autocast(*tensors: Tensor) -> list[Tensor]:
+def autocast(*tensors: Tensor) -> list[Tensor]:
     """Cast to the dtype of an active autocast, as PyTorch's own operators do (float64 stays as it is)."""
     device = tensors[0].device.type
     if device == "meta" or not torch.is_autocast_enabled(device):

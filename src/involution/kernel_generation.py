@@ -59,9 +59,25 @@ class SpanKernelGenerator(KernelGenerator):
         """Return what ``span`` turns into the field, ``(B, C_hidden, H', W')``."""
         raise TypeError(f"{type(self).__name__} must define hidden(x)")
 
+    def field(self, hidden: Tensor) -> Tensor:
+        """Return the field ``(B, G, K, K, H', W')`` of ``hidden`` ``(B, C_hidden, H', W')``."""
+        return self.span(hidden).unflatten(1, (self.groups, *self.kernel_size))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of ``x`` ``(B, C, H', W')``."""
-        return self.span(self.hidden(x)).unflatten(1, (self.groups, *self.kernel_size))
+        return self.field(self.hidden(x))
+
+    @property
+    def fusible(self) -> bool:
+        """Whether ``span``'s matrix says all about it: nothing is overridden, replaced or hooked into its call."""
+        kind = type(self)
+        return (
+            kind.forward is SpanKernelGenerator.forward
+            and kind.field is SpanKernelGenerator.field
+            and type(self.span) in _CONV.values()
+            and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (self, self.span))
+            and not any(m._backward_pre_hooks for m in (self, self.span))
+        )
 
 
 class BottleneckKernelGenerator(SpanKernelGenerator):

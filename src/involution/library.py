@@ -20,11 +20,11 @@ from . import backends
 from .backends import Backend, Request, Window
 from .geometry import empty_field, empty_map, is_channels_last, is_field_channels_last
 
-_LIBRARY = Library("involution", "DEF")
+LIBRARY = Library("involution", "DEF")
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
-_LIBRARY.define(f"forward(Tensor input, Tensor kernel, {_WINDOW}) -> Tensor")
-_LIBRARY.define(f"input_gradient(Tensor grad_output, Tensor kernel, SymInt[] input_size, {_WINDOW}) -> Tensor")
-_LIBRARY.define(
+LIBRARY.define(f"forward(Tensor input, Tensor kernel, {_WINDOW}) -> Tensor")
+LIBRARY.define(f"input_gradient(Tensor grad_output, Tensor kernel, SymInt[] input_size, {_WINDOW}) -> Tensor")
+LIBRARY.define(
     f"kernel_gradient(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, {_WINDOW}) -> Tensor"
 )
 
@@ -46,19 +46,19 @@ def _kernel_gradient_output(grad_output: Tensor, input: Tensor, groups: int, ker
     return empty_field(input, size, is_channels_last(grad_output) or is_channels_last(input))
 
 
-@register_fake("involution::forward", lib=_LIBRARY)
+@register_fake("involution::forward", lib=LIBRARY)
 def _(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
     return _forward_output(input, kernel)
 
 
-@register_fake("involution::input_gradient", lib=_LIBRARY)
+@register_fake("involution::input_gradient", lib=LIBRARY)
 def _(
     grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
 ) -> Tensor:
     return _input_gradient_output(grad_output, kernel, input_size)
 
 
-@register_fake("involution::kernel_gradient", lib=_LIBRARY)
+@register_fake("involution::kernel_gradient", lib=LIBRARY)
 def _(
     grad_output: Tensor,
     input: Tensor,
@@ -150,9 +150,9 @@ def _kernel_gradient(
     return out
 
 
-_LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
-_LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
+LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
+LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
 
 
 # Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
@@ -187,7 +187,7 @@ def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
     return gy, gx, None, None, None, None, None, None
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether torch.func or forward-mode differentiation is at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
@@ -232,12 +232,12 @@ def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Callable[
         vmap = staticmethod(vmap_rule)
 
     Operator.__name__ = Operator.__qualname__ = f"involution_{name}"
-    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=_LIBRARY)
-    register_vmap(f"involution::{name}", vmap_rule, lib=_LIBRARY)
+    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=LIBRARY)
+    register_vmap(f"involution::{name}", vmap_rule, lib=LIBRARY)
 
     def apply(*arguments: Any) -> Tensor:
         # The operator itself costs a third less than the autograd function, which also serves forward mode.
-        if torch.compiler.is_compiling() or not _is_transformed():
+        if torch.compiler.is_compiling() or not is_transformed():
             return operator(*arguments)
         return Operator.apply(*arguments)
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import functional
-from .geometry import IntOrTuple, Padding, describe, resolve_padding, to_tuple
-from .kernel_generation import _CONV, create_kernel_generator, to_output_grid
+from . import functional, fused
+from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
+from .kernel_generation import _CONV, SpanKernelGenerator, create_kernel_generator, to_output_grid
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
 
@@ -36,6 +36,7 @@ class _Involution(nn.Module):
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] = nn.ReLU,
         backend: str = "auto",
+        fused: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -49,6 +50,7 @@ class _Involution(nn.Module):
         self.padding = resolve_padding(padding, self.kernel_size, self.dilation)
         self.groups = _resolve_groups(self.out_channels, groups, group_channels)
         self.backend = backend
+        self.fused = fused
         with torch.device(device) if device is not None else nullcontext():
             self.value = (
                 nn.Identity()
@@ -86,17 +88,43 @@ class _Involution(nn.Module):
                 f"input must have {self._dims + 2} dimensions, {self.in_channels} channels in the second, "
                 f"got {describe(input)}"
             )
-        output = getattr(functional, f"involution{self._dims}d")(
-            self.value(input),
-            self.generate_kernel(input),
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            backend=self.backend,
-        )
+        value = self.value(input)
+        output = self._forward_fused(value, input)
+        if output is None:
+            output = self._multiply_add(value, self.generate_kernel(input))
         if self.bias is not None:
             output = output + self.bias.view(-1, *[1] * self._dims)
         return output
+
+    def _multiply_add(self, value: Tensor, kernel: Tensor) -> Tensor:
+        return getattr(functional, f"involution{self._dims}d")(
+            value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
+        )
+
+    def _forward_fused(self, value: Tensor, input: Tensor) -> Tensor | None:
+        """Return the output without a kernel field in memory, or None where that cannot be done."""
+        generator = self.kernel_generator
+        if not (self.fused and isinstance(generator, SpanKernelGenerator) and generator.fusible):
+            return None
+        span = generator.span
+        if not fused.serves(self.backend, value, span.weight):
+            return None
+        hidden = generator.hidden(to_output_grid(input, self.kernel_size, self.stride, self.padding, self.dilation))
+        grid = output_size(value.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation)
+        if (generator.groups, generator.kernel_size, tuple(hidden.shape[2:])) != (self.groups, self.kernel_size, grid):
+            # The operator has the words for what does not fit.
+            return self._multiply_add(value, generator.field(hidden))
+        return fused.involution_of_span(
+            value,
+            hidden,
+            span.weight,
+            span.bias,
+            self.groups,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
 
     def generate_kernel(self, input: Tensor) -> Tensor:
         """Return the kernel field ``(B, G, K, K, H', W')`` that φ makes of ``input`` ``(B, C, H, W)``."""
@@ -163,6 +191,8 @@ class Involution2d(_Involution):
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.
+        fused: where the native CPU backend serves and φ ends in one matrix (bottleneck, linear), make the kernel field
+            tile by tile in the cache instead of in memory, in training again in the backward pass; False turns it off.
         device: where the parameters live.
         dtype: their floating dtype.
 

@@ -14,7 +14,7 @@ from ..geometry import IntOrTuple, to_tuple
 from . import native, reference
 from .request import Backend, Request, Window
 
-__all__ = ["Backend", "Request", "Window", "available", "choose", "explain", "register", "use"]
+__all__ = ["Backend", "Request", "Window", "available", "choose", "explain", "preferred", "register", "use"]
 
 _BACKENDS: dict[str, Backend | ModuleType] = {}
 _preferred: str | None = os.environ.get("INVOLUTION_BACKEND", "auto")
@@ -71,6 +71,11 @@ def choose(name: str, request: Request) -> Backend:
     if reason is not None:
         raise RuntimeError(f"the {name} backend cannot serve this call: {reason}; use backend='auto'")
     return backend
+
+
+def preferred() -> str | None:
+    """Return the name of the backend that ``"auto"`` prefers, if one was named."""
+    return _preferred
 
 
 @contextmanager

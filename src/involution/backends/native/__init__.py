@@ -19,13 +19,21 @@ from torch import Tensor
 from ..request import Request, Window
 from . import loader
 
-__all__ = ["forward", "input_gradient", "instruction_set", "kernel_gradient", "name", "unsupported"]
+__all__ = [
+    "forward",
+    "input_gradient",
+    "instruction_set",
+    "kernel_gradient",
+    "name",
+    "span_and_contract",
+    "unsupported",
+]
 
 name = "native"
 
 instruction_set = loader.instruction_set
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
 
 # A forked child has none of its parent's OpenMP threads, and waiting for them would never end.
@@ -63,6 +71,49 @@ def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Win
     _run(_KERNEL_GRADIENT, input, out, grad_output, window)
 
 
+def span_and_contract(
+    out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
+) -> None:
+    """Write `forward` of ``input`` and the field ``weight · hidden + bias``, which exists only in scratch memory.
+
+    Args:
+        out: ``(B, C, H', W')``, any layout.
+        input: ``(B, C, H, W)``.
+        hidden: ``(B, C_hidden, H', W')``.
+        weight: ``(G, K, K, C_hidden)``, contiguous.
+        bias: ``(G·K·K,)``, contiguous, or None.
+        window: stride, padding and dilation.
+    """
+    problem = _fused_problem(
+        input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window
+    )
+    layout = _hidden_layout(hidden.shape, hidden.stride())
+    library = loader.library()
+    status = library.span_and_contract(
+        library.isa,
+        problem,
+        layout,
+        input.data_ptr(),
+        hidden.data_ptr(),
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        threads(),
+    )
+    _check(status)
+
+
+@lru_cache(maxsize=4096)
+def _fused_problem(dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window) -> bytes:
+    field = (x[0], *weight[:-1], *y[2:])
+    return _problem(dtype, x, x_stride, field, (0,) * len(field), y, y_stride, window)
+
+
+@lru_cache(maxsize=4096)
+def _hidden_layout(hidden: Any, stride: Any) -> bytes:
+    return Struct("=6q").pack(hidden[1], *stride[:2], *(0,) * (5 - len(hidden)), *stride[2:])
+
+
 def threads() -> int:
     """Return how many threads the kernels may use: torch's number, one in a forked child."""
     return 1 if _forked else torch.get_num_threads()
@@ -76,6 +127,10 @@ def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> 
     status = library.contract(
         library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads()
     )
+    _check(status)
+
+
+def _check(status: int) -> None:
     if status:
         raise MemoryError("the native backend could not allocate its scratch memory of a few hundred KiB per thread")
 
@@ -95,7 +150,7 @@ def _problem(
         return (fill,) * (3 - dims) + tuple(values)
 
     return _PROBLEM.pack(
-        _DTYPES[dtype],
+        DTYPES[dtype],
         x[0],
         groups,
         x[1] // groups,

@@ -22,11 +22,13 @@ class Library(NamedTuple):
 
     Attributes:
         contract: one of the three contractions; see csrc/dispatch.cpp.
+        span_and_contract: the forward with its kernel field made on the way.
         isa: number of the instruction set in use.
         name: its name.
     """
 
     contract: Any
+    span_and_contract: Any
     isa: int
     name: str
 
@@ -83,4 +85,7 @@ def _load() -> Library | str:
             f"{', '.join(map(repr, names))}: set it to one of them, or unset it"
         )
     handle.involution_contract.argtypes = [ctypes.c_int] * 2 + [ctypes.c_char_p] + [ctypes.c_void_p] * 3 + [ctypes.c_int]
-    return Library(handle.involution_contract, built.index(wanted), wanted)
+    handle.involution_span_and_contract.argtypes = (
+        [ctypes.c_int] + [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 5 + [ctypes.c_int]
+    )
+    return Library(handle.involution_contract, handle.involution_span_and_contract, built.index(wanted), wanted)

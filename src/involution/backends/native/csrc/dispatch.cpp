@@ -10,21 +10,22 @@ struct InstructionSet {
   const char* name;
   bool (*available)();
   decltype(&baseline::contract) contract;
+  decltype(&baseline::span_and_contract) span_and_contract;
 };
 
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
-    {"baseline", [] { return true; }, baseline::contract},
+    {"baseline", [] { return true; }, baseline::contract, baseline::span_and_contract},
 #if defined(INVOLUTION_X86)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
-     avx2::contract},
+     avx2::contract, avx2::span_and_contract},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
      },
-     avx512::contract},
+     avx512::contract, avx512::span_and_contract},
 #endif
 };
 constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
@@ -46,6 +47,20 @@ INVOLUTION_EXPORT int involution_isa_available(int isa) { return kInstructionSet
 INVOLUTION_EXPORT int involution_contract(int isa, int op, const InvolutionProblem* problem, void* x, void* f, void* y, int threads) {
   try {
     kInstructionSets[isa].contract(op, *problem, x, f, y, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+// Forward with the field made on the way: span->hidden and the rest are filled from the arguments.
+INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProblem* problem, const std::int64_t* hidden_layout,
+                                                   const void* x, const void* hidden, const void* weight,
+                                                   const void* bias, void* y, int threads) {
+  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}};
+  std::memcpy(span.h, hidden_layout + 1, sizeof(span.h));
+  try {
+    kInstructionSets[isa].span_and_contract(*problem, x, span, y, threads);
     return 0;
   } catch (const std::exception&) {
     return 1;

@@ -8,6 +8,8 @@
 #define INVOLUTION_DECLARE(isa)                                                                             \
   namespace isa {                                                                                           \
   void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, std::int64_t threads);       \
+  void span_and_contract(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y,    \
+                         std::int64_t threads);                                                             \
   }
 
 INVOLUTION_DECLARE(baseline)

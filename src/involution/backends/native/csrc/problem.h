@@ -18,4 +18,14 @@ struct InvolutionProblem {
   std::int64_t f[8];  // field: batch, group, taps in depth, height, width, then pixels in depth, height, width
   std::int64_t y[5];  // output side, as x
 };
+
+// The matrix that makes the field of a call: field[n] = bias[n] + Σ_c weight[n, c] · hidden[c] at every output pixel,
+// n over groups and taps. Weight and bias are contiguous; the bias may be null.
+struct InvolutionSpan {
+  const void* hidden;
+  const void* weight;
+  const void* bias;
+  std::int64_t channels;
+  std::int64_t h[5];  // hidden: batch, channel, depth, height, width
+};
 }

@@ -1,0 +1,287 @@
+"""Kernel generation and multiply-add in one operator, for a φ whose last step is one matrix (CPU).
+
+``Y = involution(value, W · hidden + b)``: the kernel field, the largest tensor of an involution by far, is made tile by
+tile in the cache and consumed at once. Nothing but the arguments is saved for the backward pass, which makes the field
+again in pieces of bounded size. Derivatives of higher order go through the unfused operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import register_autograd, register_fake, register_vmap
+from torch.utils.flop_counter import register_flop_formula
+
+from . import backends, library
+from .backends import Request, Window, native
+from .functional import autocast
+from .geometry import empty_map, is_channels_last
+
+_LIBRARY = library.LIBRARY
+_ARGUMENTS = (
+    "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+)
+_LIBRARY.define(f"fused_forward({_ARGUMENTS}) -> Tensor")
+_LIBRARY.define(f"fused_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+
+forward = torch.ops.involution.fused_forward.default
+backward = torch.ops.involution.fused_backward.default
+
+# The backward pass holds a piece of the field and of its gradient, of about this size each.
+_PIECE_BYTES = 2 << 20
+
+_READY = native.unsupported(Request(torch.device("cpu"), torch.float32, 2, 16, (7, 7), (1, 1), (1, 1))) is None
+
+
+def serves(backend: str, value: Tensor, weight: Tensor) -> bool:
+    """Whether the fused operator can stand for generation and multiply-add of these tensors on ``backend``."""
+    if not (_READY and value.device.type == weight.device.type == "cpu"):
+        return False
+    if value.dtype != weight.dtype or value.dtype not in native.DTYPES:
+        return False
+    if backend not in ("auto", "native") or torch.compiler.is_exporting():
+        return False
+    if torch.compiler.is_compiling():
+        return backends.preferred() in (None, "native")
+    ones = (1,) * (value.ndim - 2)
+    return backends.choose(backend, Request(value.device, value.dtype, value.ndim - 2, 1, ones, ones, ones)) is native
+
+
+def involution_of_span(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: tuple[int, ...],
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Tensor:
+    """Return the involution of ``value`` with the field ``weight · hidden + bias``.
+
+    The arguments have to fit (`involution.Involution2d` sees to it); under autocast they are cast to its dtype.
+
+    Args:
+        value: ``(B, C, H, W)`` on the CPU.
+        hidden: ``(B, C_hidden, H', W')``.
+        weight: ``(G·K·K, C_hidden, 1, 1)``, as in a 1×1 convolution.
+        bias: ``(G·K·K,)`` or None.
+        groups: G.
+        kernel_size: K, taps per dimension.
+        stride: pixels between two windows.
+        padding: zeros around the map.
+        dilation: pixels between two taps.
+
+    Returns:
+        ``(B, C, H', W')``, equal to the unfused result within rounding.
+    """
+    value, hidden, weight = autocast(value, hidden, weight)
+    if bias is not None:
+        bias = bias.to(weight.dtype)
+    return forward(value, hidden, weight, bias, groups, kernel_size, stride, padding, dilation)
+
+
+def _output(value: Tensor, hidden: Tensor) -> Tensor:
+    return empty_map(value, (*value.shape[:2], *hidden.shape[2:]), is_channels_last(value))
+
+
+@register_fake("involution::fused_forward", lib=_LIBRARY)
+def _(value: Tensor, hidden: Tensor, *_: Any) -> Tensor:
+    return _output(value, hidden)
+
+
+def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        empty_map(value, value.shape, is_channels_last(value)),
+        empty_map(hidden, hidden.shape, True),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        weight.new_empty(weight.shape[0]),
+    )
+
+
+@register_fake("involution::fused_backward", lib=_LIBRARY)
+def _(grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return _gradients(value, hidden, weight)
+
+
+def _forward(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    out = _output(value, hidden)
+    if out.numel():
+        window = Window(tuple(stride), tuple(padding), tuple(dilation))
+        span = weight.reshape(groups, *kernel_size, -1).contiguous()
+        native.span_and_contract(out, value, hidden, span, None if bias is None else bias.contiguous(), window)
+    return out
+
+
+def _backward(
+    grad_output: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dims = value.ndim - 2
+    dvalue, dhidden, dweight, dbias = _gradients(value, hidden, weight)
+    field_channels, hidden_channels = weight.shape[:2]
+    matrix = weight.reshape(field_channels, hidden_channels)
+    # Sums over pieces are kept in float32 at least.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    dmatrix, dvector = matrix.new_zeros(matrix.shape, dtype=wide), matrix.new_zeros((1, field_channels), dtype=wide)
+    whole = tuple(padding)
+    pieces = list(_pieces(hidden.shape, field_channels * value.element_size())) if grad_output.numel() else []
+    cut = any(rows != slice(0, hidden.shape[2]) for _, rows in pieces)
+    if cut or not pieces:
+        dvalue.zero_()
+    for images, rows in pieces:
+        inputs, window = slice(None), Window(tuple(stride), whole, tuple(dilation))
+        if cut:
+            first = rows.start * stride[0] - whole[0]
+            last = (rows.stop - 1) * stride[0] - whole[0] + (kernel_size[0] - 1) * dilation[0]
+            inputs = slice(max(0, first), max(0, min(value.shape[2], last + 1)))
+            window = window._replace(padding=(inputs.start - first, *whole[1:]))
+            if inputs.start >= inputs.stop:
+                # Windows that lie wholly outside the map give nothing, and no gradient to anything.
+                dhidden[images, :, rows] = 0
+                continue
+        x, dy, z = value[images, :, inputs], grad_output[images, :, rows], hidden[images, :, rows]
+        pixels = z.movedim(1, -1).reshape(-1, hidden_channels)
+        size = (z.shape[0], *z.shape[2:], groups, *kernel_size)
+        order = (0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
+        field = pixels @ matrix.t() if bias is None else torch.addmm(bias, pixels, matrix.t())
+        kernel = field.view(size).permute(order)
+        if cut:
+            dx = empty_map(x, x.shape, is_channels_last(value))
+            native.input_gradient(dx, dy, kernel, window)
+            dvalue[images, :, inputs] += dx
+        else:
+            native.input_gradient(dvalue[images], dy, kernel, window)
+        # The field has served; its gradient takes its place.
+        native.kernel_gradient(kernel, dy, x, window)
+        dhidden[images, :, rows] = (field @ matrix).view(z.shape[0], *z.shape[2:], -1).movedim(-1, 1)
+        dmatrix += field.t() @ pixels
+        dvector += pixels.new_ones(1, pixels.shape[0]) @ field
+    dweight.copy_(dmatrix.view(weight.shape))
+    dbias.copy_(dvector[0])
+    return dvalue, dhidden, dweight, dbias
+
+
+def _pieces(size: Sequence[int], pixel_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a batch of output grids into pieces: several images, or rows of one."""
+    batch, rows = size[0], size[2]
+    row_bytes = prod(size[3:]) * pixel_bytes
+    images = max(1, _PIECE_BYTES // (rows * row_bytes))
+    band = rows if images > 1 or rows * row_bytes <= 2 * _PIECE_BYTES else max(1, _PIECE_BYTES // row_bytes)
+    for image in range(0, batch, images):
+        for row in range(0, rows, band):
+            yield slice(image, min(batch, image + images)), slice(row, min(rows, row + band))
+
+
+_LIBRARY.impl("fused_forward", _forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("fused_backward", _backward, "CompositeExplicitAutograd")
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.geometry = inputs[4:]
+
+
+def _autograd(ctx: Any, dy: Tensor) -> tuple:
+    value, hidden, weight, bias = ctx.saved_tensors
+    groups, kernel_size, *window = ctx.geometry
+    if torch.is_grad_enabled():
+        gradients = _differentiable_backward(dy, value, hidden, weight, bias, groups, kernel_size, window)
+    else:
+        gradients = backward(dy, value, hidden, weight, bias, *ctx.geometry)
+    needed = [gradient if need else None for gradient, need in zip(gradients, ctx.needs_input_grad[:4], strict=True)]
+    return (*needed, None, None, None, None, None)
+
+
+def _differentiable_backward(
+    dy: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    window: Sequence[Any],
+) -> tuple[Tensor, ...]:
+    """Return the same gradients by operators that have derivatives themselves."""
+    matrix, dims = weight.flatten(1), value.ndim - 2
+    field = torch.einsum("nc,bc...->bn...", matrix, hidden)
+    if bias is not None:
+        field = field + bias.view(-1, *[1] * dims)
+    kernel = field.unflatten(1, (groups, *kernel_size))
+    dvalue = library.input_gradient(dy, kernel, value.shape[2:], *window, "auto")
+    dfield = library.kernel_gradient(dy, value, groups, kernel_size, *window, "auto").flatten(1, 1 + dims)
+    dhidden = torch.einsum("nc,bn...->bc...", matrix, dfield)
+    dweight = torch.einsum("bnp,bcp->nc", dfield.flatten(2), hidden.flatten(2)).view(weight.shape)
+    return dvalue, dhidden, dweight, dfield.flatten(2).sum((0, 2))
+
+
+register_autograd("involution::fused_forward", _autograd, setup_context=_save, lib=_LIBRARY)
+
+
+@register_vmap("involution::fused_forward", lib=_LIBRARY)
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    return _mapped(forward, info, in_dims, arguments), 0
+
+
+@register_vmap("involution::fused_backward", lib=_LIBRARY)
+def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    return _mapped(backward, info, in_dims, arguments), (0, 0, 0, 0)
+
+
+def _mapped(operator: Any, info: Any, in_dims: tuple, arguments: tuple) -> Any:
+    """Call ``operator`` once per mapped element: weights and their gradients have no batch to join."""
+    results = [
+        operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results)
+    return tuple(map(torch.stack, zip(*results, strict=True)))
+
+
+# Two floating-point operations per multiply-add, as for the unfused operators and their matrix products.
+
+
+def _macs(value: Sequence[int], hidden: Sequence[int], weight: Sequence[int], kernel_size: Sequence[int]) -> tuple[int, int]:
+    pixels = hidden[0] * prod(hidden[2:])
+    return pixels * value[1] * prod(kernel_size), pixels * weight[0] * weight[1]
+
+
+@register_flop_formula(torch.ops.involution.fused_forward)
+def _forward_flops(value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any) -> int:
+    return 2 * sum(_macs(value, hidden, weight, kernel_size))
+
+
+@register_flop_formula(torch.ops.involution.fused_backward)
+def _backward_flops(
+    dy: Any, value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
+) -> int:
+    window, span = _macs(value, hidden, weight, kernel_size)
+    # The span once more, then both gradients of each.
+    return 2 * (2 * window + 3 * span)
