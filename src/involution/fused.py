@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake, register_vmap
+from torch.library import register_autograd, register_fake
 from torch.utils.flop_counter import register_flop_formula
 
 from . import backends, library
@@ -48,6 +48,9 @@ def serves(backend: str, value: Tensor, weight: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling():
         return backends.preferred() in (None, "native")
+    # torch.func and forward mode have rules for the unfused operators.
+    if library.is_transformed():
+        return False
     ones = (1,) * (value.ndim - 2)
     return backends.choose(backend, Request(value.device, value.dtype, value.ndim - 2, 1, ones, ones, ones)) is native
 
@@ -242,27 +245,6 @@ def _differentiable_backward(
 
 
 register_autograd("involution::fused_forward", _autograd, setup_context=_save, lib=_LIBRARY)
-
-
-@register_vmap("involution::fused_forward", lib=_LIBRARY)
-def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
-    return _mapped(forward, info, in_dims, arguments), 0
-
-
-@register_vmap("involution::fused_backward", lib=_LIBRARY)
-def _(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    return _mapped(backward, info, in_dims, arguments), (0, 0, 0, 0)
-
-
-def _mapped(operator: Any, info: Any, in_dims: tuple, arguments: tuple) -> Any:
-    """Call ``operator`` once per mapped element: weights and their gradients have no batch to join."""
-    results = [
-        operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
-        for i in range(info.batch_size)
-    ]
-    if isinstance(results[0], Tensor):
-        return torch.stack(results)
-    return tuple(map(torch.stack, zip(*results, strict=True)))
 
 
 # Two floating-point operations per multiply-add, as for the unfused operators and their matrix products.
