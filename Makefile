@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs lock clean
+.PHONY: help demo test check format sanitize bench docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -23,6 +23,14 @@ check: $(READY)  ## lint, check the formatting, check the types
 format: $(READY)  ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+sanitize: $(READY)  ## run the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	cmake -S . -B build/sanitize -DINVOLUTION_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug
+	cmake --build build/sanitize --parallel
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
+		INVOLUTION_NATIVE_LIBRARY=build/sanitize/libinvolution_native.so \
+		$(BIN)/python -m pytest -p no:xdist tests/test_native.py tests/test_fused.py -k "not 31_values and not compiles"
 
 bench: $(READY)  ## measure the operator against its peers and write the records to results/
 	$(BIN)/python -m benchmarks.operator

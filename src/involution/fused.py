@@ -250,20 +250,25 @@ register_autograd("involution::fused_forward", _autograd, setup_context=_save, l
 # Two floating-point operations per multiply-add, as for the unfused operators and their matrix products.
 
 
-def _macs(value: Sequence[int], hidden: Sequence[int], weight: Sequence[int], kernel_size: Sequence[int]) -> tuple[int, int]:
+def macs(
+    value: Sequence[int], hidden: Sequence[int], weight: Sequence[int], kernel_size: Sequence[int]
+) -> tuple[int, int]:
+    """Return the multiply-adds of the window and of the span, from the shapes of value, hidden and weight."""
     pixels = hidden[0] * prod(hidden[2:])
     return pixels * value[1] * prod(kernel_size), pixels * weight[0] * weight[1]
 
 
 @register_flop_formula(torch.ops.involution.fused_forward)
-def _forward_flops(value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any) -> int:
-    return 2 * sum(_macs(value, hidden, weight, kernel_size))
+def _forward_flops(
+    value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
+) -> int:
+    return 2 * sum(macs(value, hidden, weight, kernel_size))
 
 
 @register_flop_formula(torch.ops.involution.fused_backward)
 def _backward_flops(
     dy: Any, value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
 ) -> int:
-    window, span = _macs(value, hidden, weight, kernel_size)
+    window, span = macs(value, hidden, weight, kernel_size)
     # The span once more, then both gradients of each.
     return 2 * (2 * window + 3 * span)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .. import fused
 from ..geometry import to_tuple
 
 __all__ = ["Cost", "OperatorCounter", "count"]
@@ -150,7 +151,13 @@ class OperatorCounter(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if operator in flop_registry:
+        if operator is _involution.fused_forward:
+            value, hidden, weight, bias = args[:4]
+            window, span = fused.macs(value.shape, hidden.shape, weight.shape, args[5])
+            self.kinds["involution"] += window
+            self.kinds["convolution"] += span
+            self.kinds["convolution bias"] += span // hidden.shape[1] if isinstance(bias, Tensor) else 0
+        elif operator in flop_registry:
             # The formulas count a multiply-add as two operations.
             macs = flop_registry[operator](*args, **kwargs, out_val=out) // 2
             if operator in _CONVOLUTIONS:

@@ -23,6 +23,7 @@ __all__ = [
     "forward",
     "input_gradient",
     "instruction_set",
+    "instruction_sets",
     "kernel_gradient",
     "name",
     "span_and_contract",
@@ -32,6 +33,7 @@ __all__ = [
 name = "native"
 
 instruction_set = loader.instruction_set
+instruction_sets = loader.instruction_sets
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
@@ -84,9 +86,7 @@ def span_and_contract(
         bias: ``(G·K·K,)``, contiguous, or None.
         window: stride, padding and dilation.
     """
-    problem = _fused_problem(
-        input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window
-    )
+    problem = _fused_problem(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
     layout = _hidden_layout(hidden.shape, hidden.stride())
     library = loader.library()
     status = library.span_and_contract(
@@ -104,7 +104,9 @@ def span_and_contract(
 
 
 @lru_cache(maxsize=4096)
-def _fused_problem(dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window) -> bytes:
+def _fused_problem(
+    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window
+) -> bytes:
     field = (x[0], *weight[:-1], *y[2:])
     return _problem(dtype, x, x_stride, field, (0,) * len(field), y, y_stride, window)
 
@@ -120,13 +122,9 @@ def threads() -> int:
 
 
 def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
-    problem = _problem(
-        x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
-    )
+    problem = _problem(x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window)
     library = loader.library()
-    status = library.contract(
-        library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads()
-    )
+    status = library.contract(library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads())
     _check(status)
 
 

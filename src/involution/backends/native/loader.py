@@ -25,12 +25,14 @@ class Library(NamedTuple):
         span_and_contract: the forward with its kernel field made on the way.
         isa: number of the instruction set in use.
         name: its name.
+        names: all that were compiled and this machine has, best last.
     """
 
     contract: Any
     span_and_contract: Any
     isa: int
     name: str
+    names: tuple[str, ...]
 
 
 def library() -> Library:
@@ -57,9 +59,17 @@ def instruction_set() -> str | None:
     return None if isinstance(loaded, str) else loaded.name
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Return the names of all instruction sets that were compiled and that this machine has, best last."""
+    loaded = _load()
+    return () if isinstance(loaded, str) else loaded.names
+
+
 def _file() -> Path | None:
     from . import __path__ as folders
 
+    if chosen := os.environ.get("INVOLUTION_NATIVE_LIBRARY"):
+        return Path(chosen)
     prefix = "" if sys.platform == "win32" else "lib"
     filename = f"{prefix}involution_native.{_SUFFIXES.get(sys.platform, 'so')}"
     # An editable install has the sources in one folder of the package and what was built in another.
@@ -84,8 +94,10 @@ def _load() -> Library | str:
             f"the environment variable {_VARIABLE} asks for {wanted!r}; this machine and build have "
             f"{', '.join(map(repr, names))}: set it to one of them, or unset it"
         )
-    handle.involution_contract.argtypes = [ctypes.c_int] * 2 + [ctypes.c_char_p] + [ctypes.c_void_p] * 3 + [ctypes.c_int]
+    handle.involution_contract.argtypes = (
+        [ctypes.c_int] * 2 + [ctypes.c_char_p] + [ctypes.c_void_p] * 3 + [ctypes.c_int]
+    )
     handle.involution_span_and_contract.argtypes = (
         [ctypes.c_int] + [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 5 + [ctypes.c_int]
     )
-    return Library(handle.involution_contract, handle.involution_span_and_contract, built.index(wanted), wanted)
+    return Library(handle.involution_contract, handle.involution_span_and_contract, built.index(wanted), wanted, names)
