@@ -1,0 +1,211 @@
+"""The operator on the CPU against its peers, at the four stage shapes of RedNet-50.
+
+Every function is timed once per round, so that all of them meet the same disturbances; the figure is the median over
+the rounds. A shape is only timed after its results were found equal to the definition's within rounding. The roofline
+is the larger of two times: all tensors moved once at the copy bandwidth, all multiply-adds at the rate of a large
+matrix product, both measured in the same run.
+
+    python -m benchmarks.operator [--threads 2] [--batch 1 8] [--rounds 50] [--compile] [--output results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from involution import Involution2d, involution2d, library
+from involution.geometry import empty_field
+
+from . import record
+
+SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
+KERNEL, GROUP_CHANNELS = 7, 16
+WINDOW = ((1, 1), (3, 3), (1, 1))
+
+
+def unfold_form(x: Tensor, h: Tensor) -> Tensor:
+    """Multiply all K² shifted copies of the map at once: the form most public implementations have."""
+    b, c, height, width = x.shape
+    g = h.shape[1]
+    patches = F.unfold(x, KERNEL, padding=KERNEL // 2).view(b, g, c // g, KERNEL**2, height, width)
+    return (patches * h.flatten(2, 3).unsqueeze(2)).sum(3).view(b, c, height, width)
+
+
+def shift_form(x: Tensor, h: Tensor) -> Tensor:
+    """Add one shifted copy of the padded map after the other."""
+    c, height, width = x.shape[1:]
+    g = h.shape[1]
+    padded = F.pad(x, [KERNEL // 2] * 4).unflatten(1, (g, c // g))
+    total = torch.zeros((), dtype=x.dtype)
+    for u in range(KERNEL):
+        for v in range(KERNEL):
+            total = total + padded[..., u : u + height, v : v + width] * h[:, :, u, v].unsqueeze(2)
+    return total.flatten(1, 2)
+
+
+def medians(functions: dict[str, Callable], rounds: int) -> dict[str, dict[str, float]]:
+    """Time every function once per round; return median and quartiles in milliseconds."""
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    result = {}
+    for name, values in times.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        result[name] = {"median_ms": median, "quartile_1_ms": low, "quartile_3_ms": high}
+    return result
+
+
+def roofline_rates() -> dict[str, float]:
+    """Return copy bandwidth (bytes read and written) and the multiply-adds per second of a matrix product."""
+    source, matrix = torch.randn(32 << 20), torch.randn(1024, 1024)
+    target, product = torch.empty_like(source), torch.empty_like(matrix)
+    best = medians({"copy": lambda: target.copy_(source), "mm": lambda: torch.mm(matrix, matrix, out=product)}, 15)
+    return {
+        "copy_gb_per_s": 2 * source.nbytes / best["copy"]["quartile_1_ms"] / 1e6,
+        "gmacs_per_s": 1024**3 / best["mm"]["quartile_1_ms"] / 1e6,
+    }
+
+
+def check_parity(x: Tensor, h: Tensor, dy: Tensor) -> float:
+    """Return the largest relative error of output and gradients against the definition in float64.
+
+    Raises:
+        RuntimeError: it is beyond rounding.
+    """
+    exact = [tensor.double().requires_grad_() for tensor in (x, h)]
+    y = shift_form(*exact)
+    y.backward(dy.double())
+    ours = [
+        involution2d(x, h),
+        library.input_gradient(dy, h, x.shape[2:], *WINDOW, "auto"),
+        library.kernel_gradient(dy, x, h.shape[1], (KERNEL, KERNEL), *WINDOW, "auto"),
+    ]
+    pairs = zip(ours, [y.detach(), exact[0].grad, exact[1].grad], strict=True)
+    error = max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs if b is not None)
+    if error > 1e-6:
+        raise RuntimeError(f"the results differ from the definition by {error:.1e}; nothing was timed")
+    return error
+
+
+def backward_of(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], None]:
+    """Return a function that runs only the backward pass of ``function``."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        y = function(*leaves)
+    dy = torch.randn_like(y)
+    parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
+
+    def run() -> None:
+        torch.autograd.grad(y, [*leaves, *parameters], dy, retain_graph=True)
+
+    return run
+
+
+def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, rates: dict[str, float]) -> dict:
+    """Return the record of one shape."""
+    groups = channels // GROUP_CHANNELS
+    x = torch.randn(batch, channels, size, size).to(memory_format=torch.channels_last)
+    dy = torch.randn_like(x)
+    h = empty_field(x, (batch, groups, KERNEL, KERNEL, size, size), True)
+    h.copy_(torch.randn(h.shape))
+    error = check_parity(x, h, dy)
+    convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    depthwise = nn.Conv2d(channels, channels, KERNEL, padding=3, groups=channels, bias=False)
+    depthwise = depthwise.to(memory_format=torch.channels_last)
+    module = Involution2d(channels).eval()
+    unfused = Involution2d(channels, fused=False).eval()
+    unfused.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module(x), unfused(x), rtol=1e-4, atol=1e-4)
+    functions = {
+        "involution": partial(involution2d, x, h),
+        "depthwise 7×7": partial(depthwise, x),
+        "convolution 3×3": partial(convolution, x),
+        "module": partial(module, x),
+        "module, not fused": partial(unfused, x),
+    }
+    with torch.no_grad():
+        forward = medians(functions, rounds)
+        slow = {"unfold": partial(unfold_form, x, h), "shift": partial(shift_form, x, h)}
+        if compiled:
+            slow |= {f"{name}, compiled": partial(torch.compile(f.func), x, h) for name, f in slow.items()}
+        forward |= medians(slow, max(5, rounds // 5))
+    gradients = {
+        "input gradient": lambda: library.input_gradient(dy, h, x.shape[2:], *WINDOW, "auto"),
+        "kernel gradient": lambda: library.kernel_gradient(dy, x, groups, (KERNEL, KERNEL), *WINDOW, "auto"),
+        "involution forward": functions["involution"],
+        "convolution 3×3": backward_of(convolution, x),
+        "depthwise 7×7": backward_of(depthwise, x),
+        "module": backward_of(module, x),
+        "module, not fused": backward_of(unfused, x),
+    }
+    with torch.no_grad():
+        backward = medians(gradients, rounds)
+    backward |= medians({"unfold": backward_of(unfold_form, x, h)}, max(5, rounds // 10))
+    macs = KERNEL**2 * x.numel()
+    moved = x.nbytes + h.numel() * h.element_size() + x.nbytes
+    roof_ms = max(moved / rates["copy_gb_per_s"], macs / rates["gmacs_per_s"]) / 1e6
+    fwd = {name: value["median_ms"] for name, value in forward.items()}
+    bwd = {name: value["median_ms"] for name, value in backward.items()}
+    both = bwd["input gradient"] + bwd["kernel gradient"]
+    return {
+        "channels": channels,
+        "size": size,
+        "batch": batch,
+        "relative_error": error,
+        "forward": forward,
+        "backward": backward,
+        "roofline_ms": roof_ms,
+        "ratios": {
+            "unfold / involution": fwd["unfold"] / fwd["involution"],
+            "involution / depthwise 7×7": fwd["involution"] / fwd["depthwise 7×7"],
+            "involution / convolution 3×3": fwd["involution"] / fwd["convolution 3×3"],
+            "roofline / involution": roof_ms / fwd["involution"],
+            "both gradients / forward": both / bwd["involution forward"],
+            "unfold backward / both gradients": bwd["unfold"] / both,
+            "module / convolution 3×3": fwd["module"] / fwd["convolution 3×3"],
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument(
+        "--compile", action="store_true", help="time torch.compile of the unfold and the shift form too"
+    )
+    parser.add_argument("--output", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    rates = roofline_rates()
+    print(f"copy {rates['copy_gb_per_s']:.1f} GB/s, matrix product {rates['gmacs_per_s']:.1f} G multiply-adds/s")
+    rows = []
+    for batch in arguments.batch:
+        for channels, size in SHAPES:
+            row = measure(channels, size, batch, arguments.rounds, arguments.compile, rates)
+            rows.append(row)
+            print(f"\n{batch}×{channels}×{size}×{size}")
+            for part in ("forward", "backward"):
+                print(f"  {part}: " + ", ".join(f"{k} {v['median_ms']:.3f}" for k, v in row[part].items()) + " ms")
+            print("  " + ", ".join(f"{name} {value:.2f}" for name, value in row["ratios"].items()))
+    name = f"operator-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
+    print(f"\n{record.write(name, {'seed': 0, 'rates': rates, 'results': rows}, arguments.output)}")
+
+
+if __name__ == "__main__":
+    main()
