@@ -1,0 +1,11 @@
+"""Data sets as Lightning DataModules."""
+
+try:
+    from .small_images import SmallImages, TensorImages
+except ImportError as error:
+    raise ImportError(
+        f'involution.data needs Lightning and torchvision ({error}); install them with: pip install "involution[train]"'
+    ) from error
+from .sources import DATASETS, DataError, ImageSet, find_data_root, load
+
+__all__ = ["DATASETS", "DataError", "ImageSet", "SmallImages", "TensorImages", "find_data_root", "load"]

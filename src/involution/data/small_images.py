@@ -1,0 +1,160 @@
+"""A DataModule that holds a small image set in memory and cuts batches from it without worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from . import sources
+
+Scaling = Literal["standard", "unit", "raw"]
+
+
+class TensorImages(Dataset):
+    """Images and labels as tensors; a whole batch is one gather.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        labels: int64 ``(N,)``.
+        mean: subtracted from the pixels (0 to 255), per channel.
+        std: what the pixels are divided by, per channel.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.images, self.labels = images, labels
+        self.mean = torch.tensor(mean).view(-1, 1, 1)
+        self.std = torch.tensor(std).view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the float32 images ``(B, C, H, W)`` and labels ``(B,)`` of ``indices``."""
+        chosen = torch.as_tensor(indices)
+        return (self.images[chosen] - self.mean) / self.std, self.labels[chosen]
+
+
+class SmallImages(LightningDataModule):
+    """MNIST, Fashion-MNIST, CIFAR-10 through torchvision, or the 1,797 8×8 digits inside scikit-learn.
+
+    These sets have no validation part: validation and testing both see the test images. The order of the training
+    images depends on ``seed`` and the epoch alone, so that a resumed training sees what an uninterrupted one does.
+
+    Args:
+        dataset: ``"digits"``, ``"mnist"``, ``"fashion_mnist"`` or ``"cifar10"``.
+        data_root: folder of the data sets; see `involution.data.find_data_root`.
+        batch_size: images of a training batch, per device.
+        scaling: ``"standard"`` for zero mean and unit variance over the training set, per channel; ``"unit"`` for
+            0 to 1; ``"raw"`` for 0 to 255.
+        seed: of the order of the training images.
+        download: fetch a missing set.
+
+    Raises:
+        ValueError: ``dataset`` or ``scaling`` is unknown, or ``batch_size`` is below 1.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        data_root: str | Path | None = None,
+        *,
+        batch_size: int = 128,
+        scaling: Scaling = "standard",
+        seed: int = 0,
+        download: bool = True,
+    ) -> None:
+        super().__init__()
+        if dataset not in sources.DATASETS:
+            raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(sources.DATASETS)}")
+        if scaling not in ("standard", "unit", "raw"):
+            raise ValueError(f"scaling must be 'standard', 'unit' or 'raw', got {scaling!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.dataset, self.data_root, self.download = dataset, data_root, download
+        self.batch_size, self.scaling, self.seed = batch_size, scaling, seed
+        self._sets: tuple[TensorImages, TensorImages] | None = None
+
+    @property
+    def train_set(self) -> TensorImages:
+        """The training images, read at the first use."""
+        return self._loaded()[0]
+
+    @property
+    def test_set(self) -> TensorImages:
+        """The test images, read at the first use."""
+        return self._loaded()[1]
+
+    def prepare_data(self) -> None:
+        """Download the set if it is missing; one process per machine does it.
+
+        Raises:
+            DataError: a file is missing, truncated or damaged.
+        """
+        if self._sets is None:
+            sources.prepare(self.dataset, self.data_root, self.download)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the set into memory, once.
+
+        Raises:
+            DataError: a file is missing, truncated or damaged.
+        """
+        self._loaded()
+
+    def _loaded(self) -> tuple[TensorImages, TensorImages]:
+        if self._sets is None:
+            data = sources.load(self.dataset, self.data_root, self.download)
+            mean, std = self._statistics(data.images)
+            self._sets = (
+                TensorImages(data.images, data.labels, mean, std),
+                TensorImages(data.test_images, data.test_labels, mean, std),
+            )
+        return self._sets
+
+    def _statistics(self, images: Tensor) -> tuple[list[float], list[float]]:
+        channels = images.shape[1]
+        if self.scaling != "standard":
+            return [0.0] * channels, [255.0 if self.scaling == "unit" else 1.0] * channels
+        # From a histogram: exact, and without a float copy of the set.
+        values = torch.arange(256, dtype=torch.float64)
+        shares = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)]).double()
+        shares = shares / shares.sum(1, keepdim=True)
+        mean = shares @ values
+        variance = shares @ values.square() - mean.square()
+        return mean.tolist(), variance.clamp_min(1e-12).sqrt().tolist()
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled batches; each process of a distributed training gets its share."""
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # It shuffles by seed and epoch for one process, too; Lightning tells it the epoch.
+        sampler: DistributedSampler = DistributedSampler(self.train_set, num_replicas=replicas, rank=rank, seed=self.seed)
+        return _loader(self.train_set, self.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the test images in their order."""
+        return _loader(self.test_set, max(self.batch_size, 500))
+
+    test_dataloader = val_dataloader
+    predict_dataloader = val_dataloader
+
+
+def _loader(images: TensorImages, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
+    # Its own generator, because a loader draws a number whenever it is iterated: from the global random state that
+    # would shift the dropout masks of a resumed training.
+    return DataLoader(images, batch_size, sampler=sampler, collate_fn=_as_is, generator=torch.Generator())
+
+
+def _as_is(batch: Any) -> Any:
+    """Pass a batch on: `TensorImages.__getitems__` collated it."""
+    return batch

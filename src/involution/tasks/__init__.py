@@ -1,0 +1,11 @@
+"""LightningModules: what is trained, by which loss, with which metrics."""
+
+try:
+    from .classification import ClassificationTask
+except ImportError as error:
+    raise ImportError(
+        f"involution.tasks needs Lightning and torchmetrics ({error}); "
+        'install them with: pip install "involution[train]"'
+    ) from error
+
+__all__ = ["ClassificationTask"]

@@ -1,0 +1,161 @@
+"""Lightning callbacks: reproducible epochs, a history that survives interruption, snapshots, a progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from tqdm import tqdm
+
+Row = dict[str, float | int]
+
+
+class EpochSeed(Callback):
+    """Make what is random in an epoch (dropout) depend on the seed and the epoch alone.
+
+    A training that goes on after an interruption then ends at the same weights as one that was not interrupted.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed PyTorch's generators on every device."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * trainer.world_size + trainer.global_rank)
+
+
+class History(Callback):
+    """Keep loss, accuracy and training time of every epoch; saved and restored with checkpoints.
+
+    Args:
+        on_row: called with the history after every epoch.
+
+    Attributes:
+        rows: a row an epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``
+            and ``train_s``, the seconds spent on the training batches, without evaluation.
+    """
+
+    def __init__(self, on_row: Callable[[list[Row]], None] | None = None) -> None:
+        self.rows: list[Row] = []
+        self._on_row = on_row
+        self._start = self._train_s = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = _now(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: the training batches of the epoch are done."""
+        self._train_s = _now(pl_module) - self._start
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the row of this epoch."""
+        metrics = trainer.callback_metrics
+        row: Row = {"epoch": trainer.current_epoch + 1}
+        for key, metric in (
+            ("train_loss", "train_loss"),
+            ("train_accuracy", "train_accuracy"),
+            ("test_loss", "val_loss"),
+            ("test_accuracy", "val_accuracy"),
+        ):
+            row[key] = metrics[metric].item()
+        self.rows.append(row | {"train_s": self._train_s})
+        if self._on_row:
+            self._on_row(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+
+class Snapshot(Checkpoint):
+    """Replace one checkpoint file after every epoch, whole or not at all.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        partial.replace(self.path)
+
+
+class RunProgressBar(ProgressBar):
+    """One bar for a whole training, with the accuracy of its last epoch; silent where the output is no terminal.
+
+    Args:
+        title: what is trained.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.title = title
+        self._bar: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar, as far along as the training is."""
+        self._bar = tqdm(
+            total=int(trainer.estimated_stepping_batches),
+            initial=trainer.global_step,
+            desc=self.title,
+            bar_format="{desc} {bar:24} {percentage:3.0f} %  {postfix}  [{elapsed} < {remaining}]",
+            leave=False,
+            disable=None,
+        )
+        self._show(trainer, trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the accuracy."""
+        self._show(trainer, trainer.current_epoch + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def _show(self, trainer: Trainer, epochs: int) -> None:
+        if self._bar is None:
+            return
+        text = f"epoch {epochs}/{trainer.max_epochs}"
+        accuracy = trainer.callback_metrics.get("val_accuracy")
+        if accuracy is not None:
+            text += f", test accuracy {100 * accuracy.item():.2f} %"
+        self._bar.set_postfix_str(text, refresh=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _now(module: LightningModule) -> float:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return time.perf_counter()

@@ -1,0 +1,67 @@
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from involution.tasks import ClassificationTask
+
+
+@pytest.fixture
+def loader():
+    images = torch.randn(60, 1, 4, 4)
+    return DataLoader(TensorDataset(images, (images.mean((1, 2, 3)) > 0).long()), batch_size=20)
+
+
+def trainer(epochs=1):
+    return Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+
+
+def model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+
+
+def test_it_learns_and_logs_means_over_the_images(loader):
+    task = ClassificationTask(model(), 2, optimizer=partial(torch.optim.Adam, lr=0.05))
+    run = trainer(30)
+    run.fit(task, loader, loader)
+    assert run.callback_metrics["train_accuracy"] > 0.95
+    images, labels = (torch.cat(parts) for parts in zip(*loader))
+    logits = task.model(images)
+    assert run.callback_metrics["val_loss"].item() == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    assert run.callback_metrics["val_accuracy"].item() == pytest.approx(accuracy)
+    (tested,) = run.test(task, loader, verbose=False)
+    assert tested["test_accuracy"] == pytest.approx(accuracy)
+
+
+def test_it_predicts_probabilities(loader):
+    task = ClassificationTask(model(), 2)
+    probabilities = torch.cat(trainer().predict(task, loader))
+    assert probabilities.shape == (60, 2)
+    assert torch.allclose(probabilities.sum(1), torch.ones(60))
+    assert torch.equal(task.predict_step(loader.dataset.tensors[0], 0), task(loader.dataset.tensors[0]).softmax(1))
+
+
+def test_the_schedule_is_stepped_after_every_epoch(loader):
+    schedule = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[2], gamma=0.1)
+    task = ClassificationTask(model(), 2, optimizer=partial(torch.optim.SGD, lr=0.5), lr_scheduler=schedule)
+    run = trainer(3)
+    rates = []
+    task.on_train_epoch_start = lambda: rates.append(run.optimizers[0].param_groups[0]["lr"])
+    run.fit(task, loader, loader)
+    assert rates == pytest.approx([0.5, 0.5, 0.05])
+
+
+def test_another_loss(loader):
+    task = ClassificationTask(model(), 2, loss=nn.CrossEntropyLoss(label_smoothing=0.5))
+    images, labels = next(iter(loader))
+    run = trainer()
+    (logged,) = run.validate(task, DataLoader(TensorDataset(images, labels), 20), verbose=False)
+    expected = nn.functional.cross_entropy(task(images), labels, label_smoothing=0.5).item()
+    assert logged["val_loss"] == pytest.approx(expected)

@@ -1,0 +1,73 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from involution.analysis import records
+
+
+def test_a_record_holds_what_is_needed_to_repeat_the_measurement(tmp_path):
+    path = records.write("speed", {"seed": 3, "results": {"median_ms": 1.5}}, tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "speed.json"
+    record = records.read(path)
+    assert {"name", "date", "command", "commit", "modified", "machine", "versions", "seed", "results"} == record.keys()
+    assert record["name"] == "speed" and record["seed"] == 3 and record["results"] == {"median_ms": 1.5}
+    assert record["machine"]["cores"] >= 1 and record["machine"]["threads"] >= 1
+    assert {"python", "torch", "involution"} <= record["versions"].keys()
+    assert record["date"].endswith("+00:00")
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    path = records.write("odd", {"results": [float("nan"), {"a": float("inf")}, (1.0,)]}, tmp_path)
+    assert json.loads(path.read_text(), parse_constant=pytest.fail)["results"] == [None, {"a": None}, [1.0]]
+
+
+def test_a_payload_cannot_replace_the_environment(tmp_path):
+    with pytest.raises(ValueError, match="the record itself sets date, machine; give these figures other names"):
+        records.write("x", {"date": "today", "machine": "mine"}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    records.write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        records.write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["/usr/bin/python3", "/x/.venv/bin/involution", "compare", "digits"], "involution compare digits"),
+        (["/x/python", "-m", "benchmarks.operator", "--quick"], "python -m benchmarks.operator --quick"),
+        (["/x/python", "tools/draw.py", "a b"], "python tools/draw.py 'a b'"),
+        (["/x/python"], "python"),
+    ],
+)
+def test_command(arguments, expected, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", arguments)
+    assert records.command() == expected
+
+
+def test_commit_is_that_of_the_sources():
+    folder = Path(records.__file__).parent
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("the sources are not in a git repository")
+    assert records.commit()["commit"] == head.stdout.strip()
+
+
+def test_commit_is_unknown_for_files_that_no_repository_tracks(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    assert records.commit() == {"commit": None, "modified": None}
+    monkeypatch.setenv("PATH", "")
+    assert records.commit() == {"commit": None, "modified": None}
