@@ -138,7 +138,9 @@ class SmallImages(LightningDataModule):
         """Return shuffled batches; each process of a distributed training gets its share."""
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # It shuffles by seed and epoch for one process, too; Lightning tells it the epoch.
-        sampler: DistributedSampler = DistributedSampler(self.train_set, num_replicas=replicas, rank=rank, seed=self.seed)
+        sampler: DistributedSampler = DistributedSampler(
+            self.train_set, num_replicas=replicas, rank=rank, seed=self.seed
+        )
         return _loader(self.train_set, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:
