@@ -187,3 +187,16 @@ def test_real_sets(name):
     data = load(name, download=False)
     assert len(data.images) == (50_000 if name == "cifar10" else 60_000) and len(data.test_images) == 10_000
     assert data.test_labels.bincount().min() > 800
+
+
+def test_augmentation_shifts_and_mirrors():
+    images = torch.arange(1, 13, dtype=torch.uint8).view(1, 1, 3, 4).expand(200, -1, -1, -1)
+    labels = torch.zeros(200, dtype=torch.long)
+    plain = images[0].float()
+    mirrored = TensorImages(images, labels, [0.0], [1.0], flip=True).__getitems__(range(200))[0]
+    kinds = {tuple(image.flatten().tolist()) for image in mirrored}
+    assert kinds == {tuple(plain.flatten().tolist()), tuple(plain.flip(2).flatten().tolist())}
+    shifted = TensorImages(images, labels, [0.0], [1.0], shift=1).__getitems__(range(200))[0]
+    padded = torch.nn.functional.pad(plain, [1] * 4)
+    expected = {tuple(padded[:, i : i + 3, j : j + 4].flatten().tolist()) for i in range(3) for j in range(3)}
+    assert {tuple(image.flatten().tolist()) for image in shifted} == expected

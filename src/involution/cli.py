@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -25,6 +26,10 @@ _COMMANDS = {
         "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),
     "convert": Command("involution.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"),
+    "predict": Command("involution.predict", "predict", "classify images, draw the heat maps of the kernels"),
+    "fit": Command("involution.training", "run", "train a net: classification (Lightning's flags and YAML)"),
+    "validate": Command("involution.training", "run", "evaluate a checkpoint on the validation images"),
+    "test": Command("involution.training", "run", "evaluate a checkpoint on the test images"),
     "doctor": Command("involution.doctor", "doctor", "say what serves this machine, and why something else does not"),
 }
 
@@ -68,21 +73,40 @@ def _call(name: str, arguments: Sequence[str]) -> Any:
         from jsonargparse import auto_cli, set_parsing_settings
     except ImportError as error:
         raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
+    if command.module == "involution.training":
+        return function(name, arguments)
     set_parsing_settings(parse_optionals_as_positionals=True)
     return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}")
 
 
 def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """Let switches stand alone (``--json``) and options be spelt with dashes (``--data-root``)."""
-    switches = {p.name for p in inspect.signature(function).parameters.values() if p.default is False}
-    result = []
-    for i, argument in enumerate(arguments):
+    """Let switches stand alone (``--json``), options be spelt with dashes (``--data-root``) and lists without brackets.
+
+    A list as first parameter takes all that stands before the first option (``predict a.jpg b.jpg --top 3``), another
+    one commas (``--heatmaps layer1.0.conv2,layer2.0.conv2``).
+    """
+    parameters = inspect.signature(function).parameters
+    switches = {name for name, p in parameters.items() if p.default is False}
+    lists = [name for name, p in parameters.items() if str(p.annotation).startswith("list[")]
+    rest, result = list(arguments), []
+    if lists and next(iter(parameters)) == lists[0]:
+        end = next((i for i, argument in enumerate(rest) if argument.startswith("-")), len(rest))
+        if end:
+            result.append(json.dumps(rest[:end], ensure_ascii=False))
+        rest = rest[end:]
+    while rest:
+        argument = rest.pop(0)
         option, equals, value = argument.partition("=")
         if option.startswith("--"):
             option = "--" + option[2:].replace("-", "_")
-            following = arguments[i + 1].lower() if i + 1 < len(arguments) else ""
-            if option[2:] in switches and not equals and following not in ("true", "false"):
+            if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
                 equals, value = "=", "true"
+            if option[2:] in lists:
+                value = value if equals else rest.pop(0) if rest else ""
+                equals, value = (
+                    "=",
+                    value if value.startswith("[") else json.dumps(value.split(","), ensure_ascii=False),
+                )
         result.append(option + equals + value)
     return result
 
@@ -91,3 +115,7 @@ def _help() -> str:
     lines = ["usage: involution COMMAND [--help] …", "", "commands:"]
     lines += [f"  {name:<12}{command.summary}" for name, command in _COMMANDS.items()]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

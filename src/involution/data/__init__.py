@@ -1,6 +1,7 @@
 """Data sets as Lightning DataModules."""
 
 try:
+    from .image_folders import ImageFolders, ImageTransforms
     from .small_images import SmallImages, TensorImages
 except ImportError as error:
     raise ImportError(
@@ -8,4 +9,14 @@ except ImportError as error:
     ) from error
 from .sources import DATASETS, DataError, ImageSet, find_data_root, load
 
-__all__ = ["DATASETS", "DataError", "ImageSet", "SmallImages", "TensorImages", "find_data_root", "load"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "ImageFolders",
+    "ImageSet",
+    "ImageTransforms",
+    "SmallImages",
+    "TensorImages",
+    "find_data_root",
+    "load",
+]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
 
 from . import sources
+from .sampling import ResumableDataModule
 
 Scaling = Literal["standard", "unit", "raw"]
 
@@ -25,10 +25,21 @@ class TensorImages(Dataset):
         labels: int64 ``(N,)``.
         mean: subtracted from the pixels (0 to 255), per channel.
         std: what the pixels are divided by, per channel.
+        shift: shift every image by up to this many pixels, at random, and fill with zeros (after scaling).
+        flip: mirror every other image, at random.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.images, self.labels = images, labels
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        shift: int = 0,
+        flip: bool = False,
+    ) -> None:
+        self.images, self.labels, self.shift, self.flip = images, labels, shift, flip
         self.mean = torch.tensor(mean).view(-1, 1, 1)
         self.std = torch.tensor(std).view(-1, 1, 1)
 
@@ -42,10 +53,22 @@ class TensorImages(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the float32 images ``(B, C, H, W)`` and labels ``(B,)`` of ``indices``."""
         chosen = torch.as_tensor(indices)
-        return (self.images[chosen] - self.mean) / self.std, self.labels[chosen]
+        return self._augmented((self.images[chosen] - self.mean) / self.std), self.labels[chosen]
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        batch, _, height, width = images.shape
+        if self.flip:
+            images = torch.where(torch.rand(batch, 1, 1, 1) < 0.5, images.flip(3), images)
+        if self.shift:
+            images = F.pad(images, [self.shift] * 4)
+            top, left = torch.randint(2 * self.shift + 1, (2, batch, 1))
+            rows, columns = top + torch.arange(height), left + torch.arange(width)
+            at = torch.arange(batch)[:, None, None]
+            images = images.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return images
 
 
-class SmallImages(LightningDataModule):
+class SmallImages(ResumableDataModule):
     """MNIST, Fashion-MNIST, CIFAR-10 through torchvision, or the 1,797 8×8 digits inside scikit-learn.
 
     These sets have no validation part: validation and testing both see the test images. The order of the training
@@ -57,6 +80,8 @@ class SmallImages(LightningDataModule):
         batch_size: images of a training batch, per device.
         scaling: ``"standard"`` for zero mean and unit variance over the training set, per channel; ``"unit"`` for
             0 to 1; ``"raw"`` for 0 to 255.
+        shift: shift training images by up to this many pixels, at random.
+        flip: mirror every other training image, at random.
         seed: of the order of the training images.
         download: fetch a missing set.
 
@@ -71,18 +96,20 @@ class SmallImages(LightningDataModule):
         *,
         batch_size: int = 128,
         scaling: Scaling = "standard",
+        shift: int = 0,
+        flip: bool = False,
         seed: int = 0,
         download: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(seed, batch_size)
         if dataset not in sources.DATASETS:
             raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(sources.DATASETS)}")
+        if shift < 0:
+            raise ValueError(f"shift must not be negative, got {shift}")
         if scaling not in ("standard", "unit", "raw"):
             raise ValueError(f"scaling must be 'standard', 'unit' or 'raw', got {scaling!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.dataset, self.data_root, self.download = dataset, data_root, download
-        self.batch_size, self.scaling, self.seed = batch_size, scaling, seed
+        self.scaling, self.shift, self.flip = scaling, shift, flip
         self._sets: tuple[TensorImages, TensorImages] | None = None
 
     @property
@@ -117,7 +144,7 @@ class SmallImages(LightningDataModule):
             data = sources.load(self.dataset, self.data_root, self.download)
             mean, std = self._statistics(data.images)
             self._sets = (
-                TensorImages(data.images, data.labels, mean, std),
+                TensorImages(data.images, data.labels, mean, std, shift=self.shift, flip=self.flip),
                 TensorImages(data.test_images, data.test_labels, mean, std),
             )
         return self._sets
@@ -134,27 +161,31 @@ class SmallImages(LightningDataModule):
         variance = shares @ values.square() - mean.square()
         return mean.tolist(), variance.clamp_min(1e-12).sqrt().tolist()
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their labels."""
+        return sources.DATASETS[self.dataset].classes
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """What timm has to know to evaluate a net as it was validated here; its pixels go from 0 to 1."""
+        images = self.test_set
+        mean, std = ((values.flatten() / 255).tolist() for values in (images.mean, images.std))
+        return {"input_size": tuple(images.images.shape[1:]), "mean": mean, "std": std, "crop_pct": 1.0}
+
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # It shuffles by seed and epoch for one process, too; Lightning tells it the epoch.
-        sampler: DistributedSampler = DistributedSampler(
-            self.train_set, num_replicas=replicas, rank=rank, seed=self.seed
-        )
-        return _loader(self.train_set, self.batch_size, sampler)
+        return self.shuffled_loader(self.train_set, collate_fn=_as_is)
 
     def val_dataloader(self) -> DataLoader:
         """Return the test images in their order."""
-        return _loader(self.test_set, max(self.batch_size, 500))
+        # Its own generator, because a loader draws a number whenever it is iterated: from the global random state that
+        # would shift the dropout masks of a resumed training.
+        size = max(self.batch_size, 500)
+        return DataLoader(self.test_set, size, collate_fn=_as_is, generator=torch.Generator())
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
-
-
-def _loader(images: TensorImages, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
-    # Its own generator, because a loader draws a number whenever it is iterated: from the global random state that
-    # would shift the dropout masks of a resumed training.
-    return DataLoader(images, batch_size, sampler=sampler, collate_fn=_as_is, generator=torch.Generator())
 
 
 def _as_is(batch: Any) -> Any:

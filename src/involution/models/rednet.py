@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import get_act_layer, get_norm_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
@@ -58,6 +59,8 @@ class RedNet(ResNet):
         group_channels: C / G of all involutions where ``groups`` is not given.
         reduction: r of all involutions.
         kernel_generator: φ of the stages' involutions by name: ``"bottleneck"``, ``"linear"`` or ``"attention"``.
+        act_layer: the activations, those of φ included, as a class or by timm's name.
+        norm_layer: the norms, those of φ included, as a class or by timm's name, e.g. ``"groupnorm1"``.
         **kwargs: arguments of ``timm.models.resnet.ResNet``.
 
     Raises:
@@ -84,19 +87,21 @@ class RedNet(ResNet):
         group_channels: int = 16,
         reduction: int = 4,
         kernel_generator: str = "bottleneck",
-        act_layer: Callable[..., nn.Module] = nn.ReLU,
-        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
+        act_layer: str | Callable[..., nn.Module] = nn.ReLU,
+        norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
         **kwargs: Any,
     ) -> None:
         if stem not in _STEMS:
             raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
+        activation: Any = get_act_layer(act_layer)
+        norm: Any = get_norm_layer(norm_layer)
         involution = partial(
             Involution2d,
             groups=groups,
             group_channels=group_channels,
             reduction=reduction,
-            norm_layer=norm_layer,
-            act_layer=partial(act_layer, inplace=True),
+            norm_layer=norm,
+            act_layer=partial(activation, inplace=True),
         )
         spatial: SpatialLayer | None
         if spatial_layer == "involution":

@@ -1,11 +1,12 @@
 """LightningModules: what is trained, by which loss, with which metrics."""
 
 try:
-    from .classification import ClassificationTask
+    from .classification import ClassificationTask, TrainingError
+    from .schedules import WarmupCosineLR
 except ImportError as error:
     raise ImportError(
         f"involution.tasks needs Lightning and torchmetrics ({error}); "
         'install them with: pip install "involution[train]"'
     ) from error
 
-__all__ = ["ClassificationTask"]
+__all__ = ["ClassificationTask", "TrainingError", "WarmupCosineLR"]

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from tqdm import tqdm
+
+from ..data.sampling import epoch_seed
 
 Row = dict[str, float | int]
 
 
 class EpochSeed(Callback):
-    """Make what is random in an epoch (dropout) depend on the seed and the epoch alone.
+    """Make what is random in an epoch (dropout, augmentation) depend on seed, epoch and process alone.
 
     A training that goes on after an interruption then ends at the same weights as one that was not interrupted.
 
@@ -28,8 +30,9 @@ class EpochSeed(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed PyTorch's generators on every device."""
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * trainer.world_size + trainer.global_rank)
+        """Seed PyTorch's, NumPy's and Python's generators."""
+        seed = epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank)
+        seed_everything(seed, workers=True, verbose=False)
 
 
 class History(Callback):

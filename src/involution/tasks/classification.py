@@ -11,6 +11,32 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 
+class TrainingError(RuntimeError):
+    """A training cannot go on; the message says why and what to do."""
+
+
+def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
+    """Build a timm model, with RedNet's registered.
+
+    Raises:
+        TrainingError: timm knows no such model, or refuses an argument.
+    """
+    import timm
+
+    import involution.models  # noqa: F401  (registers RedNet)
+
+    try:
+        return timm.create_model(name, num_classes=num_classes, **arguments)
+    except (RuntimeError, ValueError) as error:
+        if "nknown model" in str(error):
+            raise TrainingError(
+                f"unknown model {name!r}; expected rednet26, 38, 50, 101, 152 or another name of timm.list_models()"
+            ) from error
+        raise TrainingError(f"{name} cannot be built: {error}") from error
+    except TypeError as error:
+        raise TrainingError(f"{name} cannot be built with {arguments}: {error}") from error
+
+
 class ClassificationTask(LightningModule):
     """Train and evaluate any network that maps images to one value per class.
 
@@ -18,24 +44,40 @@ class ClassificationTask(LightningModule):
     mean over the images of an epoch; training figures are those of the changing network.
 
     Args:
-        model: from images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
+        model: from images ``(B, C, H, W)`` to logits ``(B, num_classes)``; or the name of a timm model, RedNet's
+            among them.
         num_classes: number of classes.
+        model_args: further arguments of ``timm.create_model`` where ``model`` is a name, e.g.
+            ``{"pretrained": True}`` or ``{"drop_path_rate": 0.1}``.
+        channels_last: put weights and images into the channels_last layout, the fast one.
+        compile: compile the model with ``torch.compile``.
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
         optimizer: from parameters to an optimiser.
         lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
     """
 
+    # What the best checkpoint is chosen by.
+    monitor, monitor_mode = "val_accuracy", "max"
+
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str,
         num_classes: int = 1000,
         *,
+        model_args: dict[str, Any] | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = create_model(model, num_classes, model_args or {}) if isinstance(model, str) else model
+        self.num_classes, self.channels_last = num_classes, channels_last
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if compile:
+            self.model.compile()
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.accuracies = nn.ModuleDict(
@@ -47,11 +89,37 @@ class ClassificationTask(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, num_classes)`` of ``images`` ``(B, C, H, W)``."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
+    def setup(self, stage: str) -> None:
+        """Compare the classes of the data with those of the model.
+
+        Raises:
+            TrainingError: the data have more classes, or another number of channels, than the model.
+        """
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", ())
+        if names and len(names) != self.num_classes:
+            raise TrainingError(
+                f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {self.num_classes}; "
+                f"set num_classes to {len(names)}"
+            )
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch of images and labels."""
-        return self._step("train", batch)
+        """Return the loss of a batch of images and labels.
+
+        Raises:
+            TrainingError: the loss is infinite or no number.
+        """
+        loss = self._step("train", batch)
+        # On an accelerator asking every time would wait for it every time.
+        if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: the training diverged; "
+                "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
+            )
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a batch of images and labels."""
@@ -75,10 +143,16 @@ class ClassificationTask(LightningModule):
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
+        expected = getattr(self.model, "in_chans", images.shape[1])
+        if images.shape[1] != expected:
+            raise TrainingError(
+                f"the images have {images.shape[1]} channels and the model takes {expected}; "
+                f"build it with model_args={{'in_chans': {images.shape[1]}}}"
+            )
         logits = self(images)
         loss = self.loss(logits, labels)
         accuracy = self.accuracies[f"{stage}_accuracy"]
         accuracy(logits, labels)
         metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(labels))
         return loss

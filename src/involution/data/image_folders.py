@@ -1,0 +1,211 @@
+"""Images in one folder per class, for training and validation, with timm's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
+
+from .sampling import ResumableDataModule
+from .sources import DataError, find_data_root
+
+__all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images"]
+
+
+class ImageTransforms:
+    """What happens to an image before the net: the published ImageNet recipe by default.
+
+    Training: a random crop of 8 to 100 % of the area, resized, flipped with probability one half. Evaluation: the
+    shorter side resized to ``image_size / crop_fraction`` (256 for 224), the centre cropped.
+
+    Args:
+        image_size: side of the square that the net sees, in pixels.
+        crop_fraction: share of the resized image that the centre crop keeps.
+        interpolation: of the resizing, ``"bilinear"`` or ``"bicubic"``.
+        mean: subtracted, per channel, of pixels from 0 to 1.
+        std: divided by.
+        color_jitter: strength of brightness, contrast and saturation changes, 0 for none.
+        auto_augment: a policy of timm, e.g. ``"rand-m9-mstd0.5"``.
+        random_erasing: probability of erasing a rectangle.
+        flip: probability of a horizontal flip.
+        min_scale: smallest share of the area that a random crop keeps.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        *,
+        crop_fraction: float = 0.875,
+        interpolation: str = "bilinear",
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        color_jitter: float = 0.0,
+        auto_augment: str | None = None,
+        random_erasing: float = 0.0,
+        flip: float = 0.5,
+        min_scale: float = 0.08,
+    ) -> None:
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        common: dict[str, Any] = {
+            "input_size": image_size,
+            "interpolation": interpolation,
+            "mean": tuple(mean),
+            "std": tuple(std),
+        }
+        self.train = create_transform(
+            is_training=True,
+            color_jitter=color_jitter,
+            auto_augment=auto_augment,
+            re_prob=random_erasing,
+            hflip=flip,
+            scale=(min_scale, 1.0),
+            **common,
+        )
+        self.evaluate = create_transform(is_training=False, crop_pct=crop_fraction, **common)
+        # What timm has to know of it to evaluate the trained net as it was validated.
+        self.data_config = {**common, "input_size": (3, image_size, image_size), "crop_pct": crop_fraction}
+
+
+class FolderImages(ImageFolder):
+    """``torchvision.datasets.ImageFolder`` whose refusals name the file and say what to do."""
+
+    def __init__(self, root: Path, transform: Any) -> None:
+        try:
+            super().__init__(str(root), transform)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{root} holds no classes of images ({error}); expected one folder per class with images inside, "
+                f"such as {root}/cat/1.jpg"
+            ) from error
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        try:
+            return super().__getitem__(index)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"{self.samples[index][0]} cannot be read as an image: {error}; repair or remove it"
+            ) from error
+
+
+class ImageFolders(ResumableDataModule):
+    """A data set in folders: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
+
+    The order of the training images depends on ``seed`` and the epoch alone, so that a resumed training sees what an
+    uninterrupted one does.
+
+    Args:
+        root: folder of the data set; a relative one is looked for in the data root (`involution.data.find_data_root`),
+            too.
+        train: folder of the training images in ``root``.
+        val: folder of the validation images in ``root``; tests see them as well where ``test`` is None.
+        test: folder of the test images in ``root``.
+        batch_size: images of a batch, per device.
+        num_workers: processes that read images, per device.
+        transforms: what happens to an image.
+        seed: of the order of the training images.
+        drop_last: leave out the images of an epoch that do not fill a batch.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        train: str = "train",
+        val: str = "val",
+        test: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 4,
+        transforms: ImageTransforms | None = None,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(seed, batch_size)
+        if num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        self.root, self.folders = Path(root), {"train": train, "val": val, "test": test or val}
+        self.num_workers, self.drop_last = num_workers, drop_last
+        self.transforms = transforms or ImageTransforms()
+        self.sets: dict[str, FolderImages] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their labels: the folders of the training images, sorted."""
+        root = self._folder("train")
+        try:
+            return tuple(find_classes(str(root))[0])
+        except FileNotFoundError as error:
+            raise DataError(f"{root} holds no folders of classes: {error}") from error
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """What timm has to know to evaluate a net as it was validated here."""
+        return self.transforms.data_config
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the images of every part that ``stage`` needs.
+
+        Raises:
+            DataError: a folder is missing or holds no images, or validation has other classes than training.
+        """
+        parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
+        for part in parts.get(stage, ()):
+            if part not in self.sets:
+                transform = self.transforms.train if part == "train" else self.transforms.evaluate
+                self.sets[part] = FolderImages(self._folder(part), transform)
+        if "train" in self.sets and "val" in self.sets and self.sets["train"].classes != self.sets["val"].classes:
+            train, val = (set(self.sets[part].classes) for part in ("train", "val"))
+            raise DataError(
+                f"{self._folder('train')} and {self._folder('val')} must have the same classes, got "
+                f"{len(train)} and {len(val)}, differing in {', '.join(sorted(train ^ val)[:5])}"
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled batches; each process of a distributed training gets its share."""
+        return self.shuffled_loader(self.sets["train"], drop_last=self.drop_last, **self._options)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation images in their order."""
+        return DataLoader(self.sets["val"], self.batch_size, **self._options)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test images in their order."""
+        return DataLoader(self.sets["test"], self.batch_size, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
+
+    def _folder(self, part: str) -> Path:
+        root = self.root if self.root.exists() or self.root.is_absolute() else find_data_root() / self.root
+        return root / self.folders[part]
+
+
+def list_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the image files among ``paths`` and, sorted, in the folders among them.
+
+    Raises:
+        DataError: a path does not exist, or there is no image in all of them.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"there is no image or folder at {path}")
+    if not files:
+        raise DataError(
+            f"no image found in {', '.join(map(str, paths))}; expected files ending in {', '.join(IMG_EXTENSIONS)}"
+        )
+    return files

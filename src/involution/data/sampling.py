@@ -1,0 +1,81 @@
+"""The order of training images: a function of seed and epoch alone, for any number of processes, resumed or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+__all__ = ["ResumableDataModule", "epoch_seed"]
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """Return a seed for one epoch in one process of a training."""
+    return ((seed * 1_000_003 + epoch) * 4096 + rank) % 2**32
+
+
+class EpochSampler(DistributedSampler):
+    """Shuffle by seed and epoch, and seed what worker processes draw the same way.
+
+    Args:
+        dataset: what to shuffle.
+        generator: of the loader, which takes from it the seed of its workers.
+        epoch: where to begin.
+        options: of ``DistributedSampler``.
+    """
+
+    def __init__(self, dataset: Dataset, generator: torch.Generator, epoch: int, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.generator = generator
+        self.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Prepare the order and the seeds of an epoch; Lightning calls it before each."""
+        super().set_epoch(epoch)
+        self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
+
+
+class ResumableDataModule(LightningDataModule):
+    """A DataModule whose training batches, in a resumed training, are those of an uninterrupted one.
+
+    Attributes:
+        seed: of the order of the training images.
+        batch_size: images of a training batch, per device.
+    """
+
+    def __init__(self, seed: int, batch_size: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.seed, self.batch_size = seed, batch_size
+        self._first_epoch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch that follows the state of the training, for its checkpoint."""
+        if self.trainer is None:
+            return {"next_epoch": 0}
+        finished = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return {"next_epoch": self.trainer.current_epoch + int(finished)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Remember the epoch to begin with: a resumed training draws its first batches before Lightning names it."""
+        self._first_epoch = state_dict["next_epoch"]
+
+    def shuffled_loader(self, dataset: Dataset, *, drop_last: bool = False, **options: Any) -> DataLoader:
+        """Return shuffled batches; each process of a distributed training gets its share."""
+        generator = torch.Generator()
+        sampler = EpochSampler(
+            dataset,
+            generator,
+            self._first_epoch,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            seed=self.seed,
+            drop_last=drop_last,
+        )
+        return DataLoader(
+            dataset, self.batch_size, sampler=sampler, generator=generator, drop_last=drop_last, **options
+        )
