@@ -140,7 +140,9 @@ class Run:
         return (
             f"{len(images):,} training and {len(self.data.test_set):,} test images of "
             f"{images.images.shape[2]}×{images.images.shape[3]} pixels; Adam, learning rate {recipe.learning_rate:g}"
-            f"{' falling to 0 along a cosine' if recipe.cosine else ''}, batches of {recipe.batch_size}, "
+            f"{' falling to 0 along a cosine' if recipe.cosine else ''}, "
+            f"{f'label smoothing {recipe.label_smoothing:g}, ' if recipe.label_smoothing else ''}"
+            f"batches of {recipe.batch_size}, "
             f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}, "
             f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, on {self.device}"
         )
@@ -158,7 +160,8 @@ class Run:
     def _train(self, net: Net, finished: Sequence[NetResult]) -> NetResult:
         checkpoint = net.file(".ckpt")
         if checkpoint.exists():
-            print(f"  {net.operator}, seed {net.seed}: goes on from the last whole epoch", flush=True)
+            done = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"] + 1
+            print(f"  {net.operator}, seed {net.seed}: goes on after epoch {done} of {self.recipe.epochs}", flush=True)
         # Weights and the order of the images are the seed's, whatever was trained before.
         torch.manual_seed(net.seed)
         self.data.seed = net.seed
@@ -191,13 +194,13 @@ class Run:
             title=f"  {net.operator}, seed {net.seed}",
             on_epoch=lambda rows: self._write_metrics([*finished, result(rows)]),
         )
-        done = result(history)
+        trained = result(history)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         records.write_atomically(net.file(".safetensors"), save(weights))
-        records.write_atomically(net.file(".json"), json.dumps(asdict(done), indent=1))
+        records.write_atomically(net.file(".json"), json.dumps(asdict(trained), indent=1))
         checkpoint.unlink(missing_ok=True)
-        print(f"  {net.operator}, seed {net.seed}: {_in_words(done)}", flush=True)
-        return done
+        print(f"  {net.operator}, seed {net.seed}: {_in_words(trained)}", flush=True)
+        return trained
 
     def _comparison(self, results: Sequence[NetResult]) -> Comparison:
         shape = DESIGNS[self.dataset].input_shape

@@ -176,5 +176,7 @@ def duration(seconds: float) -> str:
 
 
 def millions(value: float) -> str:
-    """Return ``"0.30 M"``, ``"12.3 M"`` or ``"1,234 M"``."""
+    """Return ``"0.0014 M"``, ``"0.30 M"``, ``"12.3 M"`` or ``"1,234 M"``."""
+    if value < 1e5:
+        return f"{value / 1e6:.2g} M"
     return f"{value / 1e6:,.{2 if value < 1e7 else 1 if value < 1e8 else 0}f} M"

@@ -72,27 +72,30 @@ def curves(comparison: Comparison, theme: Theme = LIGHT) -> Any:
 def heat_maps(comparison: Comparison, theme: Theme = LIGHT) -> Any:
     """Draw some test images and the heat map of every group of every involution for them; return the figure."""
     samples = comparison.samples
-    columns = 1 + sum(maps.shape[1] for maps in samples.heat_maps.values()) + len(samples.heat_maps)
-    rows = len(samples.labels)
-    figure = _figure(0.42 * columns + 0.6, 0.42 * rows + 0.7, theme)
-    left, top, cell_w, cell_h = 0.3 / figure.get_figwidth(), 1 - 0.5 / figure.get_figheight(), 0, 0
-    cell_w, cell_h = 0.42 / figure.get_figwidth(), 0.42 / figure.get_figheight()
-
-    def place(column: float, row: int, pixels: Tensor) -> None:
-        _picture(figure, (left + column * cell_w, top - (row + 1) * cell_h, 0.92 * cell_w, 0.92 * cell_h), pixels)
-
-    for row, image in enumerate(samples.images):
-        place(0, row, rgb(image))
-    column = 1.3
+    blocks = [("", torch.stack([rgb(image) for image in samples.images]).unsqueeze(1))]
     for number, maps in enumerate(samples.heat_maps.values(), 1):
-        groups = f"{maps.shape[1]} groups" if maps.shape[1] > 1 else "1 group"
-        text = f"involution {number}: {groups}" if maps.shape[1] > 3 else f"{number}"
-        figure.text(left + column * cell_w, top + 0.012, text, color=theme.muted, fontsize=8)
-        for row, pixels in enumerate(colours(maps)):
-            for group, tile in enumerate(pixels):
-                place(column + group, row, tile)
-        column += maps.shape[1] + 0.3
+        groups = maps.shape[1]
+        blocks.append((f"{number}: {groups} group{'s' if groups > 1 else ''}", colours(maps)))
+    tile, margin, space = 0.42, 0.3, 0.12
+    width = 2 * margin + sum(space + tile * pictures.shape[1] for _, pictures in blocks)
+    height = 2 * margin + 0.25 + tile * len(samples.labels)
+    figure = _figure(width, height, theme)
+    left = margin
+    for text, pictures in blocks:
+        columns = pictures.shape[1]
+        box = (left / width, margin / height, tile * columns / width, tile * len(samples.labels) / height)
+        _picture(figure, box, _sheet(pictures))
+        figure.text(left / width, 1 - margin / height, text, color=theme.muted, fontsize=8, va="center")
+        left += tile * columns + space
     return figure
+
+
+def _sheet(pictures: Tensor, side: int = 64, gap: int = 4) -> Tensor:
+    """Lay out uint8 pictures (R, C, H, W, 3) in R rows and C columns of squares, white between them."""
+    rows, columns = pictures.shape[:2]
+    tiles = F.interpolate(pictures.flatten(0, 1).movedim(-1, 1).float(), side, mode="nearest-exact")
+    tiles = F.pad(tiles, (0, gap, 0, gap), value=255).to(torch.uint8)
+    return tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * (side + gap), -1, 3)
 
 
 def liveliest_group(maps: Tensor) -> int:
@@ -209,7 +212,10 @@ def _draw_bar(figure: Any, row: TableRow, operator: str, theme: Theme, left: flo
 
 def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, training: bool = True) -> None:
     """Draw the curves of every net; of several seeds each faintly, and their mean."""
+    from matplotlib.ticker import MaxNLocator
+
     _style(axes, theme)
+    last = max(len(result.history) for result in comparison.results)
     factor = 100 if key == "accuracy" else 1
     floor = []
     for operator in comparison.layers:
@@ -233,7 +239,8 @@ def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, trai
     if key == "accuracy":
         # The first epochs climb from chance; what matters is how the nets differ afterwards.
         axes.set_ylim(max(0, min(floor) - 4), 100.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.set_xlim(1 - 0.04 * (last - 1) - 0.5 * (last == 1), last + 0.04 * (last - 1) + 0.5 * (last == 1))
     axes.set_xlabel("epoch", color=theme.muted, fontsize=9)
     axes.legend(
         frameon=False, labelcolor=theme.ink, fontsize=9.5, loc="lower right" if key == "accuracy" else "upper right"
@@ -256,7 +263,7 @@ def _draw_kernels(figure: Any, samples: Samples, theme: Theme, *, left: float, r
     size, grid = ("×".join(map(str, shape)) for shape in (kernels.shape[1:3], kernels.shape[-2:]))
     caption = {"fontsize": 9.5, "color": theme.muted, "va": "top"}
     figure.text(left, bottom - 0.014, "a test image", **caption)
-    figure.text(left + side + 0.018, bottom - 0.014, f"its kernels: {grid} pixels, {size} weights", **caption)
+    figure.text(left + side + 0.018, bottom - 0.014, f"its {grid} kernels of {size} weights", **caption)
     others = [i for i in range(len(samples.labels)) if i != shown]
     columns = min(6, len(others))
     start = left + 2 * side + 0.058
