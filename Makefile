@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sanitize bench docs lock clean
+.PHONY: help demo test check format sanitize bench gpu-compile-check docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -34,6 +34,9 @@ sanitize: $(READY)  ## run the tests of the CPU kernels under AddressSanitizer a
 
 bench: $(READY)  ## measure the operator against its peers and write the records to results/
 	$(BIN)/python -m benchmarks.operator
+
+gpu-compile-check: $(READY)  ## compile every GPU kernel without a GPU, check registers, spills and loads
+	$(BIN)/python -m benchmarks.compile_check
 
 docs: $(READY)  ## build the documentation into docs/_build
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build

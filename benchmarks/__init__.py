@@ -1,0 +1,1 @@
+"""Measurements and checks of what was built; each module is a command, ``python -m benchmarks.NAME``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,10 +12,10 @@ from types import ModuleType
 import torch
 
 from ..geometry import IntOrTuple, to_tuple
-from . import native, reference
-from .request import Backend, Request, Window
+from . import native, reference, triton
+from .request import Backend, Fault, Request, Window
 
-__all__ = ["Backend", "Request", "Window", "available", "choose", "explain", "preferred", "register", "use"]
+__all__ = ["Backend", "Fault", "Request", "Window", "available", "choose", "explain", "preferred", "register", "use"]
 
 _BACKENDS: dict[str, Backend | ModuleType] = {}
 _preferred: str | None = os.environ.get("INVOLUTION_BACKEND", "auto")
@@ -65,7 +66,13 @@ def choose(name: str, request: Request) -> Backend:
             known = ", ".join(map(repr, _BACKENDS))
             raise ValueError(f"INVOLUTION_BACKEND names an unknown backend {_preferred!r}; expected one of {known}")
         order = sorted(_BACKENDS.values(), key=lambda backend: backend.name != _preferred)
-        return next(backend for backend in order if backend.unsupported(request) is None)
+        for backend in order:
+            reason = backend.unsupported(request)
+            if reason is None:
+                return backend
+            if isinstance(reason, Fault):
+                _warn(backend.name, reason)
+        raise RuntimeError(f"no backend serves this call: {request}; keep the reference registered")
     backend = _BACKENDS[name]
     reason = backend.unsupported(request)
     if reason is not None:
@@ -76,6 +83,12 @@ def choose(name: str, request: Request) -> Backend:
 def preferred() -> str | None:
     """Return the name of the backend that ``"auto"`` prefers, if one was named."""
     return _preferred
+
+
+@lru_cache(maxsize=64)
+def _warn(name: str, reason: str) -> None:
+    """Warn of each fault once in a process."""
+    warnings.warn(f"the {name} backend cannot serve, a slower one takes its place: {reason}", stacklevel=2)
 
 
 @contextmanager
@@ -127,3 +140,4 @@ def explain(
 
 register(reference)
 register(native)
+register(triton)

@@ -38,6 +38,13 @@ class Window(NamedTuple):
     dilation: tuple[int, ...]
 
 
+class Fault(str):
+    """A reason that lies in the machine, not in the request, and that somebody can repair.
+
+    Where it keeps ``"auto"`` from a backend, a warning says so once.
+    """
+
+
 class Backend(Protocol):
     """The three contractions of one implementation: arithmetic only, its arguments were checked before.
 
@@ -48,7 +55,7 @@ class Backend(Protocol):
     name: str
 
     def unsupported(self, request: Request) -> str | None:
-        """Return in one sentence why ``request`` cannot be served, or None if it can."""
+        """Return in one sentence why ``request`` cannot be served (a `Fault` if it could be repaired), None if it can."""
 
     def forward(self, out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
         """Write ``Y[b, g, c, i, j] = Σ_{u,v} H[b, g, u, v, i, j] · X[b, g, c, s·i + d·u − p, s·j + d·v − p]``."""

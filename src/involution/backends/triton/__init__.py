@@ -1,0 +1,65 @@
+"""The GPU backend: Triton kernels for half and single precision, every layout and geometry, NVIDIA and AMD.
+
+Products are summed in float32, by one program per result in a fixed order: the same call gives the same bits. Maps
+and fields are used where they lie, through their strides; channels_last maps are read 16 bytes at a time. Triton is
+imported when the first GPU tensor comes. With ``TRITON_INTERPRET=1`` in the environment the kernels run in Triton's
+interpreter, on CPU tensors: slow, for tests.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ..request import Request, Window
+from . import probe
+
+__all__ = ["forward", "input_gradient", "kernel_gradient", "name", "unsupported"]
+
+name = "triton"
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# The taps of a row are unrolled: beyond this the code only grows.
+_LONGEST_ROW = 32
+
+
+def unsupported(request: Request) -> str | None:
+    """Return why this backend cannot serve ``request``."""
+    device = request.device
+    if device.type != ("cpu" if probe.interpreting() else "cuda"):
+        return f"it serves GPU tensors (NVIDIA CUDA or AMD ROCm), got a tensor on {device}"
+    if request.dtype not in _DTYPES:
+        return f"it computes in float16, bfloat16 and float32, got {str(request.dtype).removeprefix('torch.')}"
+    if request.kernel_size[-1] > _LONGEST_ROW:
+        return f"it serves kernels of at most {_LONGEST_ROW} columns, got a kernel of {request.kernel_size}"
+    return probe.fault(device)
+
+
+def forward(out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
+    """See `Backend.forward`."""
+    _run("forward", input, kernel, out, window)
+
+
+def input_gradient(out: Tensor, grad_output: Tensor, kernel: Tensor, window: Window) -> None:
+    """See `Backend.input_gradient`."""
+    _run("input_gradient", out, kernel, grad_output, window)
+
+
+def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
+    """See `Backend.kernel_gradient`."""
+    _run("kernel_gradient", input, out, grad_output, window)
+
+
+def _run(kernel: str, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
+    from .launch import plan
+
+    launch = plan(kernel, x, field, y, window)
+    with on_device(x):
+        launch.run(x, field, y)
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager:
+    """Return a context in which Triton launches on the device of ``tensor``, on its current stream."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -1,0 +1,138 @@
+"""The Triton backend without a GPU: its kernels in the interpreter, ahead-of-time compiles, its sentences."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from involution import backends, doctor
+from involution.backends.triton import probe
+
+ROOT = Path(__file__).parent.parent
+GPU = torch.device("cuda", 0)
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "tests" / "triton").glob("test_*.py")))
+def test_in_the_interpreter(file):
+    done = run("pytest", "-p", "no:xdist", "-p", "no:cacheprovider", f"tests/triton/{file}", TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_compiles_within_its_budgets_without_a_gpu(target):
+    done = run("benchmarks.compile_check", "--quick", "--target", target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\n0 breaches" in done.stdout
+
+
+def test_the_compile_check_finds_breaches(capsys):
+    from benchmarks import compile_check
+
+    row = compile_check.contraction("forward", 16, (8, 8), taps=3)
+    built = compile_check.build(row, "sm_90")
+    assert compile_check.breaches(row, built, "sm_90") == []
+    demanding = row._replace(registers=8, wide_loads=99, tensor_cores=True)
+    assert compile_check.breaches(demanding, built._replace(spills=3, shared=4096), "sm_90") == [
+        "3 spills",
+        f"{built.registers} registers, budget 8",
+        "4096 bytes of shared memory, budget 1024",
+        f"{built.wide_loads} loads of 16 bytes, promised 99",
+        "no tensor-core instruction",
+    ]
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Let every probe and choice be made anew, in this test and after it."""
+    caches = (probe.fault, backends.choose, backends._warn)
+    for cache in caches:
+        cache.cache_clear()
+    yield monkeypatch
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_says_why_it_does_not_serve_the_cpu():
+    assert backends.explain("cpu")["triton"] == "it serves GPU tensors (NVIDIA CUDA or AMD ROCm), got a tensor on cpu"
+
+
+def test_says_that_triton_is_missing(fresh):
+    fresh.setattr(probe, "find_spec", lambda name: None)
+    assert backends.explain(GPU)["triton"] == (
+        "Triton is not installed; install it with: pip install triton (on Windows: triton-windows)"
+    )
+
+
+def test_says_that_the_gpu_is_too_old(fresh):
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert backends.explain(GPU)["triton"] == "the GPU cuda:0 has compute capability 7.5; its kernels need 8.0 or newer"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
+            "Triton cannot launch a kernel on cuda:0: Failed to find C compiler. Please specify via CC environment "
+            "variable; install a C compiler (Debian: apt install gcc) or name one in CC",
+        ),
+        (AssertionError(), "Triton cannot launch a kernel on cuda:0: AssertionError"),
+    ],
+)
+def test_says_what_triton_raised(fresh, error, words):
+    def launch(device):
+        raise error
+
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    fresh.setattr(probe, "_launch", launch)
+    assert backends.explain(GPU)["triton"] == words
+
+
+def request(device, dtype=torch.float32):
+    return backends.Request(device, dtype, 2, 16, (7, 7), (1, 1), (1, 1))
+
+
+def test_auto_falls_back_with_one_warning(fresh):
+    fresh.setattr(probe, "find_spec", lambda name: None)
+    with pytest.warns(
+        UserWarning, match="the triton backend cannot serve, a slower one takes its place: Triton is not"
+    ):
+        assert backends.choose("auto", request(GPU)).name == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Neither again, nor for a dtype that it never serves, nor for another device.
+        assert backends.choose("auto", request(torch.device("cuda", 1))).name == "reference"
+        assert backends.choose("auto", request(GPU, torch.float64)).name == "reference"
+        backends.choose("auto", request(torch.device("cpu")))
+    with pytest.raises(RuntimeError, match="the triton backend cannot serve this call: Triton is not installed"):
+        backends.choose("triton", request(GPU))
+
+
+def test_without_any_backend_the_request_is_named(fresh):
+    fresh.setattr(backends, "_BACKENDS", {"triton": backends.triton})
+    with pytest.raises(RuntimeError, match="no backend serves this call: Request"):
+        backends.choose("auto", request(torch.device("cpu")))
+
+
+def test_the_kernels_are_imported_when_they_are_needed():
+    code = "import sys, involution; involution.backends.explain('cpu'); print('involution.backends.triton.taps' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_doctor_names_it(fresh):
+    assert "triton does not serve: it serves GPU tensors (NVIDIA CUDA or AMD ROCm)" in doctor.report()

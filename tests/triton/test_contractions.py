@@ -1,0 +1,138 @@
+"""The kernels against the reference in float64, outputs full of NaN before."""
+
+import pytest
+import torch
+from cases import CASES, Case, cases, layouts, relative_error
+
+from involution import backends
+from involution.backends import reference, triton
+from involution.backends.triton import launch
+from involution.geometry import empty_field, empty_map
+
+HALF = [
+    Case((9, 8), kernel=7, channels=32),
+    Case((8, 8), kernel=7, stride=2, channels=6, groups=2),
+    Case((6, 7), channels=21, groups=3),
+    Case((12, 13), kernel=3, dilation=2),
+    Case((5, 6, 7)),
+]
+
+
+def contractions(case, x, h, dy, channels_last=False):
+    """Yield name, output to write and operands of the three contractions."""
+    yield "forward", empty_map(x, dy.shape, channels_last), x, h
+    yield "input_gradient", empty_map(x, x.shape, channels_last), dy, h
+    yield "kernel_gradient", empty_field(x, h.shape, channels_last), dy, x
+
+
+def errors(case, x, h, dy, channels_last=False):
+    """Yield each contraction's name, error and the reference's error in the same dtype, both against float64."""
+    for name, out, a, b in contractions(case, x, h, dy, channels_last):
+        exact, own = torch.empty_like(out, dtype=torch.float64), torch.empty_like(out)
+        getattr(reference, name)(exact, a.double(), b.double(), case.window)
+        getattr(reference, name)(own, a, b, case.window)
+        getattr(triton, name)(out.fill_(float("nan")), a, b, case.window)
+        yield name, relative_error(out, exact), relative_error(own, exact)
+
+
+def check(case, x, h, dy, channels_last=False):
+    for name, error, own in errors(case, x, h, dy, channels_last):
+        # The interpreter cuts float32 to bfloat16 where a GPU rounds, which doubles the error.
+        bound = 1e-6 if x.dtype == torch.float32 else (2 if name == "forward" and x.dtype == torch.float16 else 3) * own
+        assert error <= bound, (name, error, own)
+
+
+@cases(*(case for case in CASES if case.batch))
+@layouts()
+@pytest.mark.usefixtures("one_tile")
+def test_every_geometry(case, channels_last):
+    check(case, *case.tensors(torch.float32, channels_last), channels_last)
+
+
+@cases(*HALF)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.usefixtures("one_tile")
+def test_half_precision(case, dtype):
+    check(case, *case.tensors(dtype, channels_last=True), True)
+
+
+@cases(Case((6, 7)), Case((7, 6), kernel=5, padding=1, channels=40, groups=1), Case((3, 4, 5), channels=6))
+@pytest.mark.usefixtures("one_tile")
+def test_kernels_for_every_geometry_where_strips_would_serve(case, monkeypatch):
+    monkeypatch.setattr(launch, "serves_strips", lambda *_: False)
+    check(case, *case.tensors(torch.float32, True), True)
+
+
+@cases(
+    Case((9, 11), kernel=3, channels=32, groups=2, batch=3),
+    Case((13, 9), kernel=3, stride=2, channels=80, groups=1, batch=3),
+    Case((33,), kernel=3, channels=6, groups=3, batch=9),
+)
+def test_launch_table(case):
+    """Many programs, each with its part, last tiles that hang over."""
+    check(case, *case.tensors(torch.float32, True), True)
+
+
+@pytest.mark.usefixtures("one_tile")
+def test_any_strides():
+    case = Case((6, 8), channels=8)
+    x, h, dy = case.tensors(torch.float32)
+    sliced = torch.randn(2, 16, 12, 10)
+    sliced[:, ::2, ::2, 1:9] = x
+    check(case, sliced[:, ::2, ::2, 1:9], h, dy.transpose(2, 3).contiguous().transpose(2, 3))
+    # Gradients of a mean come expanded, fields of a callable may be shared between pixels, layouts may differ.
+    check(case, x, h[..., :1, :1].expand_as(h), dy[:, :, :1, :1].expand_as(dy))
+    _, h_last, dy_last = case.tensors(torch.float32, True)
+    check(case, x, h_last, dy_last)
+    check(case, x, h_last, dy_last, channels_last=True)
+
+
+@pytest.mark.usefixtures("one_tile")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_offsets_beyond_32_bits(stride):
+    case = Case((4, 5), channels=2, groups=1, stride=stride)
+    x, h, dy = case.tensors(torch.float16)
+    # Memory that is never touched costs nothing: two maps, 2³¹ elements apart.
+    far = torch.empty(2**31 + 512, dtype=torch.float16)
+    views = [far.as_strided(t.shape, (2**31, *t.stride()[1:])) for t in (x, dy)]
+    for view, tensor in zip(views, (x, dy), strict=True):
+        view.copy_(tensor)
+        check(case, *((view, h, dy) if tensor is x else (x, h, view)))
+    field = far.as_strided(h.shape, (2**31, *h.stride()[1:]))
+    check(case, x, field.copy_(h), dy)
+
+
+@pytest.mark.usefixtures("one_tile")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_outside_the_map_nothing_is_multiplied(stride):
+    case = Case((5, 5), channels=2, groups=1, batch=1, stride=stride)
+    x, h, dy = case.tensors(torch.float32)
+    h[..., 0, :, 0, :] = h[..., :, 0, :, 0] = float("inf")
+    for name, error, _ in errors(case, x, h, dy):
+        assert error < 1e-6, name
+    dy[..., 0, 0] = float("inf")
+    out = torch.empty_like(h)
+    triton.kernel_gradient(out, dy, x, case.window)
+    assert (out[..., 0, :, 0, 0] == 0).all() and not out.isnan().any()
+
+
+@pytest.mark.usefixtures("one_tile")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_not_a_number_stays_where_it_is(stride):
+    case = Case((5, 6), channels=4, groups=2, batch=1, stride=stride)
+    x, h, dy = case.tensors(torch.float32)
+    x[0, 1, 2, 3] = h[0, 1, 1, 1, 1, 1] = float("nan")
+    for name, out, a, b in contractions(case, x, h, dy):
+        expected = torch.empty_like(out)
+        getattr(reference, name)(expected, a, b, case.window)
+        getattr(triton, name)(out, a, b, case.window)
+        assert torch.equal(out.isnan(), expected.isnan()), name
+
+
+def test_what_it_does_not_serve():
+    explain = backends.explain
+    assert explain("cpu")["triton"] is None
+    assert explain("cpu", torch.float64)["triton"] == "it computes in float16, bfloat16 and float32, got float64"
+    assert explain("cpu", kernel_size=(3, 33))["triton"] == (
+        "it serves kernels of at most 32 columns, got a kernel of (3, 33)"
+    )
