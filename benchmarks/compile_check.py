@@ -24,6 +24,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from involution.backends.request import Window
+from involution.backends.triton import fused
+from involution.backends.triton.fused import FusedLaunch
 from involution.backends.triton.launch import Launch, plan
 from involution.geometry import empty_field, empty_map, output_size
 
@@ -49,15 +51,17 @@ class Check(NamedTuple):
         shared: most bytes of shared memory.
         wide_loads: fewest loads of 16 bytes.
         tensor_cores: whether it must use them.
+        targets: where it is launched.
     """
 
     name: str
-    launch: Callable[[int], Launch]
+    launch: Callable[[int], Launch | FusedLaunch]
     dtypes: tuple[torch.dtype, ...]
     registers: int
     shared: int = 0
     wide_loads: int = 0
     tensor_cores: bool = False
+    targets: tuple[str, ...] = tuple(TARGETS)
 
 
 class Built(NamedTuple):
@@ -110,13 +114,36 @@ def contraction(
     return Check(name, launch, (dtype,) * 3, registers, 1024, wide_loads=columns if wide else 0)
 
 
+def generation(
+    channels: int, rows: int, *, batch: int = 64, taps: int = 7, dtype: torch.dtype = torch.bfloat16
+) -> Check:
+    """Return the check of the fused forward, 16 channels a group and a quarter of the channels hidden."""
+    groups, hidden = channels // 16, channels // 4
+
+    def launch(lanes: int) -> FusedLaunch:
+        return fused.plan(batch, (rows, rows), groups, 16, hidden, (taps, taps))
+
+    name = (
+        f"banded.forward {batch}x{channels}x{rows}x{rows} k{taps} hidden {hidden} {str(dtype).removeprefix('torch.')}"
+    )
+    targets = tuple(TARGETS) if hidden <= 64 else ("sm_80", "sm_90")
+    return Check(name, launch, (dtype,) * 5, 192, 16384, wide_loads=1, tensor_cores=True, targets=targets)
+
+
 def checks(quick: bool) -> Iterator[Check]:
     """Yield what is to be compiled; ``quick`` leaves a cross-section."""
     for kernel in KERNELS:
         yield contraction(kernel)
         yield contraction(kernel, stride=2)
+    yield generation(64, 56)
     if quick:
         return
+    for dtype in (torch.bfloat16, torch.float16):
+        for channels, rows in STAGES:
+            if (dtype, channels) != (torch.bfloat16, 64):
+                yield generation(channels, rows, dtype=dtype)
+    yield generation(32, 112, taps=3)
+    yield generation(512, 7, batch=1)
     for kernel in KERNELS:
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             for channels, rows in STAGES:
@@ -232,7 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for check in checks(options.quick):
         if options.only not in check.name:
             continue
-        for target in options.target or TARGETS:
+        for target in check.targets:
+            if target not in (options.target or TARGETS):
+                continue
             try:
                 built = build(check, target)
             except Exception as error:
