@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -115,10 +114,14 @@ LAYOUTS = [False, True]
 
 
 def cases(*chosen: Case):
+    import pytest
+
     return pytest.mark.parametrize("case", chosen or CASES, ids=str)
 
 
 def layouts():
+    import pytest
+
     return pytest.mark.parametrize("channels_last", LAYOUTS, ids=["nchw", "channels_last"])
 
 

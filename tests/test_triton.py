@@ -46,10 +46,10 @@ def test_the_compile_check_finds_breaches(capsys):
     built = compile_check.build(row, "sm_90")
     assert compile_check.breaches(row, built, "sm_90") == []
     demanding = row._replace(registers=8, wide_loads=99, tensor_cores=True)
-    assert compile_check.breaches(demanding, built._replace(spills=3, shared=4096), "sm_90") == [
+    assert compile_check.breaches(demanding, built._replace(spills=3, shared=8192), "sm_90") == [
         "3 spills",
         f"{built.registers} registers, budget 8",
-        "4096 bytes of shared memory, budget 1024",
+        "8192 bytes of shared memory, budget 2048",
         f"{built.wide_loads} loads of 16 bytes, promised 99",
         "no tensor-core instruction",
     ]

@@ -19,8 +19,10 @@ def one_tile(monkeypatch):
 
     table = launch.tile
 
-    def tile(kernel, strip, group_channels, work, lanes):
-        return table(kernel, strip, group_channels, work, lanes)._replace(pixels=launch.power_of_two(max(work, 1)))
+    def tile(kernel, strip, group_channels, itemsize, work, lanes):
+        return table(kernel, strip, group_channels, itemsize, work, lanes)._replace(
+            pixels=launch.power_of_two(max(work, 1))
+        )
 
     launch._plan.cache_clear()
     monkeypatch.setattr(launch, "tile", tile)

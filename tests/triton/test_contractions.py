@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from cases import CASES, Case, cases, layouts, relative_error
+from cases import CASES, Case, cases, relative_error
 
 from involution import backends
 from involution.backends import reference, triton
-from involution.backends.triton import launch
 from involution.geometry import empty_field, empty_map
 
 HALF = [
@@ -43,10 +42,15 @@ def check(case, x, h, dy, channels_last=False):
 
 
 @cases(*(case for case in CASES if case.batch))
-@layouts()
 @pytest.mark.usefixtures("one_tile")
-def test_every_geometry(case, channels_last):
-    check(case, *case.tensors(torch.float32, channels_last), channels_last)
+def test_every_geometry(case):
+    check(case, *case.tensors(torch.float32, True), True)
+
+
+@cases(*(case for case in CASES[::3] if case.batch))
+@pytest.mark.usefixtures("one_tile")
+def test_nchw(case):
+    check(case, *case.tensors(torch.float32))
 
 
 @cases(*HALF)
@@ -54,13 +58,6 @@ def test_every_geometry(case, channels_last):
 @pytest.mark.usefixtures("one_tile")
 def test_half_precision(case, dtype):
     check(case, *case.tensors(dtype, channels_last=True), True)
-
-
-@cases(Case((6, 7)), Case((7, 6), kernel=5, padding=1, channels=40, groups=1), Case((3, 4, 5), channels=6))
-@pytest.mark.usefixtures("one_tile")
-def test_kernels_for_every_geometry_where_strips_would_serve(case, monkeypatch):
-    monkeypatch.setattr(launch, "serves_strips", lambda *_: False)
-    check(case, *case.tensors(torch.float32, True), True)
 
 
 @cases(

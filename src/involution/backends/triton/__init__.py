@@ -1,8 +1,8 @@
 """The GPU backend: Triton kernels for half and single precision, every layout and geometry, NVIDIA and AMD.
 
-Products are summed in float32, by one program per result in a fixed order: the same call gives the same bits. Maps
-and fields are used where they lie, through their strides; channels_last maps are read 16 bytes at a time. Triton is
-imported when the first GPU tensor comes. With ``TRITON_INTERPRET=1`` in the environment the kernels run in Triton's
+Products are summed in float32, by one program per result in a fixed order: the same call gives the same bits. Tensors
+are used where they lie, through their strides; only a map that every tap reads again is first copied to channels_last
+order if it has another, so that a load takes 16 bytes. Triton is imported when the first GPU tensor comes. With ``TRITON_INTERPRET=1`` in the environment the kernels run in Triton's
 interpreter, on CPU tensors: slow, for tests.
 """
 
@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ...geometry import empty_map
 from ..request import Request, Window
 from . import probe
 
@@ -39,17 +40,17 @@ def unsupported(request: Request) -> str | None:
 
 def forward(out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
     """See `Backend.forward`."""
-    _run("forward", input, kernel, out, window)
+    _run("forward", _channels_last(input, kernel.shape[1]), kernel, out, window)
 
 
 def input_gradient(out: Tensor, grad_output: Tensor, kernel: Tensor, window: Window) -> None:
     """See `Backend.input_gradient`."""
-    _run("input_gradient", out, kernel, grad_output, window)
+    _run("input_gradient", out, kernel, _channels_last(grad_output, kernel.shape[1]), window)
 
 
 def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
     """See `Backend.kernel_gradient`."""
-    _run("kernel_gradient", input, out, grad_output, window)
+    _run("kernel_gradient", _channels_last(input, out.shape[1]), out, grad_output, window)
 
 
 def _run(kernel: str, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
@@ -58,6 +59,13 @@ def _run(kernel: str, x: Tensor, field: Tensor, y: Tensor, window: Window) -> No
     launch = plan(kernel, x, field, y, window)
     with on_device(x):
         launch.run(x, field, y)
+
+
+def _channels_last(x: Tensor, groups: int) -> Tensor:
+    """Return ``x``, or a copy of it whose channels lie together; single channels never lie together."""
+    if x.stride(1) == 1 or x.shape[1] == groups:
+        return x
+    return empty_map(x, x.shape, True).copy_(x)
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager:

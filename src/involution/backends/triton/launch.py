@@ -58,13 +58,12 @@ class Row(NamedTuple):
 
     Attributes:
         threads: threads per program.
-        values: values of a tile that a thread holds per accumulator: eight are one load of 16 bytes in half precision,
-            two in float32.
+        loads: loads of 16 bytes that fill a thread's share of a tile.
         most_pixels: groups of few channels take no more pixels (or strips) than this.
     """
 
     threads: int
-    values: int = 8
+    loads: int = 1
     most_pixels: int = 512
 
 
@@ -85,13 +84,14 @@ _MOST_CHANNELS = 32
 _MOST_STRIP_CHANNELS = 64
 
 
-def tile(kernel: str, strip: bool, group_channels: int, work: int, lanes: int) -> Tile:
+def tile(kernel: str, strip: bool, group_channels: int, itemsize: int, work: int, lanes: int) -> Tile:
     """Return what one program computes, from the launch table.
 
     Args:
         kernel: ``"forward"``, ``"input_gradient"`` or ``"kernel_gradient"``.
         strip: whether strips of four pixels are numbered.
         group_channels: C / G.
+        itemsize: bytes of a value.
         work: pixels or strips of all groups.
         lanes: threads per warp.
     """
@@ -100,7 +100,7 @@ def tile(kernel: str, strip: bool, group_channels: int, work: int, lanes: int) -
     channels = min(power_of_two(group_channels), _MOST_STRIP_CHANNELS if whole else _MOST_CHANNELS)
 
     def pixels(threads: int) -> int:
-        return min(row.most_pixels, max(1, row.values * threads // channels))
+        return min(row.most_pixels, max(1, row.loads * (16 // itemsize) * threads // channels))
 
     threads = max(lanes, row.threads)
     if work < _FEW_PROGRAMS * pixels(threads):
@@ -120,12 +120,15 @@ def options(warps: int) -> dict[str, Any]:
 
 def plan(kernel: str, x: Tensor, field: Tensor, y: Tensor, window: Window, lanes: int = LANES) -> Launch:
     """Return how ``kernel`` is launched on these tensors; only their shapes and strides are looked at."""
-    return _plan(kernel, lanes, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window)
+    return _plan(
+        kernel, x.element_size(), lanes, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
+    )
 
 
 @lru_cache(maxsize=4096)
 def _plan(
     kernel: str,
+    itemsize: int,
     lanes: int,
     x: torch.Size,
     x_stride: Sequence[int],
@@ -149,13 +152,18 @@ def _plan(
     if strip:
         counted = (*counted[:2], -(-counted[2] // strips.STRIP))
     pixels = x[0] * prod(counted)
-    block = tile(kernel, strip, group_channels, pixels * groups, lanes)
+    block = tile(kernel, strip, group_channels, itemsize, pixels * groups, lanes)
     blocks = 1 if kernel == "kernel_gradient" else -(-group_channels // block.channels)
     wide = max(_extent(x, x_stride), _extent(field, field_stride), _extent(y, y_stride)) > _NARROW
     volume = size[0] > 1 or out_size[0] > 1 or taps_per_dim[0] > 1
+    rows = taps_per_dim[1]
+    if kernel == "input_gradient" and dilation[1] == 1:
+        # Only every s-th row of taps can reach a pixel.
+        rows = -(-rows // stride[1])
     arguments = (
         pixels,
         groups,
+        rows,
         *size,
         *out_size,
         *x_stride[:2],
@@ -184,7 +192,7 @@ def _plan(
 def serves_strips(
     kernel: str, group_channels: int, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> bool:
-    """Whether the register-reusing kernels serve this geometry and win: neighbouring pixels share what they read."""
+    """Whether the register-reusing kernels serve this geometry: neighbouring pixels share what they read."""
     if kernel_size[-1] < 3 or stride[-1] != 1 or dilation[-1] != 1:
         return False
     if kernel == "input_gradient":

@@ -17,7 +17,7 @@ STRIP = 4
 @triton.jit
 def forward(
     X, Kernel, Y,
-    strips, groups,
+    strips, groups, rows,
     depth, height, width, out_depth, out_height, out_width,
     x_b, x_c, x_d, x_h, X_W: tl.constexpr,
     k_b, k_g, k_t, k_u, k_v, k_d, k_h, k_w,
@@ -50,7 +50,7 @@ def forward(
     # From a pixel's tap to its right neighbour's tap that reads the same input pixel.
     slant = k_w - k_v
     for t in tl.range(KD):
-        for u in tl.range(KH):
+        for u in tl.range(rows):
             row = inside0 & (i0 + u * DH >= 0) & (i0 + u * DH < height)
             if VOLUME:
                 row = row & (z0 + t * DD >= 0) & (z0 + t * DD < depth)
@@ -78,7 +78,7 @@ def forward(
 @triton.jit
 def input_gradient(
     X, Kernel, Y,
-    strips, groups,
+    strips, groups, rows,
     depth, height, width, out_depth, out_height, out_width,
     x_b, x_c, x_d, x_h, x_w,
     k_b, k_g, k_t, k_u, k_v, k_d, k_h, k_w,
@@ -113,7 +113,7 @@ def input_gradient(
     total3 = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), dtype=tl.float32)
     slant = k_w - k_v
     for t in tl.range(KD):
-        for u in tl.range(KH):
+        for u in tl.range(rows):
             row = inside0 & (i0 - u * DH >= 0) & (i0 - u * DH < out_height)
             if VOLUME:
                 row = row & (z0 - t * DD >= 0) & (z0 - t * DD < out_depth)
@@ -141,7 +141,7 @@ def input_gradient(
 @triton.jit
 def kernel_gradient(
     X, Kernel, Y,
-    strips, groups,
+    strips, groups, rows,
     depth, height, width, out_depth, out_height, out_width,
     x_b, x_c, x_d, x_h, X_W: tl.constexpr,
     k_b, k_g, k_t, k_u, k_v, k_d, k_h, k_w,
@@ -174,7 +174,7 @@ def kernel_gradient(
     y3 = tl.load(y_pixel + 3 * y_w, mask=inside3[:, None] & in_group, other=0.0).to(tl.float32)
     slant = k_w - k_v
     for t in tl.range(KD):
-        for u in tl.range(KH):
+        for u in tl.range(rows):
             row = inside0 & (i0 + u * DH >= 0) & (i0 + u * DH < height)
             if VOLUME:
                 row = row & (z0 + t * DD >= 0) & (z0 + t * DD < depth)

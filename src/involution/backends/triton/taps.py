@@ -4,6 +4,8 @@ Maps are (B, C, D, H, W) and fields (B, G, KD, KH, KW, D', H', W') here: one and
 Tensors are read and written through their strides, so every layout is served in place; where channels lie together a
 load takes 16 bytes. Pixels of the whole batch are numbered through, so small maps fill their tiles. Every result is
 gathered by one program, in a fixed order: no atomics, the same bits every time.
+
+The number of rows of taps is a run-time value, ``rows``: compilers that know it unroll them all and run out of registers.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def assignment(pixels, groups, BLOCK_PIXELS: tl.constexpr, CHANNEL_BLOCKS: tl.co
 @triton.jit
 def forward(
     X, Kernel, Y,
-    pixels, groups,
+    pixels, groups, rows,
     depth, height, width, out_depth, out_height, out_width,
     x_b, x_c, x_d, x_h, X_W: tl.constexpr,
     k_b, k_g, k_t, k_u, k_v, k_d, k_h, k_w,
@@ -67,7 +69,7 @@ def forward(
     weight = Kernel + (b * k_b + z * k_d + i * k_h + j * k_w) + g * k_g
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), dtype=tl.float32)
     for t in tl.range(KD):
-        for u in tl.range(KH):
+        for u in tl.range(rows):
             row = inside & (i0 + u * DH >= 0) & (i0 + u * DH < height)
             if VOLUME:
                 row = row & (z0 + t * DD >= 0) & (z0 + t * DD < depth)
@@ -86,7 +88,7 @@ def forward(
 @triton.jit
 def input_gradient(
     X, Kernel, Y,
-    pixels, groups,
+    pixels, groups, rows,
     depth, height, width, out_depth, out_height, out_width,
     x_b, x_c, x_d, x_h, x_w,
     k_b, k_g, k_t, k_u, k_v, k_d, k_h, k_w,
@@ -121,7 +123,7 @@ def input_gradient(
         # Truncation and floor agree from zero on, and below zero the mask decides.
         o_d = plane // SD
         reads_plane = inside & (t < KD) & (plane >= 0) & (o_d < out_depth) & (o_d * SD == plane)
-        for u_step in tl.range((KH + STEP_H - 1) // STEP_H):
+        for u_step in tl.range(rows):
             u = (i + PH) % STEP_H + u_step * STEP_H
             line = i + PH - u * DH
             o_h = line // SH
@@ -143,7 +145,7 @@ def input_gradient(
 @triton.jit
 def kernel_gradient(
     X, Kernel, Y,
-    pixels, groups,
+    pixels, groups, rows,
     depth, height, width, out_depth, out_height, out_width,
     x_b, x_c, x_d, x_h, X_W: tl.constexpr,
     k_b, k_g, k_t, k_u, k_v, k_d, k_h, k_w,
@@ -168,7 +170,7 @@ def kernel_gradient(
     BLOCKS: tl.constexpr = (CHANNELS + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
     first = tl.load(y_pixel, mask=inside[:, None] & (c < CHANNELS)[None, :], other=0.0).to(tl.float32)
     for t in tl.range(KD):
-        for u in tl.range(KH):
+        for u in tl.range(rows):
             row = inside & (i0 + u * DH >= 0) & (i0 + u * DH < height)
             if VOLUME:
                 row = row & (z0 + t * DD >= 0) & (z0 + t * DD < depth)
