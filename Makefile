@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sanitize bench gpu-compile-check docs lock clean
+.PHONY: help demo test check format sanitize bench gpu gpu-compile-check docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -37,6 +37,9 @@ bench: $(READY)  ## measure the operator against its peers and write the records
 
 gpu-compile-check: $(READY)  ## compile every GPU kernel without a GPU, check registers, spills and loads
 	$(BIN)/python -m benchmarks.compile_check
+
+gpu: $(READY)  ## on a machine with a GPU: its tests, parity, benchmarks; records go to runs/gpu
+	$(BIN)/python -m benchmarks.gpu
 
 docs: $(READY)  ## build the documentation into docs/_build
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
