@@ -101,9 +101,7 @@ class TestGpu(unittest.TestCase):
         layer = Involution2d(64, stride=2).cuda().to(memory_format=torch.channels_last)
         x = torch.randn(2, 64, 15, 14, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
         expected = torch.autograd.grad(layer(x).square().mean(), (x, *layer.parameters()))
-        actual = torch.autograd.grad(
-            torch.compile(layer, fullgraph=True)(x).square().mean(), (x, *layer.parameters())
-        )
+        actual = torch.autograd.grad(torch.compile(layer, fullgraph=True)(x).square().mean(), (x, *layer.parameters()))
         for a, e in zip(actual, expected, strict=True):
             self.assertLess(relative_error(a, e), 1e-3)
 
@@ -148,7 +146,9 @@ class TestGpu(unittest.TestCase):
 
         for dtype in (torch.float16, torch.bfloat16):
             for rows, columns, groups in ((56, 56, 4), (7, 7, 8), (9, 13, 2)):
-                x = empty_map(torch.empty(0, dtype=dtype, device="cuda"), (3, 16 * groups, rows, columns), True).normal_()
+                x = empty_map(
+                    torch.empty(0, dtype=dtype, device="cuda"), (3, 16 * groups, rows, columns), True
+                ).normal_()
                 hidden = empty_map(x, (3, 4 * groups, rows, columns), True).normal_()
                 weight = torch.randn(groups, 7, 7, 4 * groups, device="cuda", dtype=dtype) / (4 * groups) ** 0.5
                 bias = torch.randn(groups * 49, device="cuda", dtype=dtype)

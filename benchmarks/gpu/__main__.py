@@ -50,7 +50,11 @@ def summary(records: Any) -> str:
         if "stage" in row:
             shapes[row["stage"], row["batch"], row["dtype"]].append(row)
     for (stage, batch, dtype), rows in shapes.items():
-        lines += [f"\n### Stage {stage}, batch {batch}, {dtype}\n", "| | median µs | GB/s | of copy |", "|---|---:|---:|---:|"]
+        lines += [
+            f"\n### Stage {stage}, batch {batch}, {dtype}\n",
+            "| | median µs | GB/s | of copy |",
+            "|---|---:|---:|---:|",
+        ]
         for row in rows:
             numbers = [str(row.get(key, "")) for key in ("median_us", "gb_per_s", "of_copy")]
             lines.append(f"| {row.get('name', '')} {row.get('failed', '')} | {' | '.join(numbers)} |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,13 +59,15 @@ def plain_source(x: Tensor, h: Tensor) -> str:
 
 def plain_cuda(x: Tensor, h: Tensor) -> Callable[[], Tensor]:
     """Return a call of the plain kernel: one thread per output, as the public implementations do it."""
-    compile_kernel: Any = torch.cuda._compile_kernel
-    kernel = compile_kernel(plain_source(x, h), "involution")
     y = torch.empty_like(x)
     blocks = -(-x.numel() // 256)
 
+    @lru_cache(maxsize=1)
+    def kernel() -> Any:
+        return torch.cuda._compile_kernel(plain_source(x, h), "involution")
+
     def call() -> Tensor:
-        kernel(grid=(blocks, 1, 1), block=(256, 1, 1), args=[y, x, h, x.numel()])
+        kernel()(grid=(blocks, 1, 1), block=(256, 1, 1), args=[y, x, h, x.numel()])
         return y
 
     return call

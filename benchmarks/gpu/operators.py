@@ -168,7 +168,11 @@ def copy_bandwidth(records: Records) -> float:
 def record(records: Records, shape: Shape, rows: Iterator[tuple], copy: float) -> None:
     """Time every row, forwards only after their result was compared."""
     while True:
-        row: dict[str, Any] = {"stage": shape.stage, "batch": shape.batch, "dtype": str(shape.dtype).removeprefix("torch.")}
+        row: dict[str, Any] = {
+            "stage": shape.stage,
+            "batch": shape.batch,
+            "dtype": str(shape.dtype).removeprefix("torch."),
+        }
         try:
             name, call, gigabytes, result = next(rows)
             row["name"] = name

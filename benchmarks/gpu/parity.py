@@ -89,7 +89,9 @@ def run(records: Records, seconds: float) -> None:
                 rows = future.result()
             except Exception as error:
                 # A fault of any kind is the finding this is for.
-                rows = [{"case": index, "dtype": dtype, "contraction": "all", "passed": False, "error": repr(error)[:500]}]
+                rows = [
+                    {"case": index, "dtype": dtype, "contraction": "all", "passed": False, "error": repr(error)[:500]}
+                ]
             for row in rows:
                 results[row["dtype"], row["contraction"]].append(row)
                 if not row["passed"]:

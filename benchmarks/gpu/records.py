@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -49,11 +50,16 @@ def environment() -> dict[str, Any]:
     """Return what the numbers depend on."""
     import triton
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    commit = None
+    if shutil.which("git"):
+        command = ["git", "rev-parse", "HEAD"]
+        commit = (
+            subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() or None
+        )
     properties = torch.cuda.get_device_properties(0)
     return {
         "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "involution": involution.__version__,
         "torch": torch.__version__,

@@ -37,7 +37,12 @@ def measure(function: Callable[[], Any], milliseconds: float = 60, warm_ups: int
         end.record()
     torch.cuda.synchronize()
     low, median, high = quantiles([1e3 * start.elapsed_time(end) for start, end in events], n=4)
-    return {"median_us": round(median, 2), "quartile1_us": round(low, 2), "quartile3_us": round(high, 2), "runs": repeats}
+    return {
+        "median_us": round(median, 2),
+        "quartile1_us": round(low, 2),
+        "quartile3_us": round(high, 2),
+        "runs": repeats,
+    }
 
 
 def throughput(step: Callable[[], Any], images: int, seconds: float = 1.5, warm_ups: int = 3) -> dict[str, float]:
