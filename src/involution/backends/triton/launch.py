@@ -74,7 +74,7 @@ _TABLE = {
     ("forward", True): Row(128, most_pixels=128),
     ("input_gradient", False): Row(128),
     ("input_gradient", True): Row(128, most_pixels=128),
-    ("kernel_gradient", False): Row(32),
+    ("kernel_gradient", False): Row(32, most_pixels=128),
     ("kernel_gradient", True): Row(32, most_pixels=128),
 }
 # Below this number of programs a large GPU has multiprocessors without work: a program gets the share of one warp.
