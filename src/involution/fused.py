@@ -1,8 +1,9 @@
-"""Kernel generation and multiply-add in one operator, for a φ whose last step is one matrix (CPU).
+"""Kernel generation and multiply-add in one operator, for a φ whose last step is one matrix.
 
-``Y = involution(value, W · hidden + b)``: the kernel field, the largest tensor of an involution by far, is made tile by
-tile in the cache and consumed at once. Nothing but the arguments is saved for the backward pass, which makes the field
-again in pieces of bounded size. Derivatives of higher order go through the unfused operators.
+``Y = involution(value, W · hidden + b)``: the kernel field, the largest tensor of an involution by far, is not kept.
+Where the backend can (``span_and_contract``), the forward pass makes it tile by tile and consumes it at once. Nothing
+but the arguments is saved for the backward pass, which makes the field again in pieces of bounded size. Derivatives of
+higher order go through the unfused operators.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .geometry import empty_map, is_channels_last
 _LIBRARY = library.LIBRARY
 _ARGUMENTS = (
     "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
-    "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+    'SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend="auto"'
 )
 _LIBRARY.define(f"fused_forward({_ARGUMENTS}) -> Tensor")
 _LIBRARY.define(f"fused_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
@@ -32,19 +33,24 @@ _LIBRARY.define(f"fused_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, T
 forward = torch.ops.involution.fused_forward.default
 backward = torch.ops.involution.fused_backward.default
 
-# The backward pass holds a piece of the field and of its gradient, of about this size each.
+# The backward pass holds a piece of the field of about this size: what a cache holds, and what keeps a GPU busy.
 _PIECE_BYTES = 2 << 20
+_GPU_PIECE_BYTES = 128 << 20
 
 _READY = native.unsupported(Request(torch.device("cpu"), torch.float32, 2, 16, (7, 7), (1, 1), (1, 1))) is None
 
 
 def serves(backend: str, value: Tensor, weight: Tensor) -> bool:
     """Whether the fused operator can stand for generation and multiply-add of these tensors on ``backend``."""
-    if not (_READY and value.device.type == weight.device.type == "cpu"):
+    if value.device != weight.device or torch.compiler.is_exporting():
         return False
-    if value.dtype != weight.dtype or value.dtype not in native.DTYPES:
+    if value.dtype != weight.dtype and not (
+        torch.is_autocast_enabled(value.device.type) and torch.float64 not in (value.dtype, weight.dtype)
+    ):
         return False
-    if backend not in ("auto", "native") or torch.compiler.is_exporting():
+    if backend == "triton" or (backend == "auto" and value.device.type == "cuda"):
+        return not library.is_transformed()
+    if not (_READY and value.device.type == "cpu" and value.dtype in native.DTYPES and backend in ("auto", "native")):
         return False
     if torch.compiler.is_compiling():
         return backends.preferred() in (None, "native")
@@ -66,13 +72,14 @@ def involution_of_span(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
+    backend: str = "auto",
 ) -> Tensor:
     """Return the involution of ``value`` with the field ``weight · hidden + bias``.
 
     The arguments have to fit (`involution.Involution2d` sees to it); under autocast they are cast to its dtype.
 
     Args:
-        value: ``(B, C, H, W)`` on the CPU.
+        value: ``(B, C, H, W)``.
         hidden: ``(B, C_hidden, H', W')``.
         weight: ``(G·K·K, C_hidden, 1, 1)``, as in a 1×1 convolution.
         bias: ``(G·K·K,)`` or None.
@@ -81,6 +88,7 @@ def involution_of_span(
         stride: pixels between two windows.
         padding: zeros around the map.
         dilation: pixels between two taps.
+        backend: a backend's name, or ``"auto"``.
 
     Returns:
         ``(B, C, H', W')``, equal to the unfused result within rounding.
@@ -88,7 +96,7 @@ def involution_of_span(
     value, hidden, weight = autocast(value, hidden, weight)
     if bias is not None:
         bias = bias.to(weight.dtype)
-    return forward(value, hidden, weight, bias, groups, kernel_size, stride, padding, dilation)
+    return forward(value, hidden, weight, bias, groups, kernel_size, stride, padding, dilation, backend)
 
 
 def _output(value: Tensor, hidden: Tensor) -> Tensor:
@@ -124,13 +132,29 @@ def _forward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    backend: str = "auto",
 ) -> Tensor:
     out = _output(value, hidden)
     if out.numel():
         window = Window(tuple(stride), tuple(padding), tuple(dilation))
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        native.span_and_contract(out, value, hidden, span, None if bias is None else bias.contiguous(), window)
+        offset = None if bias is None else bias.contiguous()
+        chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
+        fuse = getattr(chosen, "span_and_contract", None)
+        if fuse is None or not fuse(out, value, hidden, span, offset, window):
+            chosen.forward(out, value, _field(hidden, span.flatten(0, -2), offset, groups, kernel_size)[1], window)
     return out
+
+
+def _field(
+    hidden: Tensor, matrix: Tensor, bias: Tensor | None, groups: int, kernel_size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return the field as the product ``(pixels, G·K·K)`` and as a view of it ``(B, G, K, K, H', W')``."""
+    dims = len(kernel_size)
+    pixels = hidden.movedim(1, -1).reshape(-1, hidden.shape[1])
+    product = pixels @ matrix.t() if bias is None else torch.addmm(bias, pixels, matrix.t())
+    view = product.view(hidden.shape[0], *hidden.shape[2:], groups, *kernel_size)
+    return product, view.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
 
 
 def _backward(
@@ -144,8 +168,8 @@ def _backward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dims = value.ndim - 2
     dvalue, dhidden, dweight, dbias = _gradients(value, hidden, weight)
     field_channels, hidden_channels = weight.shape[:2]
     matrix = weight.reshape(field_channels, hidden_channels)
@@ -153,7 +177,10 @@ def _backward(
     wide = torch.promote_types(weight.dtype, torch.float32)
     dmatrix, dvector = matrix.new_zeros(matrix.shape, dtype=wide), matrix.new_zeros((1, field_channels), dtype=wide)
     whole = tuple(padding)
-    pieces = list(_pieces(hidden.shape, field_channels * value.element_size())) if grad_output.numel() else []
+    chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
+    piece_bytes = _GPU_PIECE_BYTES if value.is_cuda else _PIECE_BYTES
+    row_bytes = prod(hidden.shape[3:]) * field_channels * value.element_size()
+    pieces = list(_pieces(hidden.shape[0], hidden.shape[2], row_bytes, piece_bytes)) if grad_output.numel() else []
     cut = any(rows != slice(0, hidden.shape[2]) for _, rows in pieces)
     if cut or not pieces:
         dvalue.zero_()
@@ -170,18 +197,15 @@ def _backward(
                 continue
         x, dy, z = value[images, :, inputs], grad_output[images, :, rows], hidden[images, :, rows]
         pixels = z.movedim(1, -1).reshape(-1, hidden_channels)
-        size = (z.shape[0], *z.shape[2:], groups, *kernel_size)
-        order = (0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
-        field = pixels @ matrix.t() if bias is None else torch.addmm(bias, pixels, matrix.t())
-        kernel = field.view(size).permute(order)
+        field, kernel = _field(z, matrix, bias, groups, kernel_size)
         if cut:
             dx = empty_map(x, x.shape, is_channels_last(value))
-            native.input_gradient(dx, dy, kernel, window)
+            chosen.input_gradient(dx, dy, kernel, window)
             dvalue[images, :, inputs] += dx
         else:
-            native.input_gradient(dvalue[images], dy, kernel, window)
+            chosen.input_gradient(dvalue[images], dy, kernel, window)
         # The field has served; its gradient takes its place.
-        native.kernel_gradient(kernel, dy, x, window)
+        chosen.kernel_gradient(kernel, dy, x, window)
         dhidden[images, :, rows] = (field @ matrix).view(z.shape[0], *z.shape[2:], -1).movedim(-1, 1)
         dmatrix += field.t() @ pixels
         dvector += pixels.new_ones(1, pixels.shape[0]) @ field
@@ -190,12 +214,10 @@ def _backward(
     return dvalue, dhidden, dweight, dbias
 
 
-def _pieces(size: Sequence[int], pixel_bytes: int) -> Iterator[tuple[slice, slice]]:
+def _pieces(batch: int, rows: int, row_bytes: int, piece_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Cut a batch of output grids into pieces: several images, or rows of one."""
-    batch, rows = size[0], size[2]
-    row_bytes = prod(size[3:]) * pixel_bytes
-    images = max(1, _PIECE_BYTES // (rows * row_bytes))
-    band = rows if images > 1 or rows * row_bytes <= 2 * _PIECE_BYTES else max(1, _PIECE_BYTES // row_bytes)
+    images = max(1, piece_bytes // (rows * row_bytes))
+    band = rows if images > 1 or rows * row_bytes <= 2 * piece_bytes else max(1, piece_bytes // row_bytes)
     for image in range(0, batch, images):
         for row in range(0, rows, band):
             yield slice(image, min(batch, image + images)), slice(row, min(rows, row + band))
@@ -218,7 +240,7 @@ def _autograd(ctx: Any, dy: Tensor) -> tuple:
     else:
         gradients = backward(dy, value, hidden, weight, bias, *ctx.geometry)
     needed = [gradient if need else None for gradient, need in zip(gradients, ctx.needs_input_grad[:4], strict=True)]
-    return (*needed, None, None, None, None, None)
+    return (*needed, None, None, None, None, None, None)
 
 
 def _differentiable_backward(
@@ -237,8 +259,8 @@ def _differentiable_backward(
     if bias is not None:
         field = field + bias.view(-1, *[1] * dims)
     kernel = field.unflatten(1, (groups, *kernel_size))
-    dvalue = library.input_gradient(dy, kernel, value.shape[2:], *window, "auto")
-    dfield = library.kernel_gradient(dy, value, groups, kernel_size, *window, "auto").flatten(1, 1 + dims)
+    dvalue = library.input_gradient(dy, kernel, value.shape[2:], *window)
+    dfield = library.kernel_gradient(dy, value, groups, kernel_size, *window).flatten(1, 1 + dims)
     dhidden = torch.einsum("nc,bn...->bc...", matrix, dfield)
     dweight = torch.einsum("bnp,bcp->nc", dfield.flatten(2), hidden.flatten(2)).view(weight.shape)
     return dvalue, dhidden, dweight, dfield.flatten(2).sum((0, 2))

@@ -124,6 +124,7 @@ class _Involution(nn.Module):
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            backend=self.backend,
         )
 
     def generate_kernel(self, input: Tensor) -> Tensor:
@@ -191,8 +192,9 @@ class Involution2d(_Involution):
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.
-        fused: where the native CPU backend serves and φ ends in one matrix (bottleneck, linear), make the kernel field
-            tile by tile in the cache instead of in memory, in training again in the backward pass; False turns it off.
+        fused: where the native CPU backend or a GPU serves and φ ends in one matrix (bottleneck, linear), do not keep
+            the kernel field for the backward pass but make it again there, and on the CPU make it tile by tile in the
+            cache instead of in memory; False turns it off.
         device: where the parameters live.
         dtype: their floating dtype.
 

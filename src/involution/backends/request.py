@@ -65,3 +65,16 @@ class Backend(Protocol):
 
     def kernel_gradient(self, out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
         """Write ``dH[b, g, u, v, i, j] = Σ_c dY[b, g, c, i, j] · X[b, g, c, s·i + d·u − p, s·j + d·v − p]``."""
+
+
+class Fusing(Backend, Protocol):
+    """A backend that can also make the kernel field itself, from a φ whose last step is one matrix."""
+
+    def span_and_contract(
+        self, out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
+    ) -> bool:
+        """Write `forward` of ``input`` and the field ``weight · hidden + bias`` without holding the field in memory.
+
+        ``hidden`` is ``(B, C_hidden, H', W')``, ``weight`` ``(G, K, K, C_hidden)``, ``bias`` ``(G·K·K,)``. Return
+        whether it was done; if not, the caller makes the field and calls `forward`.
+        """

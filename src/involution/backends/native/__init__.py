@@ -75,8 +75,8 @@ def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Win
 
 def span_and_contract(
     out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
-) -> None:
-    """Write `forward` of ``input`` and the field ``weight · hidden + bias``, which exists only in scratch memory.
+) -> bool:
+    """See `Fusing.span_and_contract`: the field exists only in scratch memory.
 
     Args:
         out: ``(B, C, H', W')``, any layout.
@@ -101,6 +101,7 @@ def span_and_contract(
         threads(),
     )
     _check(status)
+    return True
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ interpreter, on CPU tensors: slow, for tests.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -17,7 +18,7 @@ from ...geometry import empty_map
 from ..request import Request, Window
 from . import probe
 
-__all__ = ["forward", "input_gradient", "kernel_gradient", "name", "unsupported"]
+__all__ = ["forward", "input_gradient", "kernel_gradient", "name", "on_device", "span_and_contract", "unsupported"]
 
 name = "triton"
 
@@ -51,6 +52,27 @@ def input_gradient(out: Tensor, grad_output: Tensor, kernel: Tensor, window: Win
 def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
     """See `Backend.kernel_gradient`."""
     _run("kernel_gradient", _channels_last(input, out.shape[1]), out, grad_output, window)
+
+
+def span_and_contract(
+    out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
+) -> bool:
+    """See `Fusing.span_and_contract`; it is done where ``INVOLUTION_TRITON_FUSED=1`` asks for it and fused.py allows.
+
+    It is not the default: its kernel spreads NaN to the other pixels of a block of 16 (see banded.py), and where it
+    wins has not been measured yet.
+    """
+    if os.environ.get("INVOLUTION_TRITON_FUSED") != "1":
+        return False
+    from . import fused
+
+    taps, group_channels = tuple(weight.shape[1:-1]), input.shape[1] // weight.shape[0]
+    request = Request(input.device, input.dtype, input.ndim - 2, group_channels, taps, window.stride, window.dilation)
+    if fused.unsupported(request, window, weight.shape[-1]) is not None:
+        return False
+    with on_device(input):
+        fused.span_and_contract(out, input, hidden, weight, bias)
+    return True
 
 
 def _run(kernel: str, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
