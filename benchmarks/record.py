@@ -16,10 +16,9 @@ from involution import __version__
 from involution.backends import native
 
 
-def write(name: str, payload: dict[str, Any], folder: Path) -> Path:
-    """Write ``folder/name.json``: commit, machine, versions, command, then ``payload``."""
-    record = {
-        "name": name,
+def circumstances() -> dict[str, Any]:
+    """Return what a measurement depends on: date, command, commit, machine, versions."""
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
@@ -31,8 +30,12 @@ def write(name: str, payload: dict[str, Any], folder: Path) -> Path:
             "system": f"{platform.system()} {platform.machine()}",
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "involution": __version__},
-        **payload,
     }
+
+
+def write(name: str, payload: dict[str, Any], folder: Path) -> Path:
+    """Write ``folder/name.json``: commit, machine, versions, command, then ``payload``."""
+    record = {"name": name, **circumstances(), **payload}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
