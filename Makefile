@@ -7,7 +7,7 @@ READY := .venv/.ready
 .PHONY: help demo test check format sanitize bench gpu gpu-compile-check docs lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 demo: $(READY)  ## train convolution and involution on real handwritten digits, compare them, open the report
 	$(BIN)/involution compare digits --open
