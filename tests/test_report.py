@@ -104,7 +104,9 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(1_390, "0.0014 M"), (302_590, "0.30 M"), (12_345_678, "12.3 M"), (1_234_567_890, "1,235 M")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(1_390, "0.0014 M"), (302_590, "0.30 M"), (12_345_678, "12.3 M"), (1_234_567_890, "1,235 M")]
+)
 def test_millions(value, text):
     assert millions(value) == text
 
