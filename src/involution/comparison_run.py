@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from io import StringIO
@@ -22,6 +23,7 @@ from .analysis.comparison import REPORTED, Comparison, NetResult, Samples, durat
 from .cli import CommandError
 from .data import DATASETS, SmallImages
 from .models.comparison import DESIGNS, OPERATORS, comparison_net, quirks
+from .tasks import TrainingError
 from .tasks.callbacks import Row
 from .tasks.comparison import RECIPES, Recipe, train
 
@@ -164,7 +166,9 @@ class Run:
             print(f"  {net.operator}, seed {net.seed}: goes on after epoch {done} of {self.recipe.epochs}", flush=True)
         # Weights and the order of the images are the seed's, whatever was trained before.
         torch.manual_seed(net.seed)
-        self.data.seed = net.seed
+        # The same images, but no state of another training.
+        data = copy(self.data)
+        data.seed = net.seed
         model = comparison_net(self.dataset, self.variant, net.operator)
         layers = trace(model, DESIGNS[self.dataset].input_shape)
 
@@ -183,17 +187,20 @@ class Run:
                 finished=records.date(),
             )
 
-        history = train(
-            model,
-            self.data,
-            self.recipe,
-            num_classes=DESIGNS[self.dataset].num_classes,
-            seed=net.seed,
-            device=self.device,
-            checkpoint=checkpoint,
-            title=f"  {net.operator}, seed {net.seed}",
-            on_epoch=lambda rows: self._write_metrics([*finished, result(rows)]),
-        )
+        try:
+            history = train(
+                model,
+                data,
+                self.recipe,
+                num_classes=DESIGNS[self.dataset].num_classes,
+                seed=net.seed,
+                device=self.device,
+                checkpoint=checkpoint,
+                title=f"  {net.operator}, seed {net.seed}",
+                on_epoch=lambda rows: self._write_metrics([*finished, result(rows)]),
+            )
+        except TrainingError as error:
+            raise CommandError(f"the {net.operator} net, seed {net.seed}: {error}") from error
         trained = result(history)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         records.write_atomically(net.file(".safetensors"), save(weights))
