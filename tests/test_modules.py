@@ -15,8 +15,8 @@ from involution.kernel_generation import BottleneckKernelGenerator, LinearKernel
 LAYERS = {1: Involution1d, 2: Involution2d, 3: Involution3d}
 
 
-def algorithm_1(layer: Involution2d, x):
-    """Algorithm 1 of the paper: average pool, reduce, span, unfold, multiply-add (sizes divisible by the stride)."""
+def pseudo_code(layer: Involution2d, x):
+    """The paper's pseudo-code: average pool, reduce, span, unfold, multiply-add (sizes divisible by the stride)."""
     generator, k, s = layer.kernel_generator, layer.kernel_size[0], layer.stride[0]
     batch, channels, height, width = x.shape
     pooled = F.avg_pool2d(x, s, s) if s > 1 else x
@@ -43,7 +43,7 @@ def test_equals_the_papers_algorithm_with_gradients(kernel_size, stride, dilatio
     (dx,) = torch.autograd.grad(y, x, dy, retain_graph=True)
     y.backward(dy)
     expected_x = x.detach().clone().requires_grad_()
-    expected = algorithm_1(twin, expected_x)
+    expected = pseudo_code(twin, expected_x)
     expected.backward(dy)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(dx, expected_x.grad)

@@ -34,7 +34,7 @@ def involution2d(
     .. math::
         Y_{b,c,i,j} = \sum_{u,v} H_{b,\lfloor cG/C \rfloor,u,v,i,j} \, X_{b,c,\,si+du-p,\,sj+dv-p}
 
-    Equation 4 of Li et al., "Involution: Inverting the Inherence of Convolution for Visual Recognition" (CVPR 2021),
+    The operator of Li et al., "Involution: Inverting the Inherence of Convolution for Visual Recognition" (CVPR 2021),
     with stride, zero padding and dilation. Half-precision inputs are accumulated in float32. Under autocast both
     tensors are cast to its dtype. Derivatives of every order exist.
 

@@ -81,7 +81,7 @@ class SpanKernelGenerator(KernelGenerator):
 
 
 class BottleneckKernelGenerator(SpanKernelGenerator):
-    r"""The paper's kernel generation, :math:`H_{ij} = W_1 \, \mathrm{ReLU}(\mathrm{BN}(W_0 x_{ij}))` (its equation 6).
+    r"""The paper's kernel generation, :math:`H_{ij} = W_1 \, \mathrm{ReLU}(\mathrm{BN}(W_0 x_{ij}))`.
 
     ``(C² + K²GC) / r`` weights, K²G biases and the parameters of the norm.
 
@@ -162,7 +162,7 @@ class LocalAttentionKernelGenerator(KernelGenerator):
     .. math::
         H_{g,u,v,i,j} = \mathrm{softmax}_{u,v} \; \tfrac{1}{\sqrt d} \, q_{g,ij}^\top (k_{g,\,si+du-p,\,sj+dv-p} + e_{g,uv})
 
-    Section 3.4 of the paper: self-attention is involution with Ψ a patch and φ(X_Ψ) = (X W_Q)(X W_K)ᵀ; heads are
+    In the paper's words, self-attention is involution with Ψ a patch and φ(X_Ψ) = (X W_Q)(X W_K)ᵀ; heads are
     groups, W_V and the output projection are the 1×1 convolutions around the involution.
 
     Args:

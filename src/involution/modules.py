@@ -172,7 +172,7 @@ class Involution2d(_Involution):
         Y_{ij} = \sum_{u,v} \varphi(X_{ij})_{u,v} \, X_{i+u,\,j+v}, \qquad
         \varphi(x) = W_1 \, \mathrm{ReLU}(\mathrm{BN}(W_0 x))
 
-    Li et al., CVPR 2021, equations 4 and 6 and algorithm 1. The C / G channels of a group share a kernel. In the
+    The layer of Li et al., CVPR 2021. The C / G channels of a group share a kernel. In the
     paper's setting it holds ``(C² + K²GC) / r`` weights and costs ``HW · ((C² + K²GC) / r + K²C)`` multiply-adds.
     With stride s, φ sees the input average-pooled to the output grid. See `involution.involution2d` for the operator.
 

@@ -37,7 +37,7 @@ class RedBottleneck(Bottleneck):
 
 
 class RedNet(ResNet):
-    r"""RedNet (Li et al., CVPR 2021, section 4.1 and table 1): a ResNet of bottlenecks around 7×7 involutions.
+    r"""RedNet (Li et al., CVPR 2021): a ResNet of bottlenecks around 7×7 involutions.
 
     It is a timm ``ResNet``: ``features_only``, ``output_stride``, ``drop_path_rate``, gradient checkpointing,
     ``forward_intermediates``, ``reset_classifier`` and every other argument of timm's class work as they do there.
