@@ -162,7 +162,7 @@ class LocalAttentionKernelGenerator(KernelGenerator):
     .. math::
         H_{g,u,v,i,j} = \mathrm{softmax}_{u,v} \; \tfrac{1}{\sqrt d} \, q_{g,ij}^\top (k_{g,\,si+du-p,\,sj+dv-p} + e_{g,uv})
 
-    In the paper's words, self-attention is involution with Ψ a patch and φ(X_Ψ) = (X W_Q)(X W_K)ᵀ; heads are
+    As the paper observes, self-attention is involution with Ψ a patch and φ(X_Ψ) = (X W_Q)(X W_K)ᵀ; heads are
     groups, W_V and the output projection are the 1×1 convolutions around the involution.
 
     Args:
