@@ -21,6 +21,7 @@ from . import backends, library
 from .backends import Request, Window, native
 from .functional import autocast
 from .geometry import empty_map, is_channels_last
+from .inference import Affine
 
 _LIBRARY = library.LIBRARY
 _ARGUMENTS = (
@@ -101,6 +102,23 @@ def involution_of_span(
 
 def _output(value: Tensor, hidden: Tensor) -> Tensor:
     return empty_map(value, (*value.shape[:2], *hidden.shape[2:]), is_channels_last(value))
+
+
+def infer(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: tuple[int, ...],
+    window: Window,
+    last: Affine,
+) -> Tensor:
+    """Return ``last`` of `involution_of_span`'s result: no derivative, float32 and float64 only, no empty map."""
+    out = _output(value, hidden)
+    span = weight.reshape(groups, *kernel_size, -1).contiguous()
+    native.span_and_contract(out, value, hidden, span, None if bias is None else bias.contiguous(), window, last)
+    return out
 
 
 @register_fake("involution::fused_forward", lib=_LIBRARY)

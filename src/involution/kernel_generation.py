@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import functional
+from . import functional, inference
 from .geometry import IntOrTuple, Padding, resolve_padding, to_tuple
 
 __all__ = [
@@ -127,11 +127,7 @@ class BottleneckKernelGenerator(SpanKernelGenerator):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return ``ReLU(BN(W0 · x))``, ``(B, C / r, H', W')``."""
-        x = self.reduce(x)
-        # Batch statistics of no pixel at all would be NaN, and would stay in the running ones.
-        if x.numel():
-            x = self.norm(x)
-        return self.act(x)
+        return inference.apply(self.reduce, self.norm, self.act, x)
 
 
 class LinearKernelGenerator(SpanKernelGenerator):

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import functional, fused
+from . import functional, fused, inference
+from .backends import Window
 from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
 from .kernel_generation import _CONV, SpanKernelGenerator, create_kernel_generator, to_output_grid
 
@@ -89,20 +90,32 @@ class _Involution(nn.Module):
                 f"got {describe(input)}"
             )
         value = self.value(input)
-        output = self._forward_fused(value, input)
+        output = self._forward_fused(value, input, inference.Affine() if inference.serves(input) else None)
         if output is None:
             output = self._multiply_add(value, self.generate_kernel(input))
         if self.bias is not None:
             output = output + self.bias.view(-1, *[1] * self._dims)
         return output
 
+    def infer(self, input: Tensor, last: inference.Affine) -> Tensor | None:
+        """Return ``last`` of the output, computed in one pass without derivatives, or None where that cannot be done.
+
+        `inference.serves` has to hold for ``input``.
+        """
+        if input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
+            return None
+        return self._forward_fused(self.value(input), input, last if self.bias is None else last.after(self.bias))
+
     def _multiply_add(self, value: Tensor, kernel: Tensor) -> Tensor:
         return getattr(functional, f"involution{self._dims}d")(
             value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
         )
 
-    def _forward_fused(self, value: Tensor, input: Tensor) -> Tensor | None:
-        """Return the output without a kernel field in memory, or None where that cannot be done."""
+    def _forward_fused(self, value: Tensor, input: Tensor, last: inference.Affine | None) -> Tensor | None:
+        """Return the output (without its bias) without a kernel field in memory, or None where that cannot be done.
+
+        With ``last``, that of the output, without derivatives.
+        """
         generator = self.kernel_generator
         if not (self.fused and isinstance(generator, SpanKernelGenerator) and generator.fusible):
             return None
@@ -113,7 +126,12 @@ class _Involution(nn.Module):
         grid = output_size(value.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation)
         if (generator.groups, generator.kernel_size, tuple(hidden.shape[2:])) != (self.groups, self.kernel_size, grid):
             # The operator has the words for what does not fit.
+            if last is not None and last != inference.Affine():
+                return None
             return self._multiply_add(value, generator.field(hidden))
+        if last is not None and value.numel():
+            window = Window(self.stride, self.padding, self.dilation)
+            return fused.infer(value, hidden, span.weight, span.bias, self.groups, self.kernel_size, window, last)
         return fused.involution_of_span(
             value,
             hidden,

@@ -17,6 +17,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
+from .. import inference
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
 
@@ -34,6 +35,27 @@ class RedBottleneck(Bottleneck):
         super().__init__(*args, **kwargs)
         if spatial_layer is not None:
             self.conv2 = _like(self.conv2, spatial_layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block; without derivatives on the CPU, each layer with the norm and activation after it."""
+        between = (self.drop_block, self.aa)
+        if self.training or not inference.serves(x) or self.se is not None or not all(map(_is_identity, between)):
+            return super().forward(x)
+        shortcut = x
+        x = inference.apply(self.conv1, self.bn1, self.act1, x)
+        x = inference.apply(self.conv2, self.bn2, self.act2, x)
+        if self.downsample is not None:
+            parts = list(self.downsample) if type(self.downsample) is nn.Sequential else []
+            pair = len(parts) == 2 and inference.unwatched(self.downsample)
+            shortcut = inference.apply(*parts, _IDENTITY, shortcut) if pair else self.downsample(shortcut)
+        return inference.apply(self.conv3, self.bn3, self.act3, x, shortcut)
+
+
+def _is_identity(module: nn.Module) -> bool:
+    return type(module) is nn.Identity and inference.unwatched(module)
+
+
+_IDENTITY = nn.Identity()
 
 
 class RedNet(ResNet):
@@ -126,6 +148,7 @@ class RedNet(ResNet):
         )
         if stem == "involution":
             self.conv1[3] = _like(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
+            self.conv1 = inference.Sequential(*self.conv1)
         elif stem == "small":
             old = self.conv1
             self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False).to(old.weight)

@@ -20,12 +20,14 @@ from ..request import Request, Window
 from . import loader
 
 __all__ = [
+    "affine_of_norm",
     "forward",
     "input_gradient",
     "instruction_set",
     "instruction_sets",
     "kernel_gradient",
     "name",
+    "pointwise",
     "span_and_contract",
     "unsupported",
 ]
@@ -36,6 +38,7 @@ instruction_set = loader.instruction_set
 instruction_sets = loader.instruction_sets
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+Last = tuple[Tensor | None, Tensor | None, bool]
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
 
 # A forked child has none of its parent's OpenMP threads, and waiting for them would never end.
@@ -74,7 +77,13 @@ def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Win
 
 
 def span_and_contract(
-    out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
+    out: Tensor,
+    input: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: Window,
+    last: Last = (None, None, False),
 ) -> bool:
     """See `Fusing.span_and_contract`: the field exists only in scratch memory.
 
@@ -85,7 +94,9 @@ def span_and_contract(
         weight: ``(G, K, K, C_hidden)``, contiguous.
         bias: ``(G·K·K,)``, contiguous, or None.
         window: stride, padding and dilation.
+        last: scale and offset per channel and whether to cut at zero, in this order, float32 and float64 only.
     """
+    scale, offset, relu = last
     problem = _fused_problem(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
     layout = _hidden_layout(hidden.shape, hidden.stride())
     library = loader.library()
@@ -96,12 +107,96 @@ def span_and_contract(
         input.data_ptr(),
         hidden.data_ptr(),
         weight.data_ptr(),
-        None if bias is None else bias.data_ptr(),
+        _pointer(bias),
+        _pointer(scale),
+        _pointer(offset),
+        relu,
         out.data_ptr(),
         threads(),
     )
     _check(status)
     return True
+
+
+def pointwise(
+    out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Last, residual: Tensor | None
+) -> None:
+    """Write the 1×1 convolution of ``input``, its scale and offset, ``residual`` added, cut at zero.
+
+    Args:
+        out: ``(B, C', H', W')``, any layout, float32 or float64.
+        input: ``(B, C, H, W)``.
+        weight: ``(C', C)``, contiguous.
+        stride: pixels between two pixels that are read.
+        last: scale and offset per channel and whether to cut at zero.
+        residual: as ``out``, or None.
+    """
+    scale, offset, relu = last
+    residual_stride = None if residual is None else residual.stride()
+    problem = _pointwise_problem(
+        out.dtype, input.shape, input.stride(), out.shape, out.stride(), residual_stride, stride, relu
+    )
+    library = loader.library()
+    status = library.pointwise(
+        library.isa,
+        problem,
+        input.data_ptr(),
+        weight.data_ptr(),
+        _pointer(scale),
+        _pointer(offset),
+        _pointer(residual),
+        out.data_ptr(),
+        threads(),
+    )
+    _check(status)
+
+
+def affine_of_norm(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Return scale and offset per channel of a batch norm in evaluation; float32 or float64, contiguous."""
+    scale, offset = torch.empty_like(mean), torch.empty_like(mean)
+    loader.library().affine_of_norm(
+        DTYPES[mean.dtype],
+        mean.shape[0],
+        mean.data_ptr(),
+        variance.data_ptr(),
+        _pointer(weight),
+        _pointer(bias),
+        epsilon,
+        scale.data_ptr(),
+        offset.data_ptr(),
+    )
+    return scale, offset
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+@lru_cache(maxsize=4096)
+def _pointwise_problem(
+    dtype: torch.dtype, x: Any, x_stride: Any, y: Any, y_stride: Any, residual_stride: Any, stride: Any, relu: bool
+) -> bytes:
+    missing = 5 - len(x)
+
+    def steps(strides: Any) -> tuple[int, ...]:
+        return (*strides[:2], *(0,) * missing, *strides[2:])
+
+    return Struct("=26q").pack(
+        DTYPES[dtype],
+        x[0],
+        x[1],
+        y[1],
+        *(1,) * missing,
+        *y[2:],
+        *(1,) * missing,
+        *stride,
+        *steps(x_stride),
+        *steps(y_stride),
+        *((0,) * 5 if residual_stride is None else steps(residual_stride)),
+        relu,
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -23,6 +23,8 @@ class Library(NamedTuple):
     Attributes:
         contract: one of the three contractions; see csrc/dispatch.cpp.
         span_and_contract: the forward with its kernel field made on the way.
+        pointwise: a 1×1 convolution with what follows it.
+        affine_of_norm: what a batch norm is in evaluation.
         isa: number of the instruction set in use.
         name: its name.
         names: all that were compiled and this machine has, best last.
@@ -30,6 +32,8 @@ class Library(NamedTuple):
 
     contract: Any
     span_and_contract: Any
+    pointwise: Any
+    affine_of_norm: Any
     isa: int
     name: str
     names: tuple[str, ...]
@@ -98,6 +102,19 @@ def _load() -> Library | str:
         [ctypes.c_int] * 2 + [ctypes.c_char_p] + [ctypes.c_void_p] * 3 + [ctypes.c_int]
     )
     handle.involution_span_and_contract.argtypes = (
-        [ctypes.c_int] + [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 5 + [ctypes.c_int]
+        [ctypes.c_int] + [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 6 + [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
     )
-    return Library(handle.involution_contract, handle.involution_span_and_contract, built.index(wanted), wanted, names)
+    handle.involution_pointwise.argtypes = [ctypes.c_int, ctypes.c_char_p] + [ctypes.c_void_p] * 6 + [ctypes.c_int]
+    handle.involution_affine_of_norm.argtypes = (
+        [ctypes.c_int, ctypes.c_int64] + [ctypes.c_void_p] * 4 + [ctypes.c_double] + [ctypes.c_void_p] * 2
+    )
+    handle.involution_affine_of_norm.restype = None
+    return Library(
+        handle.involution_contract,
+        handle.involution_span_and_contract,
+        handle.involution_pointwise,
+        handle.involution_affine_of_norm,
+        built.index(wanted),
+        wanted,
+        names,
+    )

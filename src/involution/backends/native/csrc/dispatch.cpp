@@ -1,6 +1,7 @@
 // The functions Python calls, and the choice of the instruction set.
 #include "dispatch.h"
 
+#include <cmath>
 #include <cstring>
 #include <exception>
 
@@ -11,21 +12,22 @@ struct InstructionSet {
   bool (*available)();
   decltype(&baseline::contract) contract;
   decltype(&baseline::span_and_contract) span_and_contract;
+  decltype(&baseline::pointwise) pointwise;
 };
 
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
-    {"baseline", [] { return true; }, baseline::contract, baseline::span_and_contract},
+    {"baseline", [] { return true; }, baseline::contract, baseline::span_and_contract, baseline::pointwise},
 #if defined(INVOLUTION_X86)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
-     avx2::contract, avx2::span_and_contract},
+     avx2::contract, avx2::span_and_contract, avx2::pointwise},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
      },
-     avx512::contract, avx512::span_and_contract},
+     avx512::contract, avx512::span_and_contract, avx512::pointwise},
 #endif
 };
 constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
@@ -56,8 +58,9 @@ INVOLUTION_EXPORT int involution_contract(int isa, int op, const InvolutionProbl
 // Forward with the field made on the way: span->hidden and the rest are filled from the arguments.
 INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProblem* problem, const std::int64_t* hidden_layout,
                                                    const void* x, const void* hidden, const void* weight,
-                                                   const void* bias, void* y, int threads) {
-  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}};
+                                                   const void* bias, const void* scale, const void* offset, int relu,
+                                                   void* y, int threads) {
+  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}, {scale, offset, relu}};
   std::memcpy(span.h, hidden_layout + 1, sizeof(span.h));
   try {
     kInstructionSets[isa].span_and_contract(*problem, x, span, y, threads);
@@ -65,4 +68,38 @@ INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProb
   } catch (const std::exception&) {
     return 1;
   }
+}
+
+INVOLUTION_EXPORT int involution_pointwise(int isa, const InvolutionPointwise* problem, const void* x, const void* weight,
+                                           const void* scale, const void* offset, const void* residual, void* y,
+                                           int threads) {
+  try {
+    kInstructionSets[isa].pointwise(*problem, x, weight, scale, offset, residual, y, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+namespace {
+
+template <class A>
+void affine_of_norm(std::int64_t n, const void* mean, const void* variance, const void* weight, const void* bias,
+                    double epsilon, void* scale, void* offset) {
+  const A *m = static_cast<const A*>(mean), *v = static_cast<const A*>(variance);
+  const A *w = static_cast<const A*>(weight), *b = static_cast<const A*>(bias);
+  A *s = static_cast<A*>(scale), *o = static_cast<A*>(offset);
+  for (std::int64_t i = 0; i < n; i++) {
+    s[i] = (w ? w[i] : A(1)) / std::sqrt(v[i] + A(epsilon));
+    o[i] = (b ? b[i] : A(0)) - m[i] * s[i];
+  }
+}
+
+}  // namespace
+
+// The scale and the offset per channel that a batch norm is in evaluation; weight and bias may be null.
+INVOLUTION_EXPORT void involution_affine_of_norm(int dtype, std::int64_t n, const void* mean, const void* variance,
+                                                 const void* weight, const void* bias, double epsilon, void* scale,
+                                                 void* offset) {
+  (dtype == kFloat64 ? affine_of_norm<double> : affine_of_norm<float>)(n, mean, variance, weight, bias, epsilon, scale, offset);
 }

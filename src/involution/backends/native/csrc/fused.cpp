@@ -1,69 +1,22 @@
 // Forward with the kernel field made on the way: for a few rows of pixels and one group at a time, the span's matrix
 // product goes to scratch memory that stays in the cache, and is consumed at once.
 #include "accumulate.h"
+#include "affine.h"
 #include "dispatch.h"
+#include "product.h"
 
 namespace INVOLUTION_ISA {
 namespace {
 
-// out[n][m] = bias[n] + Σ_k a[n · a_n + k] · b[k · b_k + m] for R rows n and NV vectors of m.
-template <class A, int R, int NV>
-inline void product_block(const A* a, i64 a_n, const A* b, i64 b_k, i64 depth, const A* bias, A* out, i64 out_n) {
-  constexpr int L = kLanes<A>;
-  using V = vec<A, L>;
-  typename V::type acc[R][NV];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) acc[r][n] = typename V::type{} + (bias ? bias[r] : A(0));
-  }
-  for (i64 k = 0; k < depth; k++) {
-    typename V::type column[NV];
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) column[n] = V::load(b + k * b_k + n * L);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-      const A value = a[r * a_n + k];
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; n++) acc[r][n] += column[n] * value;
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) V::store(out + r * out_n + n * L, acc[r][n]);
-  }
-}
-
-template <class A, int NV>
-void product_rows(const A* a, i64 a_n, const A* b, i64 b_k, i64 depth, const A* bias, A* out, i64 out_n, i64 rows) {
-  constexpr int R = kVectorBytes == 64 ? 7 : 4;
-  i64 r = 0;
-  for (; r + R <= rows; r += R) {
-    product_block<A, R, NV>(a + r * a_n, a_n, b, b_k, depth, bias ? bias + r : nullptr, out + r * out_n, out_n);
-  }
-  for (; r < rows; r++) {
-    product_block<A, 1, NV>(a + r * a_n, a_n, b, b_k, depth, bias ? bias + r : nullptr, out + r * out_n, out_n);
-  }
-}
-
-// `width` is a multiple of the vector length.
-template <class A>
-void product(const A* a, i64 a_n, const A* b, i64 b_k, i64 depth, const A* bias, A* out, i64 out_n, i64 rows, i64 width) {
-  constexpr int L = kLanes<A>;
-  i64 m = 0;
-  for (; width - m > 4 * L || width - m == 3 * L; m += 3 * L) {
-    product_rows<A, 3>(a, a_n, b + m, b_k, depth, bias, out + m, out_n, rows);
-  }
-  for (; width - m >= 2 * L; m += 2 * L) product_rows<A, 2>(a, a_n, b + m, b_k, depth, bias, out + m, out_n, rows);
-  for (; width - m >= L; m += L) product_rows<A, 1>(a, a_n, b + m, b_k, depth, bias, out + m, out_n, rows);
-}
+// Seven rows of taps at a time: the paper's windows have 7·7.
+constexpr int kRows = kVectorBytes == 64 ? 7 : 4;
 
 template <class S>
 struct SpanAndContract {
   using A = accumulator<S>;
   const InvolutionProblem& p;
   const InvolutionSpan& span;
+  Affine<A> affine;
   Accumulation<S, false> sums;
 
   // Columns of the scratch matrices: the pixels of the largest box, filled up to whole vectors.
@@ -130,17 +83,20 @@ struct SpanAndContract {
       const S* weight = static_cast<const S*>(span.weight) + g * taps * span.channels;
       const S* bias = span.bias ? static_cast<const S*>(span.bias) + g * taps : nullptr;
       if constexpr (kDirect<S>) {
-        product(weight, span.channels, hidden, width, span.channels, bias, field, width, taps, width);
+        product<A, kRows>(weight, span.channels, hidden, width, span.channels, bias, field, width, taps, width);
       } else {
         load_run(weight, weights, taps * span.channels);
         if (bias) load_run(bias, biases, taps);
-        product(weights, span.channels, hidden, width, span.channels, bias ? biases : nullptr, field, width, taps, width);
+        product<A, kRows>(weights, span.channels, hidden, width, span.channels, bias ? biases : nullptr, field, width, taps, width);
       }
       const i64 c = p.group_channels;
       const auto map = view_map(sums.source, p.x, box.batch, g * c, c, map_box, map_room);
       S* out = sums.target + box.batch * p.y[0] + g * c * p.y[1] + box.plane * p.y[2];
       for (i64 row = box.row_begin; row < box.row_end; row++) {
         sums.row(map, view, out + row * p.y[3], box, row, row_room, nullptr);
+        if constexpr (kDirect<S>) {
+          if (affine.any()) affine.from(g * c).apply(out + row * p.y[3] + box.column_begin * p.y[4], p.y[4], p.y[1], columns, c);
+        }
       }
     }
   }
@@ -148,7 +104,7 @@ struct SpanAndContract {
 
 template <class S>
 void run_as(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y, i64 threads) {
-  SpanAndContract<S>{p, span, {p, static_cast<const S*>(x), nullptr, static_cast<S*>(y)}}.run(threads);
+  SpanAndContract<S>{p, span, Affine<accumulator<S>>::of(span.affine), {p, static_cast<const S*>(x), nullptr, static_cast<S*>(y)}}.run(threads);
 }
 
 }  // namespace

@@ -19,6 +19,14 @@ struct InvolutionProblem {
   std::int64_t y[5];  // output side, as x
 };
 
+// What happens to a result before it is written: result · scale + offset, then zero where that is negative. One value
+// per channel each; a null pointer leaves the step out.
+struct InvolutionAffine {
+  const void* scale;
+  const void* offset;
+  std::int64_t relu;
+};
+
 // The matrix that makes the field of a call: field[n] = bias[n] + Σ_c weight[n, c] · hidden[c] at every output pixel,
 // n over groups and taps. Weight and bias are contiguous; the bias may be null.
 struct InvolutionSpan {
@@ -27,5 +35,16 @@ struct InvolutionSpan {
   const void* bias;
   std::int64_t channels;
   std::int64_t h[5];  // hidden: batch, channel, depth, height, width
+  InvolutionAffine affine;
+};
+
+// A 1×1 convolution without padding, y[n] = affine(Σ_c weight[n, c] · x[c]) + residual; with `relu` the last step is
+// the cut at zero. The weight is contiguous, the residual may be null.
+struct InvolutionPointwise {
+  std::int64_t dtype;
+  std::int64_t batch, in_channels, out_channels;
+  std::int64_t out[3], stride[3];
+  std::int64_t x[5], y[5], r[5];  // batch, channel, depth, height, width
+  std::int64_t relu;
 };
 }

@@ -1,0 +1,155 @@
+"""Layer, batch norm, addition and activation in one pass over memory, where no derivative is wanted (CPU).
+
+In evaluation a batch norm is a scale and an offset per channel. The native kernels of the involution and of 1×1
+convolutions apply them, a residual and a ReLU before they write their result. Everything here computes what the
+modules compute one after the other, within rounding, and calls them one after the other wherever that cannot be done:
+in training, where gradients are recorded, while tracing or compiling, and for modules that are watched by hooks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+
+from . import backends, library
+from .backends import Request, native
+from .geometry import empty_map
+
+__all__ = ["Affine", "Sequential", "apply", "serves"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_DTYPES = (torch.float32, torch.float64)
+
+
+class Affine(NamedTuple):
+    """What happens to a result before it is written: ``result · scale + offset``, then ReLU.
+
+    Attributes:
+        scale: one value per channel, contiguous, or None.
+        offset: likewise.
+        relu: whether negative values become zero.
+    """
+
+    scale: Tensor | None = None
+    offset: Tensor | None = None
+    relu: bool = False
+
+    def after(self, bias: Tensor) -> Affine:
+        """Return the same steps for a result that ``bias`` has not been added to yet."""
+        offset = bias if self.scale is None else bias * self.scale
+        return self._replace(offset=(offset if self.offset is None else offset + self.offset).contiguous())
+
+
+def serves(x: Tensor) -> bool:
+    """Whether a result of ``x`` may be computed in one pass: a plain CPU tensor, no derivative, nobody watching."""
+    return not (
+        # First, for symbols of a tracer have no other answer.
+        type(x) is not Tensor
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or x.dtype not in _DTYPES
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch.jit.is_tracing()
+        or library.is_transformed()
+        or nn_module._has_any_global_hook()
+        or backends.preferred() not in (None, "native")
+        or native.unsupported(Request(x.device, x.dtype, 2, 1, (1, 1), (1, 1), (1, 1)))
+    )
+
+
+def unwatched(*modules: nn.Module) -> bool:
+    """Whether no hook wants to see what goes into or comes out of ``modules``."""
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+def affine(norm: nn.Module, act: nn.Module, dtype: torch.dtype) -> Affine | None:
+    """Return what ``act(norm(·))`` does to each channel of a map of ``dtype``, or None if it is something else."""
+    if type(act) not in (nn.ReLU, nn.Identity) or not unwatched(norm, act):
+        return None
+    relu = type(act) is nn.ReLU
+    if type(norm) is nn.Identity:
+        return Affine(relu=relu)
+    if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
+        return None
+    vectors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    if any(v is not None and (v.dtype != dtype or v.device.type != "cpu" or not v.is_contiguous()) for v in vectors):
+        return None
+    return Affine(*native.affine_of_norm(*vectors, norm.eps), relu)
+
+
+def apply(layer: nn.Module, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """Return ``act(norm(layer(x)) + residual)``, in one pass where ``layer`` is an involution or a 1×1 convolution."""
+    if serves(x) and unwatched(layer):
+        last = affine(norm, act, x.dtype)
+        if last is not None:
+            y = None
+            if type(layer) in _CONVOLUTIONS:
+                y = _pointwise(layer, last, x, residual)
+                if y is None:
+                    y = _convolution(layer, last, x, residual)
+            elif residual is None and hasattr(layer, "infer"):
+                y = layer.infer(x, last)
+            if y is not None:
+                return y
+    x = layer(x)
+    # Batch statistics of no pixel at all would be NaN, and would stay in the running ones.
+    if x.numel():
+        x = norm(x)
+    return act(x if residual is None else x + residual)
+
+
+def _pointwise(layer: nn.Module, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
+    weight = layer.weight
+    if weight.dtype != x.dtype or weight.device != x.device or weight.numel() != weight.shape[0] * weight.shape[1]:
+        return None
+    if layer.groups != 1 or any(layer.padding if isinstance(layer.padding, tuple) else (1,)):
+        return None
+    if x.ndim != weight.ndim or x.shape[1] != weight.shape[1] or not x.numel():
+        return None
+    grid = tuple((n - 1) // s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True))
+    y = empty_map(x, (x.shape[0], weight.shape[0], *grid), True)
+    if residual is not None and (residual.shape != y.shape or residual.dtype != y.dtype):
+        return None
+    if layer.bias is not None:
+        last = last.after(layer.bias)
+    native.pointwise(y, x, weight.flatten(1).contiguous(), layer.stride, last, residual)
+    return y
+
+
+def _convolution(layer: nn.Module, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
+    """Fold the norm into the weight where that is smaller than the map it spares a pass over."""
+    weight = layer.weight
+    if last.scale is None or weight.dtype != x.dtype or weight.numel() > x.numel():
+        return None
+    if layer.bias is not None:
+        last = last.after(layer.bias)
+    y = layer._conv_forward(x, weight * last.scale.view(-1, *[1] * (weight.ndim - 1)), last.offset)
+    if residual is not None:
+        y += residual
+    return y.relu_() if last.relu else y
+
+
+class Sequential(nn.Sequential):
+    """``nn.Sequential`` whose layers take the batch norm and the ReLU that follow them along, by `apply`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the modules one after the other to ``input``."""
+        if not serves(input):
+            return super().forward(input)
+        modules = list(self)
+        i = 0
+        while i < len(modules):
+            triple = modules[i : i + 3]
+            if len(triple) == 3 and isinstance(triple[1], (*_NORMS, nn.Identity)) and isinstance(triple[2], nn.ReLU):
+                input = apply(*triple, input)
+                i += 3
+            else:
+                input = modules[i](input)
+                i += 1
+        return input
