@@ -32,8 +32,9 @@ sanitize: $(READY)  ## run the tests of the CPU kernels under AddressSanitizer a
 		INVOLUTION_NATIVE_LIBRARY=build/sanitize/libinvolution_native.so \
 		$(BIN)/python -m pytest -p no:xdist tests/test_native.py tests/test_fused.py -k "not 31_values and not compiles"
 
-bench: $(READY)  ## measure the operator against its peers and write the records to results/
+bench: $(READY)  ## measure operator and nets on the CPU against their peers and write the records to results/
 	$(BIN)/python -m benchmarks.operator
+	$(BIN)/python -m benchmarks.nets --compile
 
 gpu-compile-check: $(READY)  ## compile every GPU kernel without a GPU, check registers, spills and loads
 	$(BIN)/python -m benchmarks.compile_check

@@ -11,8 +11,6 @@ matrix product, both measured in the same run.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from involution import Involution2d, involution2d, library
+from involution.analysis import records
+from involution.backends import native
 from involution.geometry import empty_field
 
-from . import record
+from .timing import medians
 
 SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
 KERNEL, GROUP_CHANNELS = 7, 16
@@ -49,23 +49,6 @@ def shift_form(x: Tensor, h: Tensor) -> Tensor:
         for v in range(KERNEL):
             total = total + padded[..., u : u + height, v : v + width] * h[:, :, u, v].unsqueeze(2)
     return total.flatten(1, 2)
-
-
-def medians(functions: dict[str, Callable], rounds: int) -> dict[str, dict[str, float]]:
-    """Time every function once per round; return median and quartiles in milliseconds."""
-    for function in functions.values():
-        function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    result = {}
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        result[name] = {"median_ms": median, "quartile_1_ms": low, "quartile_3_ms": high}
-    return result
 
 
 def roofline_rates() -> dict[str, float]:
@@ -204,7 +187,8 @@ def main() -> None:
                 print(f"  {part}: " + ", ".join(f"{k} {v['median_ms']:.3f}" for k, v in row[part].items()) + " ms")
             print("  " + ", ".join(f"{name} {value:.2f}" for name, value in row["ratios"].items()))
     name = f"operator-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    print(f"\n{record.write(name, {'seed': 0, 'rates': rates, 'results': rows}, arguments.output)}")
+    payload = {"seed": 0, "instruction_set": native.instruction_set(), "rates": rates, "results": rows}
+    print(f"\n{records.write(name, payload, arguments.output)}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ in training, where gradients are recorded, while tracing or compiling, and for m
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,11 +64,11 @@ def serves(x: Tensor) -> bool:
 
 
 def unwatched(*modules: nn.Module) -> bool:
-    """Whether no hook wants to see what goes into or comes out of ``modules``."""
-    return not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+    """Whether nothing watches or replaces what goes into or comes out of ``modules``."""
+    return not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in modules)
 
 
-def affine(norm: nn.Module, act: nn.Module, dtype: torch.dtype) -> Affine | None:
+def affine(norm: Any, act: nn.Module, dtype: torch.dtype) -> Affine | None:
     """Return what ``act(norm(·))`` does to each channel of a map of ``dtype``, or None if it is something else."""
     if type(act) not in (nn.ReLU, nn.Identity) or not unwatched(norm, act):
         return None
@@ -83,7 +83,7 @@ def affine(norm: nn.Module, act: nn.Module, dtype: torch.dtype) -> Affine | None
     return Affine(*native.affine_of_norm(*vectors, norm.eps), relu)
 
 
-def apply(layer: nn.Module, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+def apply(layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """Return ``act(norm(layer(x)) + residual)``, in one pass where ``layer`` is an involution or a 1×1 convolution."""
     if serves(x) and unwatched(layer):
         last = affine(norm, act, x.dtype)
@@ -104,7 +104,7 @@ def apply(layer: nn.Module, norm: nn.Module, act: nn.Module, x: Tensor, residual
     return act(x if residual is None else x + residual)
 
 
-def _pointwise(layer: nn.Module, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
+def _pointwise(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
     weight = layer.weight
     if weight.dtype != x.dtype or weight.device != x.device or weight.numel() != weight.shape[0] * weight.shape[1]:
         return None
@@ -122,14 +122,16 @@ def _pointwise(layer: nn.Module, last: Affine, x: Tensor, residual: Tensor | Non
     return y
 
 
-def _convolution(layer: nn.Module, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
+def _convolution(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
     """Fold the norm into the weight where that is smaller than the map it spares a pass over."""
     weight = layer.weight
-    if last.scale is None or weight.dtype != x.dtype or weight.numel() > x.numel():
+    scale = last.scale
+    if scale is None or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
     if layer.bias is not None:
         last = last.after(layer.bias)
-    y = layer._conv_forward(x, weight * last.scale.view(-1, *[1] * (weight.ndim - 1)), last.offset)
+    scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    y = layer._conv_forward(x, weight * scale, last.offset)
     if residual is not None:
         y += residual
     return y.relu_() if last.relu else y
@@ -142,12 +144,13 @@ class Sequential(nn.Sequential):
         """Apply the modules one after the other to ``input``."""
         if not serves(input):
             return super().forward(input)
-        modules = list(self)
+        modules: list[Any] = list(self)
         i = 0
         while i < len(modules):
             triple = modules[i : i + 3]
             if len(triple) == 3 and isinstance(triple[1], (*_NORMS, nn.Identity)) and isinstance(triple[2], nn.ReLU):
-                input = apply(*triple, input)
+                layer, norm, act = triple
+                input = apply(layer, norm, act, input)
                 i += 3
             else:
                 input = modules[i](input)

@@ -90,7 +90,8 @@ class _Involution(nn.Module):
                 f"got {describe(input)}"
             )
         value = self.value(input)
-        output = self._forward_fused(value, input, inference.Affine() if inference.serves(input) else None)
+        direct = self.backend in ("auto", "native") and inference.serves(input)
+        output = self._forward_fused(value, input, inference.Affine() if direct else None)
         if output is None:
             output = self._multiply_add(value, self.generate_kernel(input))
         if self.bias is not None:
@@ -102,7 +103,8 @@ class _Involution(nn.Module):
 
         `inference.serves` has to hold for ``input``.
         """
-        if input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
+        own = type(self).forward is _Involution.forward and self.backend in ("auto", "native")
+        if not own or input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
             return None
         return self._forward_fused(self.value(input), input, last if self.bias is None else last.after(self.bias))
 

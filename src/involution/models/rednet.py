@@ -45,10 +45,14 @@ class RedBottleneck(Bottleneck):
         x = inference.apply(self.conv1, self.bn1, self.act1, x)
         x = inference.apply(self.conv2, self.bn2, self.act2, x)
         if self.downsample is not None:
-            parts = list(self.downsample) if type(self.downsample) is nn.Sequential else []
-            pair = len(parts) == 2 and inference.unwatched(self.downsample)
-            shortcut = inference.apply(*parts, _IDENTITY, shortcut) if pair else self.downsample(shortcut)
+            shortcut = _projection(self.downsample, shortcut)
         return inference.apply(self.conv3, self.bn3, self.act3, x, shortcut)
+
+
+def _projection(downsample: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    if type(downsample) is nn.Sequential and len(downsample) == 2 and inference.unwatched(downsample):
+        return inference.apply(downsample[0], downsample[1], _IDENTITY, x)
+    return downsample(x)
 
 
 def _is_identity(module: nn.Module) -> bool:

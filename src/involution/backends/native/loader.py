@@ -105,8 +105,13 @@ def _load() -> Library | str:
         [ctypes.c_int] + [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 6 + [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
     )
     handle.involution_pointwise.argtypes = [ctypes.c_int, ctypes.c_char_p] + [ctypes.c_void_p] * 6 + [ctypes.c_int]
+    pointers = [ctypes.c_void_p] * 4
     handle.involution_affine_of_norm.argtypes = (
-        [ctypes.c_int, ctypes.c_int64] + [ctypes.c_void_p] * 4 + [ctypes.c_double] + [ctypes.c_void_p] * 2
+        ctypes.c_int,
+        ctypes.c_int64,
+        *pointers,
+        ctypes.c_double,
+        *pointers[:2],
     )
     handle.involution_affine_of_norm.restype = None
     return Library(

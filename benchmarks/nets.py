@@ -1,0 +1,178 @@
+"""RedNets on the CPU against ResNets: latency of inference and of a training step, and the memory of training.
+
+All nets of a batch size are timed once per round in one process, in channels_last; figures are medians over the rounds.
+Every RedNet meets torchvision's ResNet of its depth (timm's where torchvision has none) and its own control: the same
+definition with 3×3 convolutions. Peak memory is that of a fresh process per net.
+
+    python -m benchmarks.nets [--threads 2] [--batch 1 8] [--rounds 30] [--depths 26 38 50 101 152] [--quick]
+                              [--compile] [--skip-training] [--output results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import involution.models  # noqa: F401
+from involution import fold_batch_norms
+from involution.analysis import records
+from involution.backends import native
+
+from .timing import medians
+
+IMAGE, TRAINING_BATCH = 224, 8
+
+
+def resnet(depth: int) -> nn.Module:
+    """Return the convolutional net of the same depth, as its users build it."""
+    if hasattr(torchvision.models, f"resnet{depth}"):
+        return getattr(torchvision.models, f"resnet{depth}")()
+    layers = {26: (2, 2, 2, 2), 38: (2, 3, 5, 2)}[depth]
+    return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, layers)
+
+
+def nets(depth: int) -> dict[str, Callable[[], nn.Module]]:
+    """Return the makers of a RedNet and of what it is compared with."""
+    return {
+        f"resnet{depth}": lambda: resnet(depth),
+        f"rednet{depth}": lambda: timm.create_model(f"rednet{depth}"),
+        f"rednet{depth} with convolutions": lambda: timm.create_model(f"rednet{depth}", spatial_layer="convolution"),
+    }
+
+
+def images(batch: int) -> Tensor:
+    return torch.randn(batch, 3, IMAGE, IMAGE).to(memory_format=torch.channels_last)
+
+
+def ratios(times: dict[str, dict[str, float]], depth: int) -> dict[str, float]:
+    """Return the time of every net over that of the ResNet of the same depth."""
+    own = times[f"resnet{depth}"]["median_ms"]
+    return {name: value["median_ms"] / own for name, value in times.items()}
+
+
+def inference(depth: int, batch: int, rounds: int, compiled: bool) -> dict[str, dict[str, float]]:
+    """Time the forward pass in evaluation."""
+    models = {name: make().eval().to(memory_format=torch.channels_last) for name, make in nets(depth).items()}
+    models[f"rednet{depth}, folded"] = fold_batch_norms(models[f"rednet{depth}"])
+    x = images(batch)
+    with torch.inference_mode():
+        if compiled:
+            models = {name: torch.compile(model) for name, model in models.items() if "folded" not in name}
+        return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
+
+
+def training_step(make: Callable[[], nn.Module]) -> Callable[[], None]:
+    """Return a function that takes one step of SGD on one batch."""
+    model = make().train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    x, labels = images(TRAINING_BATCH), torch.randint(1000, (TRAINING_BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _peak_of(depth: int, name: str, threads: int, queue: multiprocessing.Queue) -> None:
+    torch.set_num_threads(threads)
+    step = training_step(nets(depth)[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        step()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def peak_mib(depth: int, name: str, threads: int) -> float:
+    """Return by how much two training steps raise the peak of resident memory of a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue = context.Queue()
+    process = context.Process(target=_peak_of, args=(depth, name, threads, queue))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the process that measures the memory of {name} ended with {process.exitcode}")
+    return queue.get()
+
+
+def saved_mib(depth: int, name: str) -> float:
+    """Return the memory of the distinct tensors that one forward pass in training keeps for the backward pass."""
+    model = nets(depth)[name]().train().to(memory_format=torch.channels_last)
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = model(images(TRAINING_BATCH))
+    total = sum(t.untyped_storage().nbytes() for address, t in storages.items() if address not in parameters)
+    del y
+    return total / 2**20
+
+
+def show(title: str, times: dict[str, dict[str, float]], depth: int) -> None:
+    """Print one line per net."""
+    print(f"\n{title}")
+    for name, ratio in ratios(times, depth).items():
+        print(f"  {name:32s} {times[name]['median_ms']:9.1f} ms  {ratio:.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--depths", type=int, nargs="+", default=[26, 38, 50, 101, 152])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--quick", action="store_true", help="depth 50 only, ten rounds")
+    parser.add_argument("--compile", action="store_true", help="time depth 50 under torch.compile too")
+    parser.add_argument("--skip-training", action="store_true", help="no training step, no memory")
+    parser.add_argument("--output", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.depths, arguments.rounds = [50], min(10, arguments.rounds)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    rows = []
+
+    def add(kind: str, depth: int, batch: int, times: dict[str, dict[str, float]], **more: object) -> None:
+        show(f"{kind}, batch {batch}", times, depth)
+        rows.append(
+            {"kind": kind, "depth": depth, "batch": batch, "times": times, "ratios": ratios(times, depth), **more}
+        )
+
+    for depth in arguments.depths:
+        for batch in arguments.batch:
+            rounds = max(5, arguments.rounds // batch)
+            add("inference", depth, batch, inference(depth, batch, rounds, False))
+            if arguments.compile and depth == 50:
+                add("inference, compiled", depth, batch, inference(depth, batch, rounds, True))
+    if not arguments.skip_training:
+        for depth in [50] if 50 in arguments.depths else arguments.depths[:1]:
+            makers = nets(depth)
+            steps = {name: training_step(make) for name, make in makers.items()}
+            times = medians(steps, max(5, arguments.rounds // 6))
+            del steps
+            peak = {name: peak_mib(depth, name, arguments.threads) for name in makers}
+            saved = {name: saved_mib(depth, name) for name in makers}
+            add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
+            for name in makers:
+                print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
+    name = f"nets-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
+    payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
+    print(f"\n{records.write(name, payload, arguments.output)}")
+
+
+if __name__ == "__main__":
+    main()
