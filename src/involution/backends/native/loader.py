@@ -98,21 +98,15 @@ def _load() -> Library | str:
             f"the environment variable {_VARIABLE} asks for {wanted!r}; this machine and build have "
             f"{', '.join(map(repr, names))}: set it to one of them, or unset it"
         )
-    handle.involution_contract.argtypes = (
-        [ctypes.c_int] * 2 + [ctypes.c_char_p] + [ctypes.c_void_p] * 3 + [ctypes.c_int]
-    )
-    handle.involution_span_and_contract.argtypes = (
-        [ctypes.c_int] + [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 6 + [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
-    )
-    handle.involution_pointwise.argtypes = [ctypes.c_int, ctypes.c_char_p] + [ctypes.c_void_p] * 6 + [ctypes.c_int]
-    pointers = [ctypes.c_void_p] * 4
-    handle.involution_affine_of_norm.argtypes = (
-        ctypes.c_int,
-        ctypes.c_int64,
-        *pointers,
-        ctypes.c_double,
-        *pointers[:2],
-    )
+    number, text, pointer = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
+    signatures: dict[str, tuple[Any, ...]] = {
+        "contract": (number, number, text, *(pointer,) * 3, number),
+        "span_and_contract": (number, text, text, *(pointer,) * 6, number, pointer, number),
+        "pointwise": (number, text, *(pointer,) * 6, number),
+        "affine_of_norm": (number, ctypes.c_int64, *(pointer,) * 4, ctypes.c_double, pointer, pointer),
+    }
+    for function, arguments in signatures.items():
+        getattr(handle, f"involution_{function}").argtypes = arguments
     handle.involution_affine_of_norm.restype = None
     return Library(
         handle.involution_contract,
