@@ -36,7 +36,7 @@ def resnet(depth: int) -> nn.Module:
     """Return the convolutional net of the same depth, as its users build it."""
     if hasattr(torchvision.models, f"resnet{depth}"):
         return getattr(torchvision.models, f"resnet{depth}")()
-    layers = {26: (2, 2, 2, 2), 38: (2, 3, 5, 2)}[depth]
+    layers = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2)}[depth]
     return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, layers)
 
 

@@ -121,9 +121,13 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
     }
     with torch.no_grad():
         forward = medians(functions, rounds)
-        slow = {"unfold": partial(unfold_form, x, h), "shift": partial(shift_form, x, h)}
+        slow = {
+            "unfold": partial(unfold_form, x, h),
+            "shift": partial(shift_form, x, h),
+            "reference": partial(involution2d, x, h, backend="reference"),
+        }
         if compiled:
-            slow |= {f"{name}, compiled": partial(torch.compile(f.func), x, h) for name, f in slow.items()}
+            slow |= {f"{name}, compiled": partial(torch.compile(slow[name].func), x, h) for name in ("unfold", "shift")}
         forward |= medians(slow, max(5, rounds // 5))
     gradients = {
         "input gradient": lambda: library.input_gradient(dy, h, x.shape[2:], *WINDOW, "auto"),
@@ -136,7 +140,9 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
     }
     with torch.no_grad():
         backward = medians(gradients, rounds)
-    backward |= medians({"unfold": backward_of(unfold_form, x, h)}, max(5, rounds // 10))
+    reference = partial(involution2d, backend="reference")
+    slow_backward = {"unfold": backward_of(unfold_form, x, h), "reference": backward_of(reference, x, h)}
+    backward |= medians(slow_backward, max(5, rounds // 10))
     macs = KERNEL**2 * x.numel()
     moved = x.nbytes + h.numel() * h.element_size() + x.nbytes
     roof_ms = max(moved / rates["copy_gb_per_s"], macs / rates["gmacs_per_s"]) / 1e6
@@ -153,6 +159,7 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
         "roofline_ms": roof_ms,
         "ratios": {
             "unfold / involution": fwd["unfold"] / fwd["involution"],
+            "unfold / reference": fwd["unfold"] / fwd["reference"],
             "involution / depthwise 7×7": fwd["involution"] / fwd["depthwise 7×7"],
             "involution / convolution 3×3": fwd["involution"] / fwd["convolution 3×3"],
             "roofline / involution": roof_ms / fwd["involution"],
