@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import record
+from involution.analysis import records
 
 
 class Records:
@@ -47,7 +47,7 @@ def environment() -> dict[str, Any]:
     import triton
 
     properties = torch.cuda.get_device_properties(0)
-    return record.circumstances() | {
+    return records.environment() | {
         "triton": triton.__version__,
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
