@@ -180,7 +180,7 @@ def test_refused_arguments(arguments, words):
 
 
 @pytest.mark.skipif(
-    "INVOLUTION_DATA" not in os.environ, reason="INVOLUTION_DATA names no folder with the real data sets"
+    not os.environ.get("INVOLUTION_DATA"), reason="INVOLUTION_DATA names no folder with the real data sets"
 )
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
 def test_real_sets(name):
