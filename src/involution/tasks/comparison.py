@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,9 +120,9 @@ def train(
             resume = checkpoint if checkpoint.exists() else None
             trainer.fit(task, data, ckpt_path=resume, weights_only=True)
         except SystemExit:
-            # Lightning turns Ctrl-C into an exit.
+            # Lightning turns Ctrl-C and SIGTERM into exits that do not tell what happened.
             if trainer.received_sigterm:
-                raise
+                raise SystemExit(128 + signal.SIGTERM) from None
             raise KeyboardInterrupt from None
     return history.rows
 
