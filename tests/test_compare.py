@@ -141,19 +141,24 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(finished, tmp_path, 
             assert ours.read_bytes() == whole.read_bytes()
 
 
-def test_a_killed_comparison_goes_on(finished, tmp_path):
-    """Kill the real process in the middle of a training, with the signal that cannot be caught."""
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_killed_comparison_goes_on(name, finished, tmp_path):
+    """Kill the real process in the middle of a training."""
     script = (
         "import os, signal, sys, torch; torch.set_num_threads(1)\n"
         "from involution.cli import main\n"
         "from involution.tasks.callbacks import RunProgressBar\n"
         "def kill(self, trainer, *_):\n"
-        "    if trainer.current_epoch == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"    if trainer.current_epoch == 1: os.kill(os.getpid(), signal.{name})\n"
         "RunProgressBar.on_train_batch_end = kill\n"
         f"main(['compare', {', '.join(map(repr, SMALL))}, '--epochs', '{EPOCHS}', '--out', sys.argv[1]])\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
-    assert killed.returncode == -9, killed.stderr
+    if name == "SIGKILL":
+        assert killed.returncode == -9, killed.stderr
+    else:
+        assert killed.returncode == 128 + 15, killed.stderr
+        assert "Interrupted with 0 of 2 nets finished" in killed.stderr
     assert [path.suffix for path in (folder_of(tmp_path) / "nets").iterdir()] == [".ckpt"]
     assert run(tmp_path, *SMALL) == 0
     assert figures(folder_of(tmp_path)) == figures(folder_of(finished))

@@ -25,6 +25,8 @@ __all__ = [
     "liveliest_group",
     "png",
     "rgb",
+    "shown_heat_maps",
+    "shown_kernels",
     "summary",
 ]
 
@@ -107,6 +109,18 @@ def liveliest_group(maps: Tensor) -> int:
 def kernel_layer(samples: Samples) -> str:
     """Return the layer whose map is nearest to 8×8 pixels: small enough to see every kernel in it."""
     return min(samples.kernels, key=lambda name: abs(samples.kernels[name].shape[-1] - 8))
+
+
+def shown_kernels(samples: Samples) -> Tensor:
+    """Return the kernels ``(N, K, K, H', W')`` of the liveliest group of `kernel_layer`."""
+    layer = kernel_layer(samples)
+    return samples.kernels[layer][:, liveliest_group(samples.heat_maps[layer])]
+
+
+def shown_heat_maps(samples: Samples) -> Tensor:
+    """Return the heat maps ``(N, H', W')`` of the liveliest group of the first involution, the one that sees most."""
+    maps = next(iter(samples.heat_maps.values()))
+    return maps[:, liveliest_group(maps)]
 
 
 def kernel_limit(kernels: Tensor) -> float:
@@ -217,7 +231,7 @@ def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, trai
     _style(axes, theme)
     last = max(len(result.history) for result in comparison.results)
     factor = 100 if key == "accuracy" else 1
-    floor = []
+    shown: list[list[float]] = []
     for operator in comparison.layers:
         results, colour = comparison.of(operator), theme.of(operator)
         epochs = [row["epoch"] for row in results[0].history]
@@ -232,14 +246,14 @@ def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, trai
             axes.plot(epochs, average, color=colour, linewidth=width, linestyle=style, solid_capstyle="round")
             if part == "test":
                 axes.plot(epochs[-1:], average[-1:], color=colour, marker="o", markersize=5)
-                floor.append(average[len(average) // 8])
+                shown.append(average[len(average) // 8 :])
         axes.plot([], [], color=colour, linewidth=2.2, label=operator)
     if training:
         axes.plot([], [], color=theme.muted, linewidth=1.2, linestyle=(0, (1, 1.6)), label="on training images")
     if key == "accuracy":
         # The first epochs climb from chance; what matters is how the nets differ afterwards.
-        axes.set_ylim(max(0, min(floor) - 4), 100.6)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.set_ylim(max(0, min(map(min, shown)) - 4), min(100.6, max(map(max, shown)) + 4))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.set_xlim(1 - 0.04 * (last - 1) - 0.5 * (last == 1), last + 0.04 * (last - 1) + 0.5 * (last == 1))
     axes.set_xlabel("epoch", color=theme.muted, fontsize=9)
     axes.legend(
@@ -249,9 +263,7 @@ def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, trai
 
 def _draw_kernels(figure: Any, samples: Samples, theme: Theme, *, left: float, right: float, top: float) -> None:
     """Draw one image and the kernels that its pixels make, large, and all images with their heat maps."""
-    layer = kernel_layer(samples)
-    group = liveliest_group(samples.heat_maps[layer])
-    kernels, maps = samples.kernels[layer][:, group], samples.heat_maps[layer][:, group]
+    kernels, maps = shown_kernels(samples), shown_heat_maps(samples)
     aspect = figure.get_figwidth() / figure.get_figheight()
     text = {"va": "center", "color": theme.ink}
     figure.text(left, top, "Every pixel makes its own kernel", fontsize=13.5, fontweight="bold", **text)
@@ -275,7 +287,12 @@ def _draw_kernels(figure: Any, samples: Samples, theme: Theme, *, left: float, r
         _picture(figure, (x, bottom + (side - tile) * aspect, tile, tile * aspect), rgb(samples.images[index]))
         _picture(figure, (x, bottom, tile, tile * aspect), colours(maps[index]))
     x = right - tile - (columns - 1) * cell
-    figure.text(x, bottom - 0.014, "test images and their heat maps: the sum of every pixel's kernel", **caption)
+    figure.text(
+        x,
+        bottom - 0.014,
+        "test images and their heat maps: the sum of every pixel's kernel, in the first involution",
+        **caption,
+    )
 
 
 def _figure(width: float, height: float, theme: Theme) -> Any:

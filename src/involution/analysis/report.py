@@ -43,9 +43,7 @@ def render(comparison: Comparison, record: Mapping[str, Any]) -> str:
     samples = comparison.samples
     rows = table(comparison)
     largest = {id(row): max(max(row.values.values()), 1e-12) for row in rows}
-    layer = plots.kernel_layer(samples)
-    group = plots.liveliest_group(samples.heat_maps[layer])
-    kernels = samples.kernels[layer][:, group]
+    kernels = plots.shown_kernels(samples)
     return template.render(
         comparison=comparison,
         headline=headline(comparison),
@@ -58,11 +56,15 @@ def render(comparison: Comparison, record: Mapping[str, Any]) -> str:
             for label, image, heat, picture in zip(
                 samples.labels,
                 samples.images,
-                colours(samples.heat_maps[layer][:, group]),
+                colours(plots.shown_heat_maps(samples)),
                 plots.kernel_pictures(kernels),
             )
         ],
-        kernel={"size": "×".join(map(str, kernels.shape[1:3])), "grid": "×".join(map(str, kernels.shape[-2:]))},
+        kernel={
+            "size": "×".join(map(str, kernels.shape[1:3])),
+            "grid": "×".join(map(str, kernels.shape[-2:])),
+            "layer": 1 + list(samples.kernels).index(plots.kernel_layer(samples)),
+        },
         explorer={
             "shape": list(kernels.shape[1:]),
             "limit": plots.kernel_limit(kernels),

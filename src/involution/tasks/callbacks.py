@@ -119,7 +119,7 @@ class RunProgressBar(ProgressBar):
             total=int(trainer.estimated_stepping_batches),
             initial=trainer.global_step,
             desc=self.title,
-            bar_format="{desc} {bar:24} {percentage:3.0f} %  {postfix}  [{elapsed} < {remaining}]",
+            bar_format="{desc} {bar:24} {percentage:3.0f} %{postfix}  [{elapsed} < {remaining}]",
             leave=False,
             disable=None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,7 +100,10 @@ def train(
     optimizer = partial(torch.optim.Adam, lr=recipe.learning_rate, eps=recipe.epsilon)
     schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=recipe.epochs) if recipe.cosine else None
     loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    task = ClassificationTask(net, num_classes, loss=loss, optimizer=optimizer, lr_scheduler=schedule)
+    # Both operators are faster in the channels_last layout.
+    task = ClassificationTask(
+        net, num_classes, loss=loss, optimizer=optimizer, lr_scheduler=schedule, channels_last=True
+    )
     history = History(on_epoch)
     with _quiet(), _threads(recipe.threads):
         trainer = Trainer(
@@ -116,9 +120,9 @@ def train(
             resume = checkpoint if checkpoint.exists() else None
             trainer.fit(task, data, ckpt_path=resume, weights_only=True)
         except SystemExit:
-            # Lightning turns Ctrl-C into an exit.
+            # Lightning turns Ctrl-C and SIGTERM into exits that do not tell what happened.
             if trainer.received_sigterm:
-                raise
+                raise SystemExit(128 + signal.SIGTERM) from None
             raise KeyboardInterrupt from None
     return history.rows
 
