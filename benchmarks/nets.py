@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,13 +83,19 @@ def training_step(make: Callable[[], nn.Module]) -> Callable[[], None]:
     return step
 
 
+def _resident_peak_mib() -> float:
+    # Not getrusage's, which a new process takes over from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
+
+
 def _peak_of(depth: int, name: str, threads: int, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(threads)
     step = training_step(nets(depth)[name])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident_peak_mib()
     for _ in range(2):
         step()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put(_resident_peak_mib() - before)
 
 
 def peak_mib(depth: int, name: str, threads: int) -> float:
