@@ -56,7 +56,7 @@ def to_onnx(
         >>> import torch
         >>> from involution import Involution2d
         >>> from involution.export import to_onnx
-        >>> to_onnx(Involution2d(32), (torch.randn(1, 32, 14, 14),), "/tmp/involution.onnx")  # doctest: +SKIP
+        >>> to_onnx(Involution2d(32), (torch.randn(1, 32, 14, 14),), "involution.onnx")  # doctest: +SKIP
     """
     try:
         import onnx  # noqa: F401
