@@ -239,6 +239,11 @@ def test_all_writes_one_table(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["--epoch=3"],
+            "unknown option --epoch; expected one of --dataset, --variant, --epochs, --seed, --repeats, --device, "
+            "--data-root, --out, --all, --fresh, --open",
+        ),
         (["svhn"], "unknown data set 'svhn'; expected one of digits, mnist, fashion_mnist, cifar10"),
         (["--variant", "best"], "unknown variant 'best'; expected one of published, fair"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),

@@ -99,6 +99,9 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
         option, equals, value = argument.partition("=")
         if option.startswith("--"):
             option = "--" + option[2:].replace("-", "_")
+            if option[2:] not in (*parameters, "help", "config", "print_config"):
+                known = ", ".join("--" + name.replace("_", "-") for name in parameters)
+                raise CommandError(f"unknown option {argument.partition('=')[0]}; expected one of {known}")
             if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
                 equals, value = "=", "true"
             if option[2:] in lists:

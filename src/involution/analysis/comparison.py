@@ -162,9 +162,10 @@ def headline(comparison: Comparison) -> str:
     )
     involution, convolution = accuracy.values["involution"], accuracy.values["convolution"]
     share = 100 * params.values["involution"] / params.values["convolution"]
+    seeds = len({result.seed for result in comparison.results})
     return (
-        f"The involution net classifies {involution:.1f} % of the test images correctly, the convolution net "
-        f"{convolution:.1f} %; it has {share:.0f} % of its parameters."
+        f"{f'On average over {seeds} seeds, the' if seeds > 1 else 'The'} involution net classifies {involution:.1f} % of "
+        f"the test images correctly, the convolution net {convolution:.1f} %; it has {share:.0f} % of its parameters."
     )
 
 
