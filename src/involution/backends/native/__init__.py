@@ -29,6 +29,7 @@ __all__ = [
     "name",
     "pointwise",
     "span_and_contract",
+    "span_gradients",
     "unsupported",
 ]
 
@@ -116,6 +117,59 @@ def span_and_contract(
     )
     _check(status)
     return True
+
+
+def span_gradients(
+    grad_input: Tensor,
+    grad_hidden: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_output: Tensor,
+    input: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: Window,
+) -> None:
+    """See `Fusing.span_gradients`; neither the field nor its gradient is ever whole in memory.
+
+    Args:
+        grad_input: as ``input``, any layout.
+        grad_hidden: as ``hidden``, any layout.
+        grad_weight: as ``weight``.
+        grad_bias: ``(G·K·K,)``, contiguous.
+        grad_output: ``(B, C, H', W')``, any layout.
+        input: ``(B, C, H, W)``.
+        hidden: ``(B, C_hidden, H', W')``.
+        weight: ``(G, K, K, C_hidden)``, contiguous.
+        bias: ``(G·K·K,)``, contiguous, or None.
+        window: stride, padding and dilation.
+    """
+    problem = _fused_problem(
+        input.dtype, input.shape, input.stride(), weight.shape, grad_output.shape, grad_output.stride(), window
+    )
+    layouts = (
+        _hidden_layout(hidden.shape, hidden.stride())
+        + _strides(grad_hidden.ndim, grad_hidden.stride())
+        + _strides(grad_input.ndim, grad_input.stride())
+    )
+    library = loader.library()
+    status = library.span_gradients(
+        library.isa,
+        problem,
+        layouts,
+        input.data_ptr(),
+        grad_output.data_ptr(),
+        hidden.data_ptr(),
+        weight.data_ptr(),
+        _pointer(bias),
+        grad_input.data_ptr(),
+        grad_hidden.data_ptr(),
+        grad_weight.data_ptr(),
+        grad_bias.data_ptr(),
+        threads(),
+    )
+    _check(status)
 
 
 def pointwise(
@@ -209,7 +263,12 @@ def _fused_problem(
 
 @lru_cache(maxsize=4096)
 def _hidden_layout(hidden: Any, stride: Any) -> bytes:
-    return Struct("=6q").pack(hidden[1], *stride[:2], *(0,) * (5 - len(hidden)), *stride[2:])
+    return Struct("=q").pack(hidden[1]) + _strides(len(hidden), stride)
+
+
+@lru_cache(maxsize=4096)
+def _strides(dims: int, stride: Any) -> bytes:
+    return Struct("=5q").pack(*stride[:2], *(0,) * (5 - dims), *stride[2:])
 
 
 def threads() -> int:

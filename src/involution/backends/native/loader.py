@@ -23,6 +23,7 @@ class Library(NamedTuple):
     Attributes:
         contract: one of the three contractions; see csrc/dispatch.cpp.
         span_and_contract: the forward with its kernel field made on the way.
+        span_gradients: its derivatives.
         pointwise: a 1×1 convolution with what follows it.
         affine_of_norm: what a batch norm is in evaluation.
         isa: number of the instruction set in use.
@@ -32,6 +33,7 @@ class Library(NamedTuple):
 
     contract: Any
     span_and_contract: Any
+    span_gradients: Any
     pointwise: Any
     affine_of_norm: Any
     isa: int
@@ -102,6 +104,7 @@ def _load() -> Library | str:
     signatures: dict[str, tuple[Any, ...]] = {
         "contract": (number, number, text, *(pointer,) * 3, number),
         "span_and_contract": (number, text, text, *(pointer,) * 6, number, pointer, number),
+        "span_gradients": (number, text, text, *(pointer,) * 9, number),
         "pointwise": (number, text, *(pointer,) * 6, number),
         "affine_of_norm": (number, ctypes.c_int64, *(pointer,) * 4, ctypes.c_double, pointer, pointer),
     }
@@ -111,6 +114,7 @@ def _load() -> Library | str:
     return Library(
         handle.involution_contract,
         handle.involution_span_and_contract,
+        handle.involution_span_gradients,
         handle.involution_pointwise,
         handle.involution_affine_of_norm,
         built.index(wanted),

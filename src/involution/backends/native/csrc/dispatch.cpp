@@ -12,22 +12,25 @@ struct InstructionSet {
   bool (*available)();
   decltype(&baseline::contract) contract;
   decltype(&baseline::span_and_contract) span_and_contract;
+  decltype(&baseline::span_gradients) span_gradients;
   decltype(&baseline::pointwise) pointwise;
 };
 
+#define INVOLUTION_FUNCTIONS(isa) isa::contract, isa::span_and_contract, isa::span_gradients, isa::pointwise
+
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
-    {"baseline", [] { return true; }, baseline::contract, baseline::span_and_contract, baseline::pointwise},
+    {"baseline", [] { return true; }, INVOLUTION_FUNCTIONS(baseline)},
 #if defined(INVOLUTION_X86)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
-     avx2::contract, avx2::span_and_contract, avx2::pointwise},
+     INVOLUTION_FUNCTIONS(avx2)},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
      },
-     avx512::contract, avx512::span_and_contract, avx512::pointwise},
+     INVOLUTION_FUNCTIONS(avx512)},
 #endif
 };
 constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
@@ -64,6 +67,25 @@ INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProb
   std::memcpy(span.h, hidden_layout + 1, sizeof(span.h));
   try {
     kInstructionSets[isa].span_and_contract(*problem, x, span, y, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+// The gradients of that: layouts are the channels and strides of hidden, the strides of its gradient, and those of the
+// value's gradient.
+INVOLUTION_EXPORT int involution_span_gradients(int isa, const InvolutionProblem* problem, const std::int64_t* layouts,
+                                                const void* x, const void* dy, const void* hidden, const void* weight,
+                                                const void* bias, void* dx, void* dhidden, void* dweight, void* dbias,
+                                                int threads) {
+  InvolutionSpan span{hidden, weight, bias, layouts[0], {}, {}};
+  InvolutionSpanGradients to{dx, dhidden, dweight, dbias, {}, {}};
+  std::memcpy(span.h, layouts + 1, sizeof(span.h));
+  std::memcpy(to.h, layouts + 6, sizeof(to.h));
+  std::memcpy(to.x, layouts + 11, sizeof(to.x));
+  try {
+    kInstructionSets[isa].span_gradients(*problem, x, dy, span, to, threads);
     return 0;
   } catch (const std::exception&) {
     return 1;

@@ -38,6 +38,16 @@ struct InvolutionSpan {
   InvolutionAffine affine;
 };
 
+// Where the gradients of a call with a span go: that of the value, of hidden (with their strides), of weight and bias
+// (contiguous; the bias may be null).
+struct InvolutionSpanGradients {
+  void* input;
+  void* hidden;
+  void* weight;
+  void* bias;
+  std::int64_t x[5], h[5];
+};
+
 // A 1×1 convolution without padding, y[n] = affine(Σ_c weight[n, c] · x[c]) + residual; with `relu` the last step is
 // the cut at zero. The weight is contiguous, the residual may be null.
 struct InvolutionPointwise {
