@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer, get_norm_layer
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
@@ -37,9 +37,10 @@ class RedBottleneck(Bottleneck):
             self.conv2 = _like(self.conv2, spatial_layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block; without derivatives on the CPU, each layer with the norm and activation after it."""
+        """Apply the block, each layer together with the norm and activation after it where that is faster."""
         between = (self.drop_block, self.aa)
-        if self.training or not inference.serves(x) or self.se is not None or not all(map(_is_identity, between)):
+        more = self.se is not None or (self.drop_path is not None and self.training)
+        if more or torch.compiler.is_compiling() or not all(map(_is_identity, between)):
             return super().forward(x)
         shortcut = x
         x = inference.apply(self.conv1, self.bn1, self.act1, x)
@@ -163,6 +164,16 @@ class RedNet(ResNet):
         if isinstance(self.fc, nn.Linear):
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the last stage's map ``(B, 2048, H / 32, W / 32)`` of the images ``(B, 3, H, W)``."""
+        x = self.maxpool(inference.apply(self.conv1, self.bn1, self.act1, x))
+        stages = [self.layer1, self.layer2, self.layer3, self.layer4]
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(stages, x, flatten=True)
+        for stage in stages:
+            x = stage(x)
+        return x
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:

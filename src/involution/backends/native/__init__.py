@@ -27,6 +27,8 @@ __all__ = [
     "instruction_sets",
     "kernel_gradient",
     "name",
+    "norm_backward",
+    "norm_forward",
     "pointwise",
     "span_and_contract",
     "span_gradients",
@@ -222,6 +224,71 @@ def affine_of_norm(
         offset.data_ptr(),
     )
     return scale, offset
+
+
+def norm_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    momentum: float,
+    epsilon: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return ``relu(norm(x) + residual)`` of a batch norm with batch statistics, and update the running ones.
+
+    Args:
+        x: ``(B, C, ...)``, dense channels_last, float32 or float64.
+        weight: ``(C,)``, contiguous.
+        bias: likewise.
+        residual: as ``x``, or None.
+        running: mean and variance, ``(C,)``, or None.
+        momentum: share of the batch in the running statistics.
+        epsilon: added to the variance.
+        relu: whether negative values become zero.
+
+    Returns:
+        The result, and for `norm_backward` the rows mean, 1 / standard deviation, scale and offset ``(4, C)``.
+    """
+    y, statistics = torch.empty_like(x), x.new_empty(4, x.shape[1])
+    tensors = _pointers(x, residual, weight, bias, *running, y, *statistics)
+    library = loader.library()
+    norm = _norm(x, relu, epsilon, momentum)
+    _check(library.norm_forward(library.isa, norm, tensors, threads()))
+    return y, statistics
+
+
+def norm_backward(
+    grad_output: Tensor, x: Tensor, y: Tensor | None, statistics: Tensor, residual: bool, relu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the gradients of `norm_forward` for ``x``, weight, bias and, if there was one, the residual.
+
+    Args:
+        grad_output: as ``x``, any layout.
+        x: what the forward pass was given.
+        y: what it returned, where there were a residual and ReLU; None otherwise.
+        statistics: what it returned beside it.
+        residual: whether there was one.
+        relu: as there.
+    """
+    dx = torch.empty_like(x)
+    dy = grad_output if grad_output.stride() == x.stride() else torch.empty_like(x).copy_(grad_output)
+    dresidual = torch.empty_like(x) if residual else None
+    dweight, dbias = torch.empty_like(statistics[0]), torch.empty_like(statistics[0])
+    tensors = _pointers(dy, x, y, *statistics, dx, dresidual, dweight, dbias)
+    library = loader.library()
+    _check(library.norm_backward(library.isa, _norm(x, relu, 0.0, 0.0), tensors, threads()))
+    return dx, dweight, dbias, dresidual
+
+
+def _norm(x: Tensor, relu: bool, epsilon: float, momentum: float) -> bytes:
+    channels = x.shape[1]
+    return Struct("=4q2d").pack(DTYPES[x.dtype], x.numel() // channels, channels, relu, epsilon, momentum)
+
+
+def _pointers(*tensors: Tensor | None) -> bytes:
+    return Struct(f"={len(tensors)}Q").pack(*(0 if t is None else t.data_ptr() for t in tensors))
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -25,6 +25,8 @@ class Library(NamedTuple):
         span_and_contract: the forward with its kernel field made on the way.
         span_gradients: its derivatives.
         pointwise: a 1×1 convolution with what follows it.
+        norm_forward: a batch norm with batch statistics and what follows it.
+        norm_backward: its derivatives.
         affine_of_norm: what a batch norm is in evaluation.
         isa: number of the instruction set in use.
         name: its name.
@@ -35,6 +37,8 @@ class Library(NamedTuple):
     span_and_contract: Any
     span_gradients: Any
     pointwise: Any
+    norm_forward: Any
+    norm_backward: Any
     affine_of_norm: Any
     isa: int
     name: str
@@ -106,6 +110,8 @@ def _load() -> Library | str:
         "span_and_contract": (number, text, text, *(pointer,) * 6, number, pointer, number),
         "span_gradients": (number, text, text, *(pointer,) * 9, number),
         "pointwise": (number, text, *(pointer,) * 6, number),
+        "norm_forward": (number, text, text, number),
+        "norm_backward": (number, text, text, number),
         "affine_of_norm": (number, ctypes.c_int64, *(pointer,) * 4, ctypes.c_double, pointer, pointer),
     }
     for function, arguments in signatures.items():
@@ -116,6 +122,8 @@ def _load() -> Library | str:
         handle.involution_span_and_contract,
         handle.involution_span_gradients,
         handle.involution_pointwise,
+        handle.involution_norm_forward,
+        handle.involution_norm_backward,
         handle.involution_affine_of_norm,
         built.index(wanted),
         wanted,

@@ -14,9 +14,12 @@ struct InstructionSet {
   decltype(&baseline::span_and_contract) span_and_contract;
   decltype(&baseline::span_gradients) span_gradients;
   decltype(&baseline::pointwise) pointwise;
+  decltype(&baseline::norm_forward) norm_forward;
+  decltype(&baseline::norm_backward) norm_backward;
 };
 
-#define INVOLUTION_FUNCTIONS(isa) isa::contract, isa::span_and_contract, isa::span_gradients, isa::pointwise
+#define INVOLUTION_FUNCTIONS(isa) \
+  isa::contract, isa::span_and_contract, isa::span_gradients, isa::pointwise, isa::norm_forward, isa::norm_backward
 
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
@@ -97,6 +100,24 @@ INVOLUTION_EXPORT int involution_pointwise(int isa, const InvolutionPointwise* p
                                            int threads) {
   try {
     kInstructionSets[isa].pointwise(*problem, x, weight, scale, offset, residual, y, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+INVOLUTION_EXPORT int involution_norm_forward(int isa, const InvolutionNorm* norm, const InvolutionNormForward* tensors, int threads) {
+  try {
+    kInstructionSets[isa].norm_forward(*norm, *tensors, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+INVOLUTION_EXPORT int involution_norm_backward(int isa, const InvolutionNorm* norm, const InvolutionNormBackward* tensors, int threads) {
+  try {
+    kInstructionSets[isa].norm_backward(*norm, *tensors, threads);
     return 0;
   } catch (const std::exception&) {
     return 1;
