@@ -1,7 +1,8 @@
 """LightningModules: what is trained, by which loss, with which metrics."""
 
 try:
-    from .classification import ClassificationTask, TrainingError
+    from .classification import ClassificationTask
+    from .errors import TrainingError
     from .schedules import WarmupCosineLR
 except ImportError as error:
     raise ImportError(
