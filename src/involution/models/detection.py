@@ -80,7 +80,7 @@ class _PlainL1(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is F.smooth_l1_loss:
-            return F.l1_loss(*args, reduction=kwargs.get("reduction", "mean"))
+            return F.l1_loss(args[0], args[1], reduction=kwargs.get("reduction", "mean"))
         return func(*args, **kwargs)
 
 

@@ -2,6 +2,7 @@
 
 try:
     from .classification import ClassificationTask
+    from .detection import DetectionTask
     from .errors import TrainingError
     from .schedules import WarmupCosineLR
 except ImportError as error:
@@ -10,4 +11,4 @@ except ImportError as error:
         'install them with: pip install "involution[train]"'
     ) from error
 
-__all__ = ["ClassificationTask", "TrainingError", "WarmupCosineLR"]
+__all__ = ["ClassificationTask", "DetectionTask", "TrainingError", "WarmupCosineLR"]
