@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["ABLATIONS", "COCO", "ENVELOPE", "REDNET", "RELEASED_TOP1", "RESNET", "Family", "Published", "rounding_interval"]
+__all__ = [
+    "ABLATIONS",
+    "COCO",
+    "ENVELOPE",
+    "REDNET",
+    "RELEASED_TOP1",
+    "RESNET",
+    "Family",
+    "Published",
+    "rounding_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,6 @@ ABLATIONS = {
     "r=4": _top1("15.5 2.6 77.7"),
     "r=16": _top1("14.6 2.4 77.4"),
 }
-
 
 
 def _coco(printed: str) -> Published:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from ..analysis import records
 from ..models import saved
 from ..models.checkpoints import CheckpointError
 from ..models.detection import MaskRCNN, create
@@ -144,7 +145,9 @@ class DetectionTask(LightningModule):
         loss = torch.stack(list(losses.values())).sum()
         check_finite(loss, self.current_epoch, batch_idx)
         parts = {f"train_{name.removeprefix('loss_')}_loss": value for name, value in losses.items()}
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(images))
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(images)
+        )
         self.log_dict(parts, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
         return loss
 
@@ -198,7 +201,7 @@ class DetectionTask(LightningModule):
                 classes=names,
                 mean=tuple(self.model.transform.image_mean),
                 std=tuple(self.model.transform.image_std),
-                details={"category_ids": list(ids)},
+                details={"category_ids": list(ids), "trained": {**records.commit(), "versions": records.versions()}},
             ),
         )
 
