@@ -93,17 +93,18 @@ class DetectionTask(LightningModule):
         super().__init__()
         self.architecture = model if isinstance(model, str) else None
         self.model_args = dict(model_args or {})
+        net: Any = model
         if isinstance(model, str):
             try:
-                model = create(model, num_classes, **self.model_args)
+                net = create(model, num_classes, **self.model_args)
             except (ValueError, CheckpointError) as error:
                 raise TrainingError(str(error)) from error
-        self.model: Any = model
+        self.model = net
         self.num_classes = num_classes
         if channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            net.to(memory_format=torch.channels_last)
         if compile:
-            self.model.backbone.compile()
+            net.backbone.compile()  # in place: the names of the weights stay
         if warmup_iterations < 0 or not 0 < warmup_factor <= 1:
             raise TrainingError(
                 "warmup_iterations must not be negative and warmup_factor lie between 0 and 1, "
@@ -111,7 +112,7 @@ class DetectionTask(LightningModule):
             )
         self.warmup_iterations, self.warmup_factor = warmup_iterations, warmup_factor
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.predicts_masks = isinstance(model, MaskRCNN)
+        self.predicts_masks = isinstance(net, MaskRCNN)
         self.metrics = nn.ModuleDict({stage: average_precision(self.predicts_masks) for stage in ("val", "test")})
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -211,7 +212,8 @@ class DetectionTask(LightningModule):
         if self.predicts_masks:
             found = [{**objects, "masks": objects["masks"][:, 0] > 0.5} for objects in found]
             targets = [{**target, "masks": target["masks"].bool()} for target in targets]
-        self.metrics[stage].update(found, targets)
+        metric: Any = self.metrics[stage]
+        metric.update(found, targets)
 
     def _log(self, stage: str) -> None:
         metric: Any = self.metrics[stage]
