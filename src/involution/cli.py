@@ -26,6 +26,7 @@ _COMMANDS = {
         "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),
     "convert": Command("involution.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"),
+    "voc2coco": Command("involution.voc", "voc2coco", "bring annotations of Pascal VOC into COCO's format"),
     "predict": Command("involution.predict", "predict", "apply a trained net to images: classes, heat maps, objects"),
     "fit": Command("involution.training", "run", "train a net: classification, detection (Lightning's flags and YAML)"),
     "validate": Command("involution.training", "run", "evaluate a checkpoint on the validation images"),
