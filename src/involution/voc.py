@@ -37,7 +37,8 @@ def voc2coco(
     if unknown:
         raise CommandError(f"{annotations} has classes that --classes does not name: {', '.join(unknown)}")
     ids = {name: i for i, name in enumerate(classes or occurring, 1)}
-    images, boxes = [], []
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for image_id, (image, objects) in enumerate(read, 1):
         images.append({"id": image_id, **image})
         for entry in objects:

@@ -59,7 +59,7 @@ def draw_objects(
         if not texts[i]:
             continue
         x, y = boxes[i, 0].item(), boxes[i, 1].item()
-        left, top, right, bottom = draw.textbbox((0, 0), texts[i], font=font)
+        left, _, right, bottom = draw.textbbox((0, 0), texts[i], font=font)
         x = max(0.0, min(x, picture.width - right - 2))
         y = y - bottom - 2 if y > bottom + 2 else y
         draw.rectangle((x, y, x + right - left + 3, y + bottom + 1), fill=colour(labels[i]))

@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from ..analysis import records
 from ..models import saved
 from ..models.checkpoints import CheckpointError
 from ..models.detection import MaskRCNN, create
@@ -202,7 +201,7 @@ class DetectionTask(LightningModule):
                 classes=names,
                 mean=tuple(self.model.transform.image_mean),
                 std=tuple(self.model.transform.image_std),
-                details={"category_ids": list(ids), "trained": {**records.commit(), "versions": records.versions()}},
+                details={"category_ids": list(ids)},
             ),
         )
 
