@@ -26,8 +26,9 @@ _COMMANDS = {
         "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),
     "convert": Command("involution.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"),
-    "predict": Command("involution.predict", "predict", "classify images, draw the heat maps of the kernels"),
-    "fit": Command("involution.training", "run", "train a net: classification (Lightning's flags and YAML)"),
+    "voc2coco": Command("involution.voc", "voc2coco", "bring annotations of Pascal VOC into COCO's format"),
+    "predict": Command("involution.predict", "predict", "apply a trained net to images: classes, heat maps, objects"),
+    "fit": Command("involution.training", "run", "train a net: classification, detection (Lightning's flags and YAML)"),
     "validate": Command("involution.training", "run", "evaluate a checkpoint on the validation images"),
     "test": Command("involution.training", "run", "evaluate a checkpoint on the test images"),
     "doctor": Command("involution.doctor", "doctor", "say what serves this machine, and why something else does not"),

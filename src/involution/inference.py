@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
 
 from . import backends, batch_norm, library
@@ -114,8 +115,17 @@ def apply(layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tens
             return y
     # Batch statistics of no pixel at all would be NaN, and would stay in the running ones.
     if x.numel():
-        x = norm(x)
+        x = _of_running_statistics(norm, x) if _lacks_statistics(norm, x) else norm(x)
     return act(x if residual is None else x + residual)
+
+
+def _lacks_statistics(norm: Any, x: Tensor) -> bool:
+    """Whether a batch norm in training sees one value per channel, the coarsest map of a small image, and would raise."""
+    return type(norm) in _NORMS and norm.training and x.numel() == x.shape[1] and norm.running_mean is not None
+
+
+def _of_running_statistics(norm: Any, x: Tensor) -> Tensor:
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _pointwise(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:

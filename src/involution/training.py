@@ -22,31 +22,22 @@ SUBCOMMANDS = ("fit", "validate", "test")
 
 
 class SaveModel(Callback):
-    """Write the best net as a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read."""
+    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the weights of the best checkpoint, with the names of the classes."""
-        net: Any = getattr(pl_module, "model", None)
-        if not trainer.is_global_zero or not hasattr(net, "pretrained_cfg"):
+        """Save the weights of the best checkpoint."""
+        task: Any = pl_module
+        if not trainer.is_global_zero or not hasattr(task, "save_model"):
             return
-        from timm.models import save_for_hf
-
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
-        net.to("cpu", memory_format=torch.contiguous_format)
-        names = getattr(trainer.datamodule, "class_names", None)
-        save_for_hf(
-            net,
-            str(self.folder),
-            model_config={"label_names": list(names)} if names else None,
-            data_config=getattr(trainer.datamodule, "data_config", None),
-            safe_serialization=True,
-        )
+            task.load_state_dict(state)
+        task.model.to("cpu", memory_format=torch.contiguous_format)
+        task.save_model(self.folder)
 
 
 class _Cli(LightningCLI):

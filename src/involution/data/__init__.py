@@ -1,6 +1,7 @@
 """Data sets as Lightning DataModules."""
 
 try:
+    from .coco_images import CocoImages, DetectionTransforms
     from .image_folders import ImageFolders, ImageTransforms
     from .small_images import SmallImages, TensorImages
 except ImportError as error:
@@ -11,7 +12,9 @@ from .sources import DATASETS, DataError, ImageSet, find_data_root, load
 
 __all__ = [
     "DATASETS",
+    "CocoImages",
     "DataError",
+    "DetectionTransforms",
     "ImageFolders",
     "ImageSet",
     "ImageTransforms",

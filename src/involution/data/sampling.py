@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,6 +39,24 @@ class EpochSampler(DistributedSampler):
         self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
 
 
+class PartSampler(DistributedSampler):
+    """Give every process its share of the images in their order, none twice.
+
+    PyTorch's own sampler repeats images until the shares are equal, which a metric over the whole set would count.
+
+    Args:
+        dataset: what to share.
+        options: ``num_replicas`` and ``rank`` of ``DistributedSampler``.
+    """
+
+    def __init__(self, dataset: Dataset, **options: Any) -> None:
+        super().__init__(dataset, shuffle=False, **options)
+        self.num_samples = len(range(self.rank, len(dataset), self.num_replicas))  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
+
 class ResumableDataModule(LightningDataModule):
     """A DataModule whose training batches, in a resumed training, are those of an uninterrupted one.
 
@@ -68,14 +87,19 @@ class ResumableDataModule(LightningDataModule):
         """Return shuffled batches; each process of a distributed training gets its share."""
         generator = torch.Generator()
         sampler = EpochSampler(
-            dataset,
-            generator,
-            self._first_epoch,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            seed=self.seed,
-            drop_last=drop_last,
+            dataset, generator, self._first_epoch, seed=self.seed, drop_last=drop_last, **self._processes
         )
         return DataLoader(
             dataset, self.batch_size, sampler=sampler, generator=generator, drop_last=drop_last, **options
         )
+
+    def ordered_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        """Return batches in order; each process of a distributed evaluation gets its share, no image twice."""
+        return DataLoader(dataset, self.batch_size, sampler=PartSampler(dataset, **self._processes), **options)
+
+    @property
+    def _processes(self) -> dict[str, int]:
+        return {
+            "num_replicas": self.trainer.world_size if self.trainer else 1,
+            "rank": self.trainer.global_rank if self.trainer else 0,
+        }

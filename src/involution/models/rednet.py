@@ -20,10 +20,9 @@ from torch import nn
 from .. import inference
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
+from .spatial import SpatialLayer, SpatialLayerName, in_place_of, resolve
 
 __all__ = ["RedNet"]
-
-SpatialLayer = Callable[..., nn.Module]
 
 
 class RedBottleneck(Bottleneck):
@@ -34,7 +33,7 @@ class RedBottleneck(Bottleneck):
     def __init__(self, *args: Any, spatial_layer: SpatialLayer | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if spatial_layer is not None:
-            self.conv2 = _like(self.conv2, spatial_layer)
+            self.conv2 = in_place_of(self.conv2, spatial_layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block, each layer together with the norm and activation after it where that is faster."""
@@ -106,7 +105,7 @@ class RedNet(ResNet):
     def __init__(
         self,
         layers: tuple[int, ...] = (3, 4, 6, 3),
-        spatial_layer: Literal["involution", "convolution"] | SpatialLayer = "involution",
+        spatial_layer: SpatialLayerName | SpatialLayer = "involution",
         stem: Literal["involution", "deep", "plain", "small"] = "involution",
         stem_kernel_size: int = 3,
         kernel_size: int = 7,
@@ -130,18 +129,8 @@ class RedNet(ResNet):
             norm_layer=norm,
             act_layer=partial(activation, inplace=True),
         )
-        spatial: SpatialLayer | None
-        if spatial_layer == "involution":
-            spatial = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
-        elif spatial_layer == "convolution":
-            spatial = None
-        elif callable(spatial_layer):
-            spatial = spatial_layer
-        else:
-            raise ValueError(
-                f"unknown spatial_layer {spatial_layer!r}; expected 'involution', 'convolution' or a callable that "
-                "makes a layer from (in_channels, out_channels, stride=, dilation=, device=, dtype=)"
-            )
+        stages = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
+        spatial = resolve(spatial_layer, stages)
         super().__init__(
             RedBottleneck,
             layers,
@@ -152,7 +141,7 @@ class RedNet(ResNet):
             **kwargs,
         )
         if stem == "involution":
-            self.conv1[3] = _like(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
+            self.conv1[3] = in_place_of(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
             self.conv1 = inference.Sequential(*self.conv1)
         elif stem == "small":
             old = self.conv1
@@ -182,18 +171,6 @@ class RedNet(ResNet):
         for module in self.modules():
             if isinstance(module, KernelGenerator):
                 module.reset_parameters()
-
-
-def _like(convolution: Any, layer: SpatialLayer) -> nn.Module:
-    """Make ``layer`` in the place of ``convolution``: same channels, stride, dilation, device and dtype."""
-    return layer(
-        convolution.in_channels,
-        convolution.out_channels,
-        stride=convolution.stride,
-        dilation=convolution.dilation,
-        device=convolution.weight.device,
-        dtype=convolution.weight.dtype,
-    )
 
 
 _STEMS: dict[str, dict[str, Any]] = {

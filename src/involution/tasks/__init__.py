@@ -1,7 +1,9 @@
 """LightningModules: what is trained, by which loss, with which metrics."""
 
 try:
-    from .classification import ClassificationTask, TrainingError
+    from .classification import ClassificationTask
+    from .detection import DetectionTask
+    from .errors import TrainingError
     from .schedules import WarmupCosineLR
 except ImportError as error:
     raise ImportError(
@@ -9,4 +11,4 @@ except ImportError as error:
         'install them with: pip install "involution[train]"'
     ) from error
 
-__all__ = ["ClassificationTask", "TrainingError", "WarmupCosineLR"]
+__all__ = ["ClassificationTask", "DetectionTask", "TrainingError", "WarmupCosineLR"]

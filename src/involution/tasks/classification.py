@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-
-class TrainingError(RuntimeError):
-    """A training cannot go on; the message says why and what to do."""
+from .errors import TrainingError, check_finite
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -113,12 +112,7 @@ class ClassificationTask(LightningModule):
             TrainingError: the loss is infinite or no number.
         """
         loss = self._step("train", batch)
-        # On an accelerator asking every time would wait for it every time.
-        if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: the training diverged; "
-                "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
-            )
+        check_finite(loss, self.current_epoch, batch_idx)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -140,6 +134,26 @@ class ClassificationTask(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def save_model(self, folder: Path) -> None:
+        """Write a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read.
+
+        A network that is not timm's is left to the checkpoints.
+        """
+        net: Any = self.model
+        if not hasattr(net, "pretrained_cfg"):
+            return
+        from timm.models import save_for_hf
+
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, "class_names", None)
+        save_for_hf(
+            net,
+            str(folder),
+            model_config={"label_names": list(names)} if names else None,
+            data_config=getattr(data, "data_config", None),
+            safe_serialization=True,
+        )
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch

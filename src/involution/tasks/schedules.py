@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["WarmupCosineLR"]
+__all__ = ["WarmupCosineLR", "warmed_up"]
 
 
 class WarmupCosineLR(LambdaLR):
@@ -37,3 +39,29 @@ class WarmupCosineLR(LambdaLR):
             return cosine * warm
 
         super().__init__(optimizer, factor)
+
+
+@contextmanager
+def warmed_up(optimizer: Optimizer, step: int, iterations: int, factor: float) -> Iterator[None]:
+    """Lower the rates inside by the linear warm-up of the detection recipes, whatever schedule they follow.
+
+    Step i of the first I has the rate of the schedule times ``1 − (1 − i / I) (1 − f)``.
+
+    Args:
+        optimizer: whose rates are lowered.
+        step: i, number of steps taken before.
+        iterations: I, length of the warm-up.
+        factor: f, where it starts.
+    """
+    if step >= iterations:
+        yield
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    share = 1 - (1 - step / iterations) * (1 - factor)
+    for group in optimizer.param_groups:
+        group["lr"] *= share
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
