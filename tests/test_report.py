@@ -97,7 +97,9 @@ def test_headline():
         "The involution net classifies 70.0 % of the test images correctly, the convolution net 90.0 %; "
         "it has 25 % of its parameters."
     )
-    assert headline(comparison(seeds=(0, 1))).startswith("On average over 2 seeds, the involution net classifies 70.5 %")
+    assert headline(comparison(seeds=(0, 1))).startswith(
+        "On average over 2 seeds, the involution net classifies 70.5 %"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (63.4, "63 s"), (502.75, "8 min 22 s")])

@@ -215,7 +215,7 @@ class SegmentationFolders(_Segmentation):
             DataError: there are no images, or an image lacks its label image, or a label image its image.
         """
         images, labels = (self.root / kind / self.parts[part] for kind in (self.images, self.labels))
-        found = {key: path for key, path in _images(images, "")}
+        found = dict(_images(images, ""))
         if not found:
             raise DataError(
                 f"no image found in {images}; expected files such as {images}/1.jpg, and {labels}/1.png for its labels"

@@ -182,7 +182,7 @@ def upernet(
         from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
     except ImportError as error:
         raise ImportError(
-            f'upernet needs transformers ({error}); install it with: pip install "involution[segmentation]"'
+            f'upernet needs transformers ({error}); install it with: pip install "involution[train]"'
         ) from error
     body = Backbone(backbone, weights=weights, **(backbone_args or {}))
     config = UperNetConfig(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -185,7 +186,7 @@ class SegmentationTask(LightningModule):
         self.log_dict({f"{stage}_iou/{name}": v.float() for name, v in zip(self._names(), iou, strict=True)})
         metric.reset()
         mean.reset()
-        if not self.trainer.fitting and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+        if self.trainer.state.fn != TrainerFn.FITTING and self.trainer.is_global_zero:
             self._write_record(stage, matrix)
 
     def _write_record(self, stage: str, matrix: Tensor) -> None:
