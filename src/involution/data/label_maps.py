@@ -102,7 +102,7 @@ class ClassTable:
             tuple(names[i] for i in kept),
             tuple(values[i] for i in kept),
             ignored,
-            tuple(tuple(map(int, palette[i])) for i in kept) if palette is not None else (),
+            tuple(palette[i] for i in kept) if palette is not None else (),
         )
 
     def lookup(self) -> np.ndarray:
@@ -150,8 +150,8 @@ def _problem(table: ClassTable) -> str | None:
         return "two classes have the same value"
     if len(table.values) != len(table.names) or len(table.colours) != len(table.names):
         return "names, values and colours must be as many"
-    if any(len(c) != 3 or not all(0 <= v <= 255 for v in c) for c in table.colours):
-        return "a colour has three values from 0 to 255"
+    if any(len(c) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in c) for c in table.colours):
+        return "a colour has three whole numbers from 0 to 255"
     return None
 
 

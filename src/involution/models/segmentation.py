@@ -193,7 +193,7 @@ def upernet(
         auxiliary_channels=auxiliary_channels or channels,
         auxiliary_in_channels=body.channels[2],
     )
-    heads = [UperNetHead(config, body.channels)]
+    heads: list[Any] = [UperNetHead(config, body.channels)]
     if auxiliary_channels:
         heads.append(UperNetFCNHead(config, body.channels))
     for head in heads:

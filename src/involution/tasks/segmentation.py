@@ -83,17 +83,17 @@ class SegmentationTask(LightningModule):
                 raise TrainingError(str(error)) from error
         self.model = model
         self.num_classes, self.auxiliary_weight, self.channels_last = num_classes, auxiliary_weight, channels_last
-        self.views = {"window": window, "stride": stride, "scales": tuple(scales), "flip": flip}
+        self.views: dict[str, Any] = {"window": window, "stride": stride, "scales": tuple(scales), "flip": flip}
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         if compile:
             self.model.compile()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         stages = ("val", "test")
-        self.confusion = nn.ModuleDict(
+        self.confusion: Any = nn.ModuleDict(
             {f"{stage}_matrix": MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE) for stage in stages}
         )
-        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in stages})
+        self.losses: Any = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in stages})
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, num_classes, H, W)`` of ``images`` ``(B, 3, H, W)``."""
