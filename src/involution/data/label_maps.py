@@ -98,12 +98,8 @@ class ClassTable:
             raise ValueError(f"palette has {len(palette)} colours for {len(values)} classes")
         kept = [i for i, value in enumerate(values) if value not in ignored]
         names = list(classes)
-        return cls(
-            tuple(names[i] for i in kept),
-            tuple(values[i] for i in kept),
-            ignored,
-            tuple(palette[i] for i in kept) if palette is not None else (),
-        )
+        colours: Any = tuple(tuple(palette[i]) for i in kept) if palette is not None else ()
+        return cls(tuple(names[i] for i in kept), tuple(values[i] for i in kept), ignored, colours)
 
     def lookup(self) -> np.ndarray:
         """Return for each value of a label image the class, `IGNORE`, or -1 for a value that means nothing."""
