@@ -157,9 +157,9 @@ def distort(pixels: Tensor) -> Tensor:
         value = pixels.amax(0, keepdim=True)
         distance = value - pixels
         limit = value / distance.amax(0, keepdim=True).clamp_min(1e-6)
-        pixels = value - distance * limit.clamp(max=1 + amount[2] / 2)
+        pixels = (value - distance * limit.clamp(max=1 + amount[2] / 2)).clamp_min(0)
     if chance[3]:
-        pixels = F.adjust_hue(pixels.clamp(0, 1), amount[3] * 0.1)
+        pixels = F.adjust_hue(pixels, amount[3] * 0.1)
     if chance[1] and not contrast_first:
         pixels = (pixels * (1 + amount[1] / 2)).clamp(0, 1)
     return pixels
