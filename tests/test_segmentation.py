@@ -195,10 +195,16 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model.num_classes=4"], "the data have 3 classes (sky, road, box, …) and the model 4; set num_classes to 3"),
+        (
+            ["--model.num_classes=4"],
+            "the data have 3 classes (sky, road, box, …) and the model 4; set num_classes to 3",
+        ),
         (["--model.model=segformer"], "unknown segmentation net 'segformer'"),
         (["--model.model_args={weights: nowhere.pth}"], "nowhere.pth"),
-        (["--model.optimizer.lr=1e30", "--model.lr_scheduler.min_lr=0"], "the training diverged; lower the learning rate"),
+        (
+            ["--model.optimizer.lr=1e30", "--model.lr_scheduler.min_lr=0"],
+            "the training diverged; lower the learning rate",
+        ),
         (["--data.root=nowhere"], "classes.json cannot be read as a class file"),
     ],
     ids=["classes", "model", "weights", "diverged", "folder"],
@@ -244,7 +250,12 @@ def task(**options):
     return SegmentationTask(
         "semantic_fpn",
         3,
-        model_args={"backbone": "rednet26", "neck_channels": 16, "head_channels": 8, "backbone_args": {"channels": [16] * 4}},
+        model_args={
+            "backbone": "rednet26",
+            "neck_channels": 16,
+            "head_channels": 8,
+            "backbone_args": {"channels": [16] * 4},
+        },
         **options,
     )
 

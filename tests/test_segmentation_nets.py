@@ -93,9 +93,15 @@ def test_group_norm_knows_no_batch():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: create("segformer", 3), r"unknown segmentation net 'segformer'; expected one of 'semantic_fpn', 'upernet'"),
+        (
+            lambda: create("segformer", 3),
+            r"unknown segmentation net 'segformer'; expected one of 'semantic_fpn', 'upernet'",
+        ),
         (lambda: create("semantic_fpn", 0), r"num_classes must be at least 1, got 0"),
-        (lambda: create("semantic_fpn", 3, nek="involution"), r"semantic_fpn cannot be built with {'nek': 'involution'}"),
+        (
+            lambda: create("semantic_fpn", 3, nek="involution"),
+            r"semantic_fpn cannot be built with {'nek': 'involution'}",
+        ),
         (lambda: create("semantic_fpn", 3, backbone="rednet27"), r"unknown backbone 'rednet27'"),
         (lambda: small("attention"), r"unknown neck 'attention'; expected 'involution', 'convolution'"),
         (lambda: small(norm="layer"), r"unknown norm 'layer'; expected 'batch' or 'group'"),
@@ -122,7 +128,9 @@ def test_nets_export_with_dynamic_sizes():
     net = small()
     dim = torch.export.Dim
     program = torch.export.export(
-        net, (torch.randn(2, 3, 64, 96),), dynamic_shapes=({2: 32 * dim("h", min=2, max=8), 3: 32 * dim("w", min=2, max=8)},)
+        net,
+        (torch.randn(2, 3, 64, 96),),
+        dynamic_shapes=({2: 32 * dim("h", min=2, max=8), 3: 32 * dim("w", min=2, max=8)},),
     )
     x = torch.randn(2, 3, 96, 64)
     with torch.no_grad():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from .analysis.overlays import class_shares, with_legend
+from .analysis.overlays import class_shares, percent, with_legend
 from .cli import CommandError
 from .data.label_maps import ClassTable, read_image
 from .data.segmentation_transforms import SegmentationTransforms
@@ -30,7 +29,6 @@ def predict_images(
     window: Sequence[int] | None = None,
     scales: Sequence[float] | None = None,
     flip: bool = False,
-    **_: Any,
 ) -> None:
     """Write for every image a label image ``NAME.png``, in the values of the data set, and ``NAME-overlay.png``.
 
@@ -43,7 +41,6 @@ def predict_images(
         window: height and width of sliding windows, see `segment`; those of the training's evaluation by default.
         scales: factors by which the image is resized, averaged; likewise.
         flip: whether to average with the flipped image; likewise.
-        **_: options for nets of other tasks.
 
     Raises:
         CommandError: two images would be written to the same file.
@@ -60,7 +57,7 @@ def predict_images(
     transforms = SegmentationTransforms(
         image_size=tuple(size) if size else None, mean=description.mean, std=description.std
     )
-    views = dict(details.get("views") or {})
+    views: dict = dict(details.get("views") or {})
     if window is not None:
         views |= {"window": window, "stride": None}
     if scales is not None:
@@ -93,9 +90,9 @@ def _refuse_twins(files: Sequence[Path]) -> None:
 def _print(file: Path, labels: Path, overlay: Path, shares: np.ndarray, names: Sequence[str], json: bool) -> None:
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
     if json:
-        percent = {names[i]: round(100 * float(shares[i]), 3) for i in order}
-        record = {"image": str(file), "labels": str(labels), "overlay": str(overlay), "share_percent": percent}
+        by_name = {names[i]: round(100 * float(shares[i]), 3) for i in order}
+        record = {"image": str(file), "labels": str(labels), "overlay": str(overlay), "share_percent": by_name}
         print(json_module.dumps(record, ensure_ascii=False), flush=True)
     else:
-        parts = ", ".join(f"{names[i]} {100 * shares[i]:.1f} %" for i in order[:5]) + (", …" if len(order) > 5 else "")
+        parts = ", ".join(f"{names[i]} {percent(shares[i])}" for i in order[:5]) + (", …" if len(order) > 5 else "")
         print(f"{file}: {parts} → {overlay}", flush=True)

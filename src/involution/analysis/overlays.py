@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["class_shares", "legend", "overlay_classes", "with_legend"]
+__all__ = ["class_shares", "legend", "overlay_classes", "percent", "with_legend"]
 
 Colour = tuple[int, int, int]
 
@@ -87,7 +87,7 @@ def with_legend(
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     shares = class_shares(classes, len(names))
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
-    entries = [(f"{names[i]} {_percent(shares[i])}", colours[i]) for i in order]
+    entries = [(f"{names[i]} {percent(shares[i])}", colours[i]) for i in order]
     if not entries:
         return picture
     side = legend(entries, picture.height, min(32, max(11, picture.height // 28)))
@@ -97,5 +97,6 @@ def with_legend(
     return result
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share, 0 to 1, as a reader wants it."""
     return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

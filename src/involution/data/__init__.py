@@ -2,6 +2,7 @@
 
 try:
     from .coco_images import CocoImages, DetectionTransforms
+    from .digit_scenes import DigitScenes
     from .image_folders import ImageFolders, ImageTransforms
     from .label_maps import ClassTable
     from .segmentation import Cityscapes, SegmentationFolders
@@ -20,6 +21,7 @@ __all__ = [
     "CocoImages",
     "DataError",
     "DetectionTransforms",
+    "DigitScenes",
     "ImageFolders",
     "ImageSet",
     "ImageTransforms",
