@@ -25,6 +25,9 @@ def predict(
     top: int = 5,
     heatmaps: list[str] | None = None,
     min_score: float = 0.5,
+    window: list[int] | None = None,
+    scales: list[float] | None = None,
+    flip: bool = False,
     out: Path = Path("runs/predict"),
     json: bool = False,
     batch_size: int = 16,
@@ -41,6 +44,9 @@ def predict(
         heatmaps: names of involutions of a classifier whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for
             every one.
         min_score: least score of the objects that a detector draws and prints.
+        window: height and width of the windows in which a segmentation net sees a large image, e.g. ``512,1024``.
+        scales: factors by which a segmentation net sees an image resized, averaged, e.g. ``0.75,1,1.25``.
+        flip: let a segmentation net see the flipped image, too.
         out: folder of what is drawn or written.
         json: print one JSON object a line instead of text.
         batch_size: images that pass the net together.
@@ -60,9 +66,11 @@ def predict(
             if weights is not None or heatmaps:
                 raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
             predictor = import_module(_PREDICTORS[description.task])
-            predictor.predict_images(
-                files, model, out=out, json=json, batch_size=batch_size, device=place, min_score=min_score
-            )
+            own: dict[str, dict[str, Any]] = {
+                "detection": {"batch_size": batch_size, "min_score": min_score},
+                "segmentation": {"window": window, "scales": scales, "flip": flip},
+            }
+            predictor.predict_images(files, model, out=out, json=json, device=place, **own[description.task])
             return
         net = load(model, weights).to(place).eval()
         names = class_names(net)

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 __all__ = [
     "ABLATIONS",
+    "CITYSCAPES",
     "COCO",
     "ENVELOPE",
     "REDNET",
@@ -131,6 +132,19 @@ COCO = {
         ("rednet50", "involution", "convolution"): _coco("32.2 181.3 40.8 36.4"),
         ("rednet50", "involution", "involution"): _coco("29.5 104.6 39.6 35.1"),
     },
+}
+
+# Semantic segmentation of Cityscapes val, by net, backbone and neck: README of the same repository; multiply-adds of an
+# image of 2048×1024.
+CITYSCAPES = {
+    key: Published(Decimal(params_m), Decimal(flops_g), {"mIoU": Decimal(miou)})
+    for key, (params_m, flops_g, miou) in {
+        ("semantic_fpn", "ResNet-50", "convolution"): ("28.5", "362.8", "74.5"),
+        ("semantic_fpn", "RedNet-50", "convolution"): ("18.5", "293.9", "78.0"),
+        ("semantic_fpn", "RedNet-50", "involution"): ("16.4", "205.2", "79.1"),
+        ("upernet", "ResNet-50", "convolution"): ("66.4", "1893.8", "78.2"),
+        ("upernet", "RedNet-50", "convolution"): ("56.4", "1825.6", "80.6"),
+    }.items()
 }
 
 # The curves of the README's two figures.

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .detectors import create_detector, dense_and_regions
-from .published import ABLATIONS, COCO, REDNET, RELEASED_TOP1, RESNET, Published
+from .published import ABLATIONS, CITYSCAPES, COCO, REDNET, RELEASED_TOP1, RESNET, Published
 
 __all__ = ["TABLES", "Row", "Table"]
 
@@ -26,6 +26,13 @@ def create_timm_model(name: str, **options: Any) -> nn.Module:
     import involution.models  # noqa: F401  (registers them)
 
     return timm.create_model(name, **options)
+
+
+def create_segmentation_net(name: str, **options: Any) -> nn.Module:
+    """Build a segmentation net with the 19 classes of Cityscapes."""
+    from ..models.segmentation import create
+
+    return create(name, 19, **options)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,26 @@ def _coco() -> Iterable[Row]:
             )
 
 
+def _cityscapes() -> Iterable[Row]:
+    titles = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet"}
+    backbones: dict[str, dict[str, Any]] = {
+        "ResNet-50": {"spatial_layer": "convolution", "stem": "deep"},
+        "RedNet-50": {"stem_kernel_size": 7},
+    }
+    for (net, backbone, neck), published in CITYSCAPES.items():
+        options: dict[str, Any] = {"backbone": "rednet50", "backbone_args": backbones[backbone]}
+        if net == "semantic_fpn":
+            options["neck"] = neck
+        yield Row(
+            f"{titles[net]}, {backbone}, {neck} neck",
+            net,
+            options,
+            published,
+            input_size=(3, 1024, 2048),
+            create=create_segmentation_net,
+        )
+
+
 TABLES = {
     "imagenet": Table(
         "ImageNet classification, 224×224",
@@ -150,5 +177,11 @@ TABLES = {
         "the frozen stem and first stage. The box head is counted on 1,000 regions, the mask head on 100. "
         "torchvision's box and mask predictors have an output for the background that the authors' lack: 0.004 M.",
         _coco,
+    ),
+    "cityscapes": Table(
+        "Cityscapes segmentation, 2048×1024",
+        "Published costs: README of the authors' repository. RedNet has the 7×7 stem involution, the ResNet rows fit a "
+        "deep stem (ResNet-50-C). Parameters include UPerNet's auxiliary head, which evaluation does not run.",
+        _cityscapes,
     ),
 }

@@ -2,7 +2,11 @@
 
 try:
     from .coco_images import CocoImages, DetectionTransforms
+    from .digit_scenes import DigitScenes
     from .image_folders import ImageFolders, ImageTransforms
+    from .label_maps import ClassTable
+    from .segmentation import Cityscapes, SegmentationFolders
+    from .segmentation_transforms import SegmentationTransforms
     from .small_images import SmallImages, TensorImages
 except ImportError as error:
     raise ImportError(
@@ -12,12 +16,17 @@ from .sources import DATASETS, DataError, ImageSet, find_data_root, load
 
 __all__ = [
     "DATASETS",
+    "Cityscapes",
+    "ClassTable",
     "CocoImages",
     "DataError",
     "DetectionTransforms",
+    "DigitScenes",
     "ImageFolders",
     "ImageSet",
     "ImageTransforms",
+    "SegmentationFolders",
+    "SegmentationTransforms",
     "SmallImages",
     "TensorImages",
     "find_data_root",

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["ResumableDataModule", "epoch_seed"]
+__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed"]
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
@@ -55,6 +55,28 @@ class PartSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
+
+class EvenSampler(DistributedSampler):
+    """The images in their order, every one judged once, the same number in every process.
+
+    Where they cannot be shared out evenly, the last turns go to an image that was judged already: as ``~index``, a
+    number below zero, for which the data set returns a target that counts for nothing.
+
+    Args:
+        dataset: what to evaluate on.
+        num_replicas: number of processes.
+        rank: of this one.
+    """
+
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        length = len(self.dataset)  # type: ignore[arg-type]
+        for turn in range(self.num_samples):
+            index = turn * self.num_replicas + self.rank
+            yield index if index < length else ~0
 
 
 class ResumableDataModule(LightningDataModule):
