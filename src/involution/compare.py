@@ -41,7 +41,8 @@ def compare(
             with all their peculiarities; fair by default, both with --all.
         epochs: passes over the training images; the recipe's number by default.
         seed: of weights, order of images and dropout; on a CPU the same seed gives the same figures.
-        repeats: train every net this often, with seeds from --seed on, and report means.
+        repeats: train every net this often, with seeds from --seed on, and report means; every net has its first
+            seed before one gets its second.
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
         out: folder of the results; every comparison gets its own below it.
@@ -73,20 +74,25 @@ def compare(
     for run in runs:
         _make_writable(run.folder)
         run.data.prepare_data()
-    comparisons = []
-    for run in runs:
-        try:
-            comparisons.append(run.execute(fresh))
-        except (KeyboardInterrupt, SystemExit):
-            print(
-                f"Interrupted with {run.count_finished()} of {len(run.nets)} nets finished, kept in {run.folder}; "
-                "the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise
-    if all:
-        print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
-    elif open:
+    if fresh:
+        for run in runs:
+            run.forget()
+    # Seed after seed, so that the first results are there early and every further one adds to them.
+    for last_seed in range(seed, seed + repeats):
+        comparisons = []
+        for run in runs:
+            try:
+                comparisons.append(run.until(last_seed).execute())
+            except (KeyboardInterrupt, SystemExit):
+                print(
+                    f"Interrupted with {run.count_finished()} of {len(run.nets)} nets finished, kept in {run.folder}; "
+                    "the same command goes on from there",
+                    file=sys.stderr,
+                )
+                raise
+        if all:
+            print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
+    if open:
         _show(runs[0].folder / "report.html")
 
 

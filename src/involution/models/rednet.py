@@ -77,7 +77,8 @@ class RedNet(ResNet):
             ``partial(Involution2d, kernel_size=5)``.
         stem: ``"involution"`` (convolution 3×3 stride 2, involution, convolution 3×3, max pool: the paper's),
             ``"deep"`` (three 3×3 convolutions, max pool: ResNet-C), ``"plain"`` (7×7 convolution stride 2, max pool:
-            ResNet, and the paper's ablations) or ``"small"`` (3×3 convolution of stride 1, no pool, for small images).
+            ResNet, and the paper's ablations) or ``"small"`` (3×3 convolution of stride 1 as wide as the first
+            stage's ``channels``, no pool, for small images).
         stem_kernel_size: K of the stem's involution. The released ImageNet weights have 3, the authors' detection and
             segmentation code and the published multiply-adds 7.
         kernel_size: K of the stages' involutions.
@@ -141,21 +142,25 @@ class RedNet(ResNet):
                 f"unknown spatial_layer {spatial_layer!r}; expected 'involution', 'convolution' or a callable that "
                 "makes a layer from (in_channels, out_channels, stride=, dilation=, device=, dtype=)"
             )
+        stem_options = dict(_STEMS[stem])
+        if stem == "small":
+            # Only the deep stem lets one choose its width: twice this.
+            stem_options["stem_width"] = kwargs.get("channels", (64,))[0] // 2
         super().__init__(
             RedBottleneck,
             layers,
             act_layer=act_layer,
             norm_layer=norm_layer,
             block_args={"spatial_layer": spatial},
-            **_STEMS[stem],
+            **stem_options,
             **kwargs,
         )
         if stem == "involution":
             self.conv1[3] = _like(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
             self.conv1 = inference.Sequential(*self.conv1)
         elif stem == "small":
-            old = self.conv1
-            self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False).to(old.weight)
+            first, last = self.conv1[0], self.conv1[-1]
+            self.conv1 = nn.Conv2d(first.in_channels, last.out_channels, 3, padding=1, bias=False).to(first.weight)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
             for info in self.feature_info:
@@ -189,7 +194,7 @@ _STEMS: dict[str, dict[str, Any]] = {
     "involution": {"stem_type": "deep", "stem_width": 32},
     "deep": {"stem_type": "deep", "stem_width": 32},
     "plain": {},
-    "small": {},
+    "small": {"stem_type": "deep"},
 }
 
 
