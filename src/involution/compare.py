@@ -59,12 +59,12 @@ def compare(
 
     if all and (dataset is not None or open):
         raise CommandError("--all covers every data set and shows no single report; leave out the data set and --open")
-    dataset = _choice("data set", dataset or "digits", DESIGNS)
-    variants = list(VARIANTS) if all and variant is None else [_choice("variant", variant or "fair", VARIANTS)]
+    dataset = choice("data set", dataset or "digits", DESIGNS)
+    variants = list(VARIANTS) if all and variant is None else [choice("variant", variant or "fair", VARIANTS)]
     for name, value, least in (("epochs", epochs, 1), ("repeats", repeats, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise CommandError(f"--{name} must be at least {least}, got {value}")
-    chosen_device = _device(device)
+    chosen_device = find_device(device)
     runs = [
         Run.plan(name, chosen_variant, epochs, range(seed, seed + repeats), chosen_device, data_root, Path(out))
         for name in (DESIGNS if all else [dataset])
@@ -72,7 +72,7 @@ def compare(
     ]
     # Whatever can be refused is refused before hours of training.
     for run in runs:
-        _make_writable(run.folder)
+        make_writable(run.folder)
         run.data.prepare_data()
     if fresh:
         for run in runs:
@@ -96,13 +96,13 @@ def compare(
         _show(runs[0].folder / "report.html")
 
 
-def _choice(name: str, value: str, known: Iterable[str]) -> str:
+def choice(name: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
         raise CommandError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
     return value
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Return the device, or refuse one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -123,7 +123,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _make_writable(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
     """Make the folder of the results, and refuse one that cannot be written."""
     probe = folder / f".probe.{os.getpid()}"
     try:
