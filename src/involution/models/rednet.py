@@ -221,11 +221,12 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({f"rednet{depth}.untrained": _cfg() for depth in (26, 38, 50, 101, 152)})
 
 
-def _create_rednet(variant: str, pretrained: bool, layers: tuple[int, ...], **kwargs: Any) -> RedNet:
+def _create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:
+    kwargs.setdefault("layers", blocks)
     if kwargs.get("stem", "involution") in ("plain", "small"):
         overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
-    return build_model_with_cfg(RedNet, variant, pretrained, layers=layers, **kwargs)
+    return build_model_with_cfg(RedNet, variant, pretrained, **kwargs)
 
 
 @register_model
