@@ -135,6 +135,10 @@ def test_stems():
     assert plain.pretrained_cfg["first_conv"] == "conv1"
     small = create(stem="small", channels=(16, 32, 64, 128), num_classes=10)
     assert small.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+    assert small.conv1.weight.shape == (16, 3, 3, 3)
+    assert on_meta("rednet26", stem="small").conv1.weight.shape == (64, 3, 3, 3)
+    shallow = on_meta("rednet26", layers=(1, 1, 2, 1))
+    assert [len(getattr(shallow, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [1, 1, 2, 1]
     features = create(stem="small", features_only=True)
     assert features.feature_info.reduction() == [1, 1, 2, 4, 8]
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "compare": Command(
         "involution.compare", "compare", "train convolution against involution on the same data, report"
     ),
+    "ablate": Command("involution.ablate", "ablate", "vary kernel size, channels per group and φ in a small RedNet"),
     "complexity": Command(
         "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),

@@ -41,7 +41,8 @@ def compare(
             with all their peculiarities; fair by default, both with --all.
         epochs: passes over the training images; the recipe's number by default.
         seed: of weights, order of images and dropout; on a CPU the same seed gives the same figures.
-        repeats: train every net this often, with seeds from --seed on, and report means.
+        repeats: train every net this often, with seeds from --seed on, and report means; every net has its first
+            seed before one gets its second.
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
         out: folder of the results; every comparison gets its own below it.
@@ -58,12 +59,12 @@ def compare(
 
     if all and (dataset is not None or open):
         raise CommandError("--all covers every data set and shows no single report; leave out the data set and --open")
-    dataset = _choice("data set", dataset or "digits", DESIGNS)
-    variants = list(VARIANTS) if all and variant is None else [_choice("variant", variant or "fair", VARIANTS)]
+    dataset = choice("data set", dataset or "digits", DESIGNS)
+    variants = list(VARIANTS) if all and variant is None else [choice("variant", variant or "fair", VARIANTS)]
     for name, value, least in (("epochs", epochs, 1), ("repeats", repeats, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise CommandError(f"--{name} must be at least {least}, got {value}")
-    chosen_device = _device(device)
+    chosen_device = find_device(device)
     runs = [
         Run.plan(name, chosen_variant, epochs, range(seed, seed + repeats), chosen_device, data_root, Path(out))
         for name in (DESIGNS if all else [dataset])
@@ -71,32 +72,37 @@ def compare(
     ]
     # Whatever can be refused is refused before hours of training.
     for run in runs:
-        _make_writable(run.folder)
+        make_writable(run.folder)
         run.data.prepare_data()
-    comparisons = []
-    for run in runs:
-        try:
-            comparisons.append(run.execute(fresh))
-        except (KeyboardInterrupt, SystemExit):
-            print(
-                f"Interrupted with {run.count_finished()} of {len(run.nets)} nets finished, kept in {run.folder}; "
-                "the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise
-    if all:
-        print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
-    elif open:
+    if fresh:
+        for run in runs:
+            run.forget()
+    # Seed after seed, so that the first results are there early and every further one adds to them.
+    for last_seed in range(seed, seed + repeats):
+        comparisons = []
+        for run in runs:
+            try:
+                comparisons.append(run.until(last_seed).execute())
+            except (KeyboardInterrupt, SystemExit):
+                print(
+                    f"Interrupted with {run.count_finished()} of {len(run.nets)} nets finished, kept in {run.folder}; "
+                    "the same command goes on from there",
+                    file=sys.stderr,
+                )
+                raise
+        if all:
+            print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
+    if open:
         _show(runs[0].folder / "report.html")
 
 
-def _choice(name: str, value: str, known: Iterable[str]) -> str:
+def choice(name: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
         raise CommandError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
     return value
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Return the device, or refuse one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -117,7 +123,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _make_writable(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
     """Make the folder of the results, and refuse one that cannot be written."""
     probe = folder / f".probe.{os.getpid()}"
     try:

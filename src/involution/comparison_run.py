@@ -66,7 +66,7 @@ class Run:
         device: where it trains.
         data: the images.
         folder: of the results.
-        nets: what to train, in this order.
+        nets: what to train, in this order: by seed.
     """
 
     dataset: str
@@ -116,17 +116,19 @@ class Run:
         """Return how many nets are trained and kept."""
         return sum(net.is_finished for net in self.nets)
 
-    def execute(self, fresh: bool = False) -> Comparison:
-        """Train what is not finished, write all results, print the table.
+    def forget(self) -> None:
+        """Delete what is trained, to train it again."""
+        for net in self.nets:
+            for ending in (".json", ".safetensors", ".ckpt"):
+                net.file(ending).unlink(missing_ok=True)
 
-        Args:
-            fresh: train again what is finished.
-        """
+    def until(self, seed: int) -> Run:
+        """Return the part of this comparison with the seeds up to ``seed``; it shares folder and nets."""
+        return replace(self, nets=tuple(net for net in self.nets if net.seed <= seed))
+
+    def execute(self) -> Comparison:
+        """Train what is not finished, write all results, print the table."""
         (self.folder / "nets").mkdir(exist_ok=True)
-        if fresh:
-            for net in self.nets:
-                for ending in (".json", ".safetensors", ".ckpt"):
-                    net.file(ending).unlink(missing_ok=True)
         print(f"{DATASETS[self.dataset].title}, {self.variant} nets: {self.setting()}", flush=True)
         results: list[NetResult] = []
         for net in self.nets:
@@ -179,6 +181,7 @@ class Run:
                 seed=net.seed,
                 test_accuracy_percent=100 * history[-1]["test_accuracy"],
                 training_s=sum(row["train_s"] for row in history),
+                training_cpu_s=sum(row["train_cpu_s"] for row in history),
                 params=sum(p.numel() for p in model.parameters() if p.requires_grad),
                 spatial_params=sum(layer.params for layer in spatial),
                 macs=sum(layer.macs for layer in layers),

@@ -23,6 +23,7 @@ class NetResult:
         seed: of its weights and its training.
         test_accuracy_percent: after the last epoch.
         training_s: seconds spent on training batches, without evaluation.
+        training_cpu_s: seconds that processors worked on them, all threads together.
         params: trainable parameters.
         spatial_params: those of the convolutions of neighbourhoods, or of the involutions with φ.
         macs: multiply-adds for one image.
@@ -35,6 +36,7 @@ class NetResult:
     seed: int
     test_accuracy_percent: float
     training_s: float
+    training_cpu_s: float
     params: int
     spatial_params: int
     macs: int

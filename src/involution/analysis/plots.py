@@ -23,10 +23,12 @@ __all__ = [
     "kernel_limit",
     "kernel_pictures",
     "liveliest_group",
+    "new_figure",
     "png",
     "rgb",
     "shown_heat_maps",
     "shown_kernels",
+    "style_axes",
     "summary",
 ]
 
@@ -61,7 +63,7 @@ def png(figure: Any, dpi: int = 150) -> bytes:
 
 def curves(comparison: Comparison, theme: Theme = LIGHT) -> Any:
     """Draw accuracy and loss by epoch, on test images (solid) and training images (dotted); return the figure."""
-    figure = _figure(9.6, 3.4, theme)
+    figure = new_figure(9.6, 3.4, theme)
     accuracy, loss = figure.subplots(1, 2)
     _draw_curves(accuracy, comparison, "accuracy", theme)
     _draw_curves(loss, comparison, "loss", theme)
@@ -81,7 +83,7 @@ def heat_maps(comparison: Comparison, theme: Theme = LIGHT) -> Any:
     tile, margin, space = 0.42, 0.3, 0.12
     width = 2 * margin + sum(space + tile * pictures.shape[1] for _, pictures in blocks)
     height = 2 * margin + 0.25 + tile * len(samples.labels)
-    figure = _figure(width, height, theme)
+    figure = new_figure(width, height, theme)
     left = margin
     for text, pictures in blocks:
         columns = pictures.shape[1]
@@ -148,7 +150,7 @@ def kernel_pictures(kernels: Tensor, scale: int = 5, gap: int = 2) -> Tensor:
 
 def summary(comparison: Comparison, theme: Theme = LIGHT) -> Any:
     """Draw figures, learning curves, and learned kernels on sample images, in one picture; return the figure."""
-    figure = _figure(12, 8.3, theme)
+    figure = new_figure(12, 8.3, theme)
     _draw_heading(figure, comparison, theme)
     figure.text(0.035, 0.897, headline(comparison), color=theme.muted, fontsize=11.5, va="center")
     _draw_bars(figure, comparison, theme, left=0.035, right=0.515, top=0.835, bottom=0.46)
@@ -228,7 +230,7 @@ def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, trai
     """Draw the curves of every net; of several seeds each faintly, and their mean."""
     from matplotlib.ticker import MaxNLocator
 
-    _style(axes, theme)
+    style_axes(axes, theme)
     last = max(len(result.history) for result in comparison.results)
     factor = 100 if key == "accuracy" else 1
     shown: list[list[float]] = []
@@ -295,7 +297,8 @@ def _draw_kernels(figure: Any, samples: Samples, theme: Theme, *, left: float, r
     )
 
 
-def _figure(width: float, height: float, theme: Theme) -> Any:
+def new_figure(width: float, height: float, theme: Theme = LIGHT) -> Any:
+    """Return an empty figure of matplotlib, its size in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -303,7 +306,8 @@ def _figure(width: float, height: float, theme: Theme) -> Any:
     return Figure(figsize=(width, height), facecolor=theme.paper)
 
 
-def _style(axes: Any, theme: Theme) -> None:
+def style_axes(axes: Any, theme: Theme = LIGHT) -> None:
+    """Give axes their look: pale horizontal lines, no frame."""
     axes.set_facecolor("none")
     axes.grid(axis="y", color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -144,7 +144,7 @@ def _bottleneck(in_channels: int, width: int, spatial_layer: SpatialLayer) -> li
         spatial_layer(width, width),
         nn.Conv2d(width, width, 1, bias=False),
     ):
-        layers += [layer, nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [layer, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     return layers
 
 

@@ -77,7 +77,8 @@ class RedNet(ResNet):
             ``partial(Involution2d, kernel_size=5)``.
         stem: ``"involution"`` (convolution 3×3 stride 2, involution, convolution 3×3, max pool: the paper's),
             ``"deep"`` (three 3×3 convolutions, max pool: ResNet-C), ``"plain"`` (7×7 convolution stride 2, max pool:
-            ResNet, and the paper's ablations) or ``"small"`` (3×3 convolution of stride 1, no pool, for small images).
+            ResNet, and the paper's ablations) or ``"small"`` (3×3 convolution of stride 1 as wide as the first
+            stage's ``channels``, no pool, for small images).
         stem_kernel_size: K of the stem's involution. The released ImageNet weights have 3, the authors' detection and
             segmentation code and the published multiply-adds 7.
         kernel_size: K of the stages' involutions.
@@ -131,21 +132,25 @@ class RedNet(ResNet):
         )
         stages = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
         spatial = resolve(spatial_layer, stages)
+        stem_options = dict(_STEMS[stem])
+        if stem == "small":
+            # Only the deep stem lets one choose its width: twice this.
+            stem_options["stem_width"] = kwargs.get("channels", (64,))[0] // 2
         super().__init__(
             RedBottleneck,
             layers,
             act_layer=act_layer,
             norm_layer=norm_layer,
             block_args={"spatial_layer": spatial},
-            **_STEMS[stem],
+            **stem_options,
             **kwargs,
         )
         if stem == "involution":
             self.conv1[3] = in_place_of(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
             self.conv1 = inference.Sequential(*self.conv1)
         elif stem == "small":
-            old = self.conv1
-            self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False).to(old.weight)
+            first, last = self.conv1[0], self.conv1[-1]
+            self.conv1 = nn.Conv2d(first.in_channels, last.out_channels, 3, padding=1, bias=False).to(first.weight)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
             for info in self.feature_info:
@@ -177,7 +182,7 @@ _STEMS: dict[str, dict[str, Any]] = {
     "involution": {"stem_type": "deep", "stem_width": 32},
     "deep": {"stem_type": "deep", "stem_width": 32},
     "plain": {},
-    "small": {},
+    "small": {"stem_type": "deep"},
 }
 
 
@@ -204,11 +209,12 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({f"rednet{depth}.untrained": _cfg() for depth in (26, 38, 50, 101, 152)})
 
 
-def _create_rednet(variant: str, pretrained: bool, layers: tuple[int, ...], **kwargs: Any) -> RedNet:
+def _create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:
+    kwargs.setdefault("layers", blocks)
     if kwargs.get("stem", "involution") in ("plain", "small"):
         overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
-    return build_model_with_cfg(RedNet, variant, pretrained, layers=layers, **kwargs)
+    return build_model_with_cfg(RedNet, variant, pretrained, **kwargs)
 
 
 @register_model

@@ -42,22 +42,25 @@ class History(Callback):
         on_row: called with the history after every epoch.
 
     Attributes:
-        rows: a row an epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``
-            and ``train_s``, the seconds spent on the training batches, without evaluation.
+        rows: a row an epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``,
+            and without evaluation ``train_s``, the seconds spent on the training batches, and ``train_cpu_s``, those
+            that processors worked on them, all threads together: fewer than the seconds of each thread tell that
+            something else used the machine.
     """
 
     def __init__(self, on_row: Callable[[list[Row]], None] | None = None) -> None:
         self.rows: list[Row] = []
         self._on_row = on_row
         self._start = self._train_s = 0.0
+        self._cpu_start = self._cpu_s = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._start = _now(pl_module)
+        """Start the clocks."""
+        self._start, self._cpu_start = _now(pl_module), time.process_time()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock: the training batches of the epoch are done."""
-        self._train_s = _now(pl_module) - self._start
+        """Stop the clocks: the training batches of the epoch are done."""
+        self._train_s, self._cpu_s = _now(pl_module) - self._start, time.process_time() - self._cpu_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of this epoch."""
@@ -70,7 +73,7 @@ class History(Callback):
             ("test_accuracy", "val_accuracy"),
         ):
             row[key] = metrics[metric].item()
-        self.rows.append(row | {"train_s": self._train_s})
+        self.rows.append(row | {"train_s": self._train_s, "train_cpu_s": self._cpu_s})
         if self._on_row:
             self._on_row(self.rows)
 
