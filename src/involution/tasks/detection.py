@@ -6,6 +6,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -41,6 +42,9 @@ def average_precision(masks: bool) -> Any:
     metric = MeanAveragePrecision(
         iou_type=("bbox", "segm") if masks else "bbox",
         backend="faster_coco_eval",
+        # torchmetrics' own are float32: where a recall is just a threshold, pycocotools decides otherwise.
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0, 1, 101).tolist(),
         # torchmetrics gathers lists of equal lengths only; see `_gather`.
         sync_on_compute=False,
     )
