@@ -92,6 +92,9 @@ def test_validate_and_test_take_the_checkpoint(finished, folder, capsys):
         checkpoint = f"--ckpt_path={finished}/checkpoints/best.ckpt"
         assert main([command, *FLAGS, f"--data.root={folder}", f"--run={finished}", checkpoint]) == 0
         assert name in capsys.readouterr().out
+    record = json.loads((finished / "detection-test.json").read_text())
+    assert (record["model"], record["checkpoint"], record["images"]) == ("mask_rcnn", "best.ckpt", 3)
+    assert record["epochs"] in (1, 2) and set(record["results"]) >= {"map", "map_50", "mask_map", "mask_map_50"}
 
 
 def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
@@ -187,7 +190,10 @@ def refusal(capsys):
         (["--model.model_args={min_sise: 3}"], "unknown argument 'min_sise'"),
         (["--model.warmup_factor=2"], "warmup_factor lie between 0 and 1"),
         (["--data.masks=false"], "the model predicts masks and the data hold none; set masks to true"),
-        (["--model.optimizer.lr=1e30", "--model.warmup_iterations=0"], "the training diverged; lower the learning rate"),
+        (
+            ["--model.optimizer.lr=1e30", "--model.warmup_iterations=0"],
+            "the training diverged; lower the learning rate",
+        ),
         (["--data.val_annotations=none.json"], "there are no annotations at"),
         (["--data.train_images=images/val"], "train0.png, which the annotations name"),
     ],
