@@ -27,6 +27,7 @@ _COMMANDS = {
         "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),
     "convert": Command("involution.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"),
+    "pack": Command("involution.pack", "pack", "write a folder of images as tar shards to stream from"),
     "predict": Command("involution.predict", "predict", "classify images, draw the heat maps of the kernels"),
     "fit": Command("involution.training", "run", "train a net: classification (Lightning's flags and YAML)"),
     "validate": Command("involution.training", "run", "evaluate a checkpoint on the validation images"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .cli import CommandError
 from .data import DataError
-from .tasks import TrainingError
+from .tasks import ClassificationTask, TrainingError
 from .tasks.callbacks import EpochSeed
+from .tasks.checkpointing import WholeCheckpointIO, WriteErrors, write_refusal
+from .tasks.sharding import is_sharded
 
 SUBCOMMANDS = ("fit", "validate", "test")
 
@@ -29,24 +32,45 @@ class SaveModel(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights of the best checkpoint, with the names of the classes."""
-        net: Any = getattr(pl_module, "model", None)
-        if not trainer.is_global_zero or not hasattr(net, "pretrained_cfg"):
+        if not trainer.is_global_zero or not isinstance(pl_module, ClassificationTask):
             return
-        from timm.models import save_for_hf
-
+        if not hasattr(pl_module.model, "pretrained_cfg"):
+            return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best:
-            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
-        net.to("cpu", memory_format=torch.contiguous_format)
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else None
+        if state is None and is_sharded(pl_module.model):
+            return
         names = getattr(trainer.datamodule, "class_names", None)
+        save_model(
+            pl_module.whole_model(state),
+            self.folder,
+            class_names=list(names) if names else None,
+            data_config=getattr(trainer.datamodule, "data_config", None),
+        )
+
+
+def save_model(
+    net: Any, folder: Path, class_names: list[str] | None = None, data_config: dict[str, Any] | None = None
+) -> None:
+    """Write a timm model as a folder that ``local-dir:`` reads; a file that stands there is replaced whole or not.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from timm.models import save_for_hf
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
         save_for_hf(
             net,
-            str(self.folder),
-            model_config={"label_names": list(names)} if names else None,
-            data_config=getattr(trainer.datamodule, "data_config", None),
+            partial,
+            model_config={"label_names": class_names} if class_names else None,
+            data_config=data_config,
             safe_serialization=True,
         )
+        folder.mkdir(exist_ok=True)
+        for file in Path(partial).iterdir():
+            file.replace(folder / file.name)
 
 
 class _Cli(LightningCLI):
@@ -70,23 +94,23 @@ class _Cli(LightningCLI):
         kwargs["default_root_dir"] = str(run)
         if config.get("logger") in (None, True):
             kwargs["logger"] = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
-        callbacks = list(config.get("callbacks") or [])
+        callbacks = [*(config.get("callbacks") or []), WriteErrors()]
+        kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
         seed = self._get(self.config_init, "seed_everything")
         if self.subcommand == "fit":
             callbacks.append(EpochSeed(0 if isinstance(seed, bool) or seed is None else seed))
             if kwargs.get("logger") or config.get("logger"):
                 callbacks.append(LearningRateMonitor("epoch"))
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-                callbacks.append(
-                    ModelCheckpoint(
-                        run / "checkpoints",
-                        "best",
-                        monitor=getattr(self.model, "monitor", None),
-                        mode=getattr(self.model, "monitor_mode", "min"),
-                        save_last=True,
-                        enable_version_counter=False,
+                folder = run / "checkpoints"
+                monitor = getattr(self.model, "monitor", None)
+                if monitor:
+                    mode = getattr(self.model, "monitor_mode", "min")
+                    callbacks.append(
+                        ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
                     )
-                )
+                # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
+                callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
             callbacks.append(SaveModel(run / "model"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
@@ -115,13 +139,20 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "involution"},
             args=[subcommand, *arguments],
         )
-    except (DataError, TrainingError, ValueError) as error:
+    except (DataError, TrainingError, ValueError, OSError) as error:
+        unwritten = write_refusal(error)
+        if unwritten:
+            raise CommandError(unwritten) from error
         refusal = _refusal(error)
         if refusal is None:
             raise
         # What a worker process raised arrives with its traceback in the message; its last line is the sentence.
         sentence = str(refusal).strip().splitlines()[-1]
         raise CommandError(sentence.partition("DataError: ")[2] or sentence) from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:

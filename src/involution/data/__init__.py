@@ -3,6 +3,7 @@
 try:
     from .image_folders import ImageFolders, ImageTransforms
     from .small_images import SmallImages, TensorImages
+    from .streaming import ImageShards
 except ImportError as error:
     raise ImportError(
         f'involution.data needs Lightning and torchvision ({error}); install them with: pip install "involution[train]"'
@@ -14,6 +15,7 @@ __all__ = [
     "DataError",
     "ImageFolders",
     "ImageSet",
+    "ImageShards",
     "ImageTransforms",
     "SmallImages",
     "TensorImages",

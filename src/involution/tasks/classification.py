@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
+
+from . import sharding
 
 
 class TrainingError(RuntimeError):
@@ -72,7 +76,11 @@ class ClassificationTask(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.model = create_model(model, num_classes, model_args or {}) if isinstance(model, str) else model
+        self._build: Callable[[], nn.Module] | None = None
+        if isinstance(model, str):
+            self._build = partial(create_model, model, num_classes, model_args or {})
+            model = self._build()
+        self.model = model
         self.num_classes, self.channels_last = num_classes, channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -92,6 +100,31 @@ class ClassificationTask(LightningModule):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
+
+    def configure_model(self) -> None:
+        """Divide the parameters among the processes where the strategy is FSDP2."""
+        if self._device_mesh is not None and not sharding.is_sharded(self.model):
+            sharding.shard(self.model, self.device_mesh["data_parallel"])
+
+    def whole_model(self, state: Mapping[str, Tensor] | None) -> nn.Module:
+        """Return the network in one piece on the CPU, for saving.
+
+        Args:
+            state: of the module, as in a checkpoint, to load first; None keeps the weights that it has.
+
+        Raises:
+            TrainingError: the network is divided among processes, and there is no state or no name to build it by.
+        """
+        if sharding.is_sharded(self.model):
+            if self._build is None or state is None:
+                raise TrainingError("a network that is divided among processes is saved in checkpoints alone")
+            net = self._build()
+        else:
+            net = self.model.to("cpu").to(memory_format=torch.contiguous_format)
+        if state is not None:
+            prefix = "model."
+            net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        return net
 
     def setup(self, stage: str) -> None:
         """Compare the classes of the data with those of the model.
