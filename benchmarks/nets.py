@@ -11,7 +11,6 @@ definition with 3×3 convolutions. Peak memory is that of a fresh process per ne
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from involution import fold_batch_norms
 from involution.analysis import records
 from involution.backends import native
 
+from .memory import in_fresh_process, resident_peak_mib
 from .timing import medians
 
 IMAGE, TRAINING_BATCH = 224, 8
@@ -83,31 +83,18 @@ def training_step(make: Callable[[], nn.Module]) -> Callable[[], None]:
     return step
 
 
-def _resident_peak_mib() -> float:
-    # Not getrusage's, which a new process takes over from the one that started it.
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
-
-
-def _peak_of(depth: int, name: str, threads: int, queue: multiprocessing.Queue) -> None:
+def _peak_of(depth: int, name: str, threads: int) -> float:
     torch.set_num_threads(threads)
     step = training_step(nets(depth)[name])
-    before = _resident_peak_mib()
+    before = resident_peak_mib()
     for _ in range(2):
         step()
-    queue.put(_resident_peak_mib() - before)
+    return resident_peak_mib() - before
 
 
 def peak_mib(depth: int, name: str, threads: int) -> float:
     """Return by how much two training steps raise the peak of resident memory of a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue = context.Queue()
-    process = context.Process(target=_peak_of, args=(depth, name, threads, queue))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the process that measures the memory of {name} ended with {process.exitcode}")
-    return queue.get()
+    return in_fresh_process(_peak_of, depth, name, threads)
 
 
 def saved_mib(depth: int, name: str) -> float:

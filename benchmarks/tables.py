@@ -1,6 +1,6 @@
-"""Write the tables of docs/performance.md from the records in results/.
+"""Write the tables of docs/performance.md and docs/segmentation.md from the records in results/.
 
-python -m benchmarks.tables [--results results] [--page docs/performance.md]
+python -m benchmarks.tables [--results results] [--docs docs]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from involution.analysis import records
 
 BEGIN, END = "<!-- tables: made by python -m benchmarks.tables -->", "<!-- end of tables -->"
+CAMVID, CAMVID_END = "<!-- camvid: made by python -m benchmarks.tables -->", "<!-- end of camvid -->"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
@@ -61,15 +62,83 @@ def net_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table(["", "net", "median ms", "to ResNet", "peak MiB", "saved for backward MiB"], rows)]
 
 
+def segmenter_tables(record: dict[str, Any]) -> list[str]:
+    """Return latency and peak memory of the segmentation nets."""
+    rows = [
+        [
+            f"{r['size'].replace('x', '×')}",
+            r["net"],
+            f"{r['macs_g']:.1f}",
+            f"{r['median_ms']:.0f} ({r['quartile_1_ms']:.0f} to {r['quartile_3_ms']:.0f})",
+            f"{r['ratio']:.2f}",
+            f"{r['peak_mib']:.0f}",
+        ]
+        for r in record["results"]
+    ]
+    head = ["image", "Semantic FPN", "MACs G", "median ms (quartiles)", "to ResNet", "peak MiB"]
+    return ["", *table(head, rows)]
+
+
+def camvid_tables(folder: Path) -> list[str]:
+    """Return the IoU of every class of CamVid by net, the largest class first, and what the nets cost."""
+    import torch
+
+    from involution.analysis.counting import count
+    from involution.models.segmentation import create
+
+    found = {path: records.read(path) for path in sorted(folder.glob("*.json"), key=_camvid_order)}
+    if not found:
+        return []
+    results = {path.stem: record["results"] for path, record in found.items()}
+    first = next(iter(results.values()))
+    classes = sorted(first["classes"], key=lambda name: -first["pixel_share_percent"][name])
+    rows = [
+        [
+            name,
+            f"{first['pixel_share_percent'][name]:.1f}",
+            *(f"{r['iou_percent'][name]:.1f}" for r in results.values()),
+        ]
+        for name in classes
+    ]
+    for key, title in (("miou", "**mIoU**"), ("pixel_accuracy", "pixel accuracy"), ("mean_accuracy", "mean accuracy")):
+        rows.append([title, "", *(f"{r[f'{key}_percent']:.1f}" for r in results.values())])
+    costs = []
+    for record in found.values():
+        with torch.device("meta"):
+            net = create(record["model"], len(classes), **record["model_args"])
+        costs.append(count(net, (3, 240, 320)))
+    rows.append(["parameters M", "", *(f"{cost.params / 1e6:.2f}" for cost in costs)])
+    rows.append(["multiply-adds G, 320×240", "", *(f"{cost.macs / 1e9:.2f}" for cost in costs)])
+    lines = ["", *table(["IoU %", "share of pixels %", *results], rows), ""]
+    return [*lines, *(f"- {source(record, path)}" for path, record in found.items())]
+
+
+def _camvid_order(path: Path) -> tuple[int, str]:
+    """Sort the control first and the net with most involutions last."""
+    return len(path.stem.removeprefix("resnet")), path.stem
+
+
+def write_between(page: Path, begin: str, end: str, lines: Iterable[str]) -> None:
+    """Replace what stands between two marker lines of a page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not rest or end not in text:
+        raise SystemExit(f"{page} must hold the lines {begin!r} and {end!r}")
+    content = "\n".join(lines).strip()
+    records.write_atomically(page, f"{before}{begin}\n{content}\n\n{end}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
     lines: list[str] = []
     for pattern, title, make in (
         ("operator-cpu-*", "The operator", operator_tables),
         ("nets-cpu-*", "Nets", net_tables),
+        ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
     ):
         for path in sorted(arguments.results.glob(f"{pattern}.json")):
             record = records.read(path)
@@ -81,12 +150,8 @@ def main() -> None:
                 "",
                 source(record, path),
             ]
-    page = arguments.page.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or END not in page:
-        raise SystemExit(f"{arguments.page} must hold the lines {BEGIN!r} and {END!r}")
-    records.write_atomically(arguments.page, f"{before}{BEGIN}\n" + "\n".join(lines).strip() + f"\n\n{END}{after}")
+    write_between(arguments.docs / "performance.md", BEGIN, END, lines)
+    write_between(arguments.docs / "segmentation.md", CAMVID, CAMVID_END, camvid_tables(arguments.results / "camvid"))
 
 
 if __name__ == "__main__":

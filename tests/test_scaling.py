@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from involution.cli import main
 from involution.tasks import sharding
@@ -73,7 +72,7 @@ def test_what_is_sharded(tmp_path):
     from torch.distributed.device_mesh import init_device_mesh
 
     from involution.models.rednet import RedNet
-    from involution.tasks import ClassificationTask, TrainingError
+    from involution.tasks import ClassificationTask
 
     net = RedNet((2, 1, 1, 1), num_classes=10, stem="small", channels=(16, 16, 16, 16), kernel_size=3).eval()
     assert list(sharding.units(net)) == [net.layer1[0], net.layer1[1], net.layer2[0], net.layer3[0], net.layer4[0]]
@@ -87,8 +86,7 @@ def test_what_is_sharded(tmp_path):
         actual = net(x)
         torch.testing.assert_close(actual, expected)
         actual.square().mean().backward()
-        with pytest.raises(TrainingError, match="divided among processes is saved in checkpoints alone"):
-            ClassificationTask(net, 10).whole_model(None)
+        assert not ClassificationTask(net, 10).rebuild()
     finally:
         destroy_process_group()
 
@@ -126,13 +124,3 @@ def test_a_full_disk_keeps_the_checkpoint(tmp_path):
     assert last.read_bytes() == before
     assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert main(["fit", *FLAGS, f"--run={run}", "--ckpt_path=last"]) == 0
-
-
-def test_the_weights_to_save_are_those_of_the_checkpoint():
-    from involution.tasks import ClassificationTask
-
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    task = ClassificationTask(net, 2)
-    state = {f"model.{name}": torch.ones_like(value) for name, value in net.state_dict().items()}
-    assert task.whole_model(state) is net
-    assert net[1].weight.eq(1).all()

@@ -190,6 +190,48 @@ def _involution(
     dilation: IntOrTuple,
     backend: str,
 ) -> Tensor:
+    if type(input) is not Tensor or type(kernel) is not Tensor or torch.compiler.is_compiling():
+        input, kernel, window = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
+        return library.forward(input, kernel, *window, backend)
+    # What was checked once need not be checked again: the checks take longer than a small involution.
+    key = (
+        *(dims, input.shape, kernel.shape, input.dtype, kernel.dtype, input.device, kernel.device, backend),
+        *(_exactly(stride), _exactly(padding), _exactly(dilation), torch.is_autocast_enabled(input.device.type)),
+    )
+    window = _CHECKED.get(key)
+    if window is None:
+        input, kernel, window = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
+        if len(_CHECKED) >= _MOST_CHECKED:
+            _CHECKED.clear()
+        _CHECKED[key] = window
+    else:
+        input, kernel = autocast(input, kernel)
+    return library.forward(input, kernel, *window, backend)
+
+
+_CHECKED: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
+_MOST_CHECKED = 4096
+
+
+def _exactly(value: Any) -> Any:
+    """Return ``value`` as part of a key that tells 1 from True and 1.0."""
+    if type(value) in (int, str):
+        return value
+    if type(value) is tuple:
+        return value, tuple(map(type, value))
+    return type(value), repr(value)
+
+
+def _check_involution(
+    dims: int,
+    input: Tensor,
+    kernel: Tensor,
+    stride: IntOrTuple,
+    padding: Padding,
+    dilation: IntOrTuple,
+    backend: str,
+) -> tuple[Tensor, Tensor, tuple[tuple[int, ...], ...]]:
+    """Return both tensors as autocast wants them, and stride, padding and dilation in numbers."""
     _check_tensor("input", input, dims + 2, _MAP[dims])
     _check_tensor("kernel", kernel, 2 * dims + 2, _FIELD[dims])
     input, kernel = autocast(input, kernel)
@@ -208,7 +250,7 @@ def _involution(
             f"got {describe(kernel)}"
         )
     _check_backend(backend, input, groups, kernel_size, stride, dilation)
-    return library.forward(input, kernel, stride, padding, dilation, backend)
+    return input, kernel, (stride, padding, dilation)
 
 
 def _correlation(

@@ -188,14 +188,21 @@ def _backward(
     dilation: Sequence[int],
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dvalue, dhidden, dweight, dbias = _gradients(value, hidden, weight)
+    dvalue, dhidden, dweight, dbias = gradients = _gradients(value, hidden, weight)
+    chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
+    fuse = getattr(chosen, "span_gradients", None)
+    if fuse is not None and grad_output.numel():
+        span = weight.reshape(groups, *kernel_size, -1).contiguous()
+        offset = None if bias is None else bias.contiguous()
+        window = Window(tuple(stride), tuple(padding), tuple(dilation))
+        fuse(dvalue, dhidden, dweight, dbias, grad_output, value, hidden, span, offset, window)
+        return gradients
     field_channels, hidden_channels = weight.shape[:2]
     matrix = weight.reshape(field_channels, hidden_channels)
     # Sums over pieces are kept in float32 at least.
     wide = torch.promote_types(weight.dtype, torch.float32)
     dmatrix, dvector = matrix.new_zeros(matrix.shape, dtype=wide), matrix.new_zeros((1, field_channels), dtype=wide)
     whole = tuple(padding)
-    chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
     piece_bytes = _GPU_PIECE_BYTES if value.is_cuda else _PIECE_BYTES
     row_bytes = prod(hidden.shape[3:]) * field_channels * value.element_size()
     pieces = list(_pieces(hidden.shape[0], hidden.shape[2], row_bytes, piece_bytes)) if grad_output.numel() else []

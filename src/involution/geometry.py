@@ -89,22 +89,26 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
     Unlike ``Tensor.is_contiguous(memory_format=…)`` it knows any number of spatial dimensions and accepts maps that
     were cropped from a larger channels_last map.
     """
-    if tensor.ndim < 3 or tensor.stride(1) != 1:
+    if tensor.ndim < 3:
         return False
-    extent = tensor.shape[1]
+    strides, sizes = tensor.stride(), tensor.shape
+    if strides[1] != 1:
+        return False
+    extent = sizes[1]
     for dim in range(tensor.ndim - 1, 1, -1):
-        if tensor.stride(dim) < extent:
+        if strides[dim] < extent:
             return False
-        extent = tensor.stride(dim) * tensor.shape[dim]
+        extent = strides[dim] * sizes[dim]
     return True
 
 
 def empty_map(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
     """Allocate a (B, C, ...) map with dtype and device of ``like``, in NCHW or channels_last order."""
     batch, channels, *spatial = size
-    if channels_last:
-        return like.new_empty((batch, *spatial, channels)).movedim(-1, 1)
-    return like.new_empty((batch, channels, *spatial))
+    if not channels_last:
+        return like.new_empty((batch, channels, *spatial))
+    dims = len(spatial)
+    return like.new_empty((batch, *spatial, channels)).permute(0, dims + 1, *range(1, dims + 1))
 
 
 def empty_field(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:

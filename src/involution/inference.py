@@ -1,9 +1,10 @@
-"""Layer, batch norm, addition and activation in one pass over memory, where no derivative is wanted (CPU).
+"""Layer, batch norm, addition and activation with fewer passes over memory (CPU).
 
 In evaluation a batch norm is a scale and an offset per channel. The native kernels of the involution and of 1×1
-convolutions apply them, a residual and a ReLU before they write their result. Everything here computes what the
-modules compute one after the other, within rounding, and calls them one after the other wherever that cannot be done:
-in training, where gradients are recorded, while tracing or compiling, and for modules that are watched by hooks.
+convolutions apply them, a residual and a ReLU before they write their result, where no derivative is wanted. In
+training norm, residual and ReLU are one operator (`involution.batch_norm`). Everything here computes what the modules
+compute one after the other, within rounding, and calls them one after the other wherever that cannot be done: while
+tracing or compiling, and for modules that are watched by hooks.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
 
-from . import backends, library
+from . import backends, batch_norm, library
 from .backends import Request, native
 from .geometry import empty_map
 
@@ -46,10 +48,14 @@ class Affine(NamedTuple):
 
 def serves(x: Tensor) -> bool:
     """Whether a result of ``x`` may be computed in one pass: a plain CPU tensor, no derivative, nobody watching."""
+    return not torch.is_grad_enabled() and is_plain(x)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether ``x`` is a CPU tensor that the native kernels may read without a tracer, a mode or a hook knowing."""
     return not (
         # First, for symbols of a tracer have no other answer.
         type(x) is not Tensor
-        or torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or x.device.type != "cpu"
         or x.dtype not in _DTYPES
@@ -84,7 +90,12 @@ def affine(norm: Any, act: nn.Module, dtype: torch.dtype) -> Affine | None:
 
 
 def apply(layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Return ``act(norm(layer(x)) + residual)``, in one pass where ``layer`` is an involution or a 1×1 convolution."""
+    """Return ``act(norm(layer(x)) + residual)``, in one pass where ``layer`` is an involution or a 1×1 convolution.
+
+    Of a `Sequential`, the last layer is taken together with the norm.
+    """
+    if type(layer) is Sequential and len(layer) and unwatched(layer):
+        x, layer = layer.all_but_last(x), layer[-1]
     if serves(x) and unwatched(layer):
         last = affine(norm, act, x.dtype)
         if last is not None:
@@ -98,10 +109,23 @@ def apply(layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tens
             if y is not None:
                 return y
     x = layer(x)
+    if norm.training and type(act) in (nn.ReLU, nn.Identity) and is_plain(x) and unwatched(norm, act):
+        y = batch_norm.train(norm, type(act) is nn.ReLU, x, residual)
+        if y is not None:
+            return y
     # Batch statistics of no pixel at all would be NaN, and would stay in the running ones.
     if x.numel():
-        x = norm(x)
+        x = _of_running_statistics(norm, x) if _lacks_statistics(norm, x) else norm(x)
     return act(x if residual is None else x + residual)
+
+
+def _lacks_statistics(norm: Any, x: Tensor) -> bool:
+    """Whether a batch norm in training sees one value per channel, the coarsest map of a small image, and would raise."""
+    return type(norm) in _NORMS and norm.training and x.numel() == x.shape[1] and norm.running_mean is not None
+
+
+def _of_running_statistics(norm: Any, x: Tensor) -> Tensor:
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _pointwise(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
@@ -142,15 +166,19 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the modules one after the other to ``input``."""
-        if not serves(input):
-            return super().forward(input)
-        modules: list[Any] = list(self)
+        return self._run(input, list(self))
+
+    def all_but_last(self, input: Tensor) -> Tensor:
+        """Apply all modules but the last one."""
+        return self._run(input, list(self)[:-1])
+
+    @staticmethod
+    def _run(input: Tensor, modules: list[Any]) -> Tensor:
         i = 0
         while i < len(modules):
             triple = modules[i : i + 3]
             if len(triple) == 3 and isinstance(triple[1], (*_NORMS, nn.Identity)) and isinstance(triple[2], nn.ReLU):
-                layer, norm, act = triple
-                input = apply(layer, norm, act, input)
+                input = apply(triple[0], triple[1], triple[2], input)
                 i += 3
             else:
                 input = modules[i](input)

@@ -192,7 +192,23 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Callable[..., Tensor]:
+def _is_unobserved(first: Any, second: Any) -> bool:
+    """Whether an operator on these tensors may run without the dispatcher: nobody would notice but the clock."""
+    return (
+        type(first) is Tensor
+        and type(second) is Tensor
+        and not ((first.requires_grad or second.requires_grad) and torch.is_grad_enabled())
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and not torch.autograd._profiler_enabled()
+        and not torch.jit.is_tracing()
+        and first.device.type in ("cpu", "cuda")
+    )
+
+
+def _differentiable(
+    name: str, implementation: Callable[..., Tensor], backward_rule: Callable[..., tuple]
+) -> Callable[..., Tensor]:
     """Give an operator its derivative and its rule for vmap; return the function that applies it."""
     operator = getattr(torch.ops.involution, name).default
 
@@ -236,17 +252,20 @@ def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Callable[
     register_vmap(f"involution::{name}", vmap_rule, lib=LIBRARY)
 
     def apply(*arguments: Any) -> Tensor:
-        # The operator itself costs a third less than the autograd function, which also serves forward mode.
-        if torch.compiler.is_compiling() or not is_transformed():
+        if torch.compiler.is_compiling():
             return operator(*arguments)
+        # The operator itself costs a third less than the autograd function, which also serves forward mode, and its
+        # implementation alone half of that.
+        if not is_transformed():
+            return (implementation if _is_unobserved(*arguments[:2]) else operator)(*arguments)
         return Operator.apply(*arguments)
 
     return apply
 
 
-forward = _differentiable("forward", _forward_backward)
-input_gradient = _differentiable("input_gradient", _input_gradient_backward)
-kernel_gradient = _differentiable("kernel_gradient", _kernel_gradient_backward)
+forward = _differentiable("forward", _forward, _forward_backward)
+input_gradient = _differentiable("input_gradient", _input_gradient, _input_gradient_backward)
+kernel_gradient = _differentiable("kernel_gradient", _kernel_gradient, _kernel_gradient_backward)
 
 
 # Floating-point operations, two per multiply-add: K² per output value, in all three contractions.

@@ -1,9 +1,10 @@
-"""The command that classifies images with a trained net, and shows what its involutions look at."""
+"""The command that applies a trained net to images: classes, objects or a map of classes, by what the net was made for."""
 
 from __future__ import annotations
 
 import json as json_module
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .cli import CommandError
+
+# By the task in the description of a saved net: the module whose ``predict_images`` applies it.
+_PREDICTORS = {"detection": "involution.predict_detection", "segmentation": "involution.predict_segmentation"}
 
 
 def predict(
@@ -20,33 +24,54 @@ def predict(
     weights: Path | None = None,
     top: int = 5,
     heatmaps: list[str] | None = None,
+    min_score: float = 0.5,
+    window: list[int] | None = None,
+    scales: list[float] | None = None,
+    flip: bool = False,
     out: Path = Path("runs/predict"),
     json: bool = False,
     batch_size: int = 16,
     device: str = "cpu",
 ) -> None:
-    """Print the most probable classes of images, and on request draw the heat maps of the kernels over them.
+    """Apply a trained net to images: print classes, draw objects, or write maps of classes, as the net was made for.
 
     Args:
         images: image files, and folders that are searched for them.
         model: a folder that ``involution fit`` wrote (``runs/…/model``), a timm name such as ``rednet50``, or a hub
             address such as ``hf-hub:user/model``.
         weights: a checkpoint for a net given by name: safetensors, or released weights of the authors or PaddleClas.
-        top: how many classes to print.
-        heatmaps: names of involutions whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for every one.
-        out: folder of the heat maps, one PNG for an image and a layer.
+        top: how many classes of an image a classifier prints.
+        heatmaps: names of involutions of a classifier whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for
+            every one.
+        min_score: least score of the objects that a detector draws and prints.
+        window: height and width of the windows in which a segmentation net sees a large image, e.g. ``512,1024``.
+        scales: factors by which a segmentation net sees an image resized, averaged, e.g. ``0.75,1,1.25``.
+        flip: let a segmentation net see the flipped image, too.
+        out: folder of what is drawn or written.
         json: print one JSON object a line instead of text.
         batch_size: images that pass the net together.
         device: ``cpu``, ``cuda``, ``cuda:1``, …
     """
     from .data import DataError
     from .data.image_folders import list_images
+    from .models import saved
 
     if top < 1 or batch_size < 1:
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
     try:
         files = list_images(images)
         place = _device(device)
+        description = saved.describe(model) if Path(model).is_dir() else None
+        if description is not None:
+            if weights is not None or heatmaps:
+                raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
+            predictor = import_module(_PREDICTORS[description.task])
+            own: dict[str, dict[str, Any]] = {
+                "detection": {"batch_size": batch_size, "min_score": min_score},
+                "segmentation": {"window": window, "scales": scales, "flip": flip},
+            }
+            predictor.predict_images(files, model, out=out, json=json, device=place, **own[description.task])
+            return
         net = load(model, weights).to(place).eval()
         names = class_names(net)
         for chunk, inputs in _batches(net, files, batch_size):

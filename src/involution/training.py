@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .cli import CommandError
 from .data import DataError
-from .tasks import ClassificationTask, TrainingError
+from .tasks import TrainingError
 from .tasks.callbacks import EpochSeed
 from .tasks.checkpointing import WholeCheckpointIO, WriteErrors, write_refusal
 from .tasks.sharding import is_sharded
@@ -25,52 +25,32 @@ SUBCOMMANDS = ("fit", "validate", "test")
 
 
 class SaveModel(Callback):
-    """Write the best net as a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read."""
+    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the weights of the best checkpoint, with the names of the classes."""
-        if not trainer.is_global_zero or not isinstance(pl_module, ClassificationTask):
-            return
-        if not hasattr(pl_module.model, "pretrained_cfg"):
+        """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
+        task: Any = pl_module
+        if not trainer.is_global_zero or not hasattr(task, "save_model"):
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else None
-        if state is None and is_sharded(pl_module.model):
+        # What is divided among processes has whole weights in its checkpoints alone.
+        if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
             return
-        names = getattr(trainer.datamodule, "class_names", None)
-        save_model(
-            pl_module.whole_model(state),
-            self.folder,
-            class_names=list(names) if names else None,
-            data_config=getattr(trainer.datamodule, "data_config", None),
-        )
-
-
-def save_model(
-    net: Any, folder: Path, class_names: list[str] | None = None, data_config: dict[str, Any] | None = None
-) -> None:
-    """Write a timm model as a folder that ``local-dir:`` reads; a file that stands there is replaced whole or not.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    from timm.models import save_for_hf
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
-        save_for_hf(
-            net,
-            partial,
-            model_config={"label_names": class_names} if class_names else None,
-            data_config=data_config,
-            safe_serialization=True,
-        )
-        folder.mkdir(exist_ok=True)
-        for file in Path(partial).iterdir():
-            file.replace(folder / file.name)
+        if best:
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+            task.load_state_dict(state)
+        task.model.to("cpu", memory_format=torch.contiguous_format)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.folder.parent, prefix=f".{self.folder.name}.") as partial:
+            task.save_model(Path(partial))
+            files = [file for file in Path(partial).rglob("*") if file.is_file()]
+            for file in files:
+                target = self.folder / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
 
 
 class _Cli(LightningCLI):

@@ -121,10 +121,10 @@ def complexity(
     update: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Parameters and multiply-adds of RedNet, its ResNet controls and its ablations, beside the published figures.
+    """Parameters and multiply-adds of RedNet, its controls, ablations and detectors, beside the published figures.
 
     Args:
-        table: only this table: imagenet or ablation.
+        table: only this table: imagenet, ablation or coco.
         name: only rows whose name contains this, such as rednet50.
         json: print a list of records.
         markdown: print Markdown tables.

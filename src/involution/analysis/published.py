@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["ABLATIONS", "ENVELOPE", "REDNET", "RELEASED_TOP1", "RESNET", "Family", "Published", "rounding_interval"]
+__all__ = [
+    "ABLATIONS",
+    "CITYSCAPES",
+    "COCO",
+    "ENVELOPE",
+    "REDNET",
+    "RELEASED_TOP1",
+    "RESNET",
+    "Family",
+    "Published",
+    "rounding_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,48 @@ ABLATIONS = {
     "r=1": _top1("19.4 3.2 77.8"),
     "r=4": _top1("15.5 2.6 77.7"),
     "r=16": _top1("14.6 2.4 77.4"),
+}
+
+
+def _coco(printed: str) -> Published:
+    """Read ``"params FLOPs box-AP"`` or ``"params FLOPs box-AP mask-AP"``."""
+    params_m, flops_g, *aps = map(Decimal, printed.split())
+    return Published(params_m, flops_g, dict(zip(("box AP", "mask AP"), aps, strict=False)))
+
+
+# COCO val2017 after the 1× schedule, in the same README, by detector and by backbone, neck and head. The parameters
+# leave out the frozen stem and first stage.
+COCO = {
+    "retinanet": {
+        ("resnet50", "convolution", "convolution"): _coco("37.7 239.3 36.6"),
+        ("rednet50", "convolution", "convolution"): _coco("27.8 210.1 38.2"),
+        ("rednet50", "involution", "convolution"): _coco("26.3 199.9 38.2"),
+    },
+    "faster_rcnn": {
+        ("resnet50", "convolution", "convolution"): _coco("41.5 207.1 37.7"),
+        ("rednet50", "convolution", "convolution"): _coco("31.6 177.9 39.5"),
+        ("rednet50", "involution", "convolution"): _coco("29.5 135.0 40.2"),
+        ("rednet50", "involution", "involution"): _coco("29.0 91.5 39.2"),
+    },
+    "mask_rcnn": {
+        ("resnet50", "convolution", "convolution"): _coco("44.2 253.3 38.4 35.1"),
+        ("rednet50", "convolution", "convolution"): _coco("34.2 224.2 39.9 35.7"),
+        ("rednet50", "involution", "convolution"): _coco("32.2 181.3 40.8 36.4"),
+        ("rednet50", "involution", "involution"): _coco("29.5 104.6 39.6 35.1"),
+    },
+}
+
+# Semantic segmentation of Cityscapes val, by net, backbone and neck: README of the same repository; multiply-adds of an
+# image of 2048×1024.
+CITYSCAPES = {
+    key: Published(Decimal(params_m), Decimal(flops_g), {"mIoU": Decimal(miou)})
+    for key, (params_m, flops_g, miou) in {
+        ("semantic_fpn", "ResNet-50", "convolution"): ("28.5", "362.8", "74.5"),
+        ("semantic_fpn", "RedNet-50", "convolution"): ("18.5", "293.9", "78.0"),
+        ("semantic_fpn", "RedNet-50", "involution"): ("16.4", "205.2", "79.1"),
+        ("upernet", "ResNet-50", "convolution"): ("66.4", "1893.8", "78.2"),
+        ("upernet", "RedNet-50", "convolution"): ("56.4", "1825.6", "80.6"),
+    }.items()
 }
 
 # The curves of the README's two figures.

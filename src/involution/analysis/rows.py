@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from .published import ABLATIONS, REDNET, RELEASED_TOP1, RESNET, Published
+from .detectors import create_detector, dense_and_regions
+from .published import ABLATIONS, CITYSCAPES, COCO, REDNET, RELEASED_TOP1, RESNET, Published
 
 __all__ = ["TABLES", "Row", "Table"]
 
@@ -24,6 +26,13 @@ def create_timm_model(name: str, **options: Any) -> nn.Module:
     import involution.models  # noqa: F401  (registers them)
 
     return timm.create_model(name, **options)
+
+
+def create_segmentation_net(name: str, **options: Any) -> nn.Module:
+    """Build a segmentation net with the 19 classes of Cityscapes."""
+    from ..models.segmentation import create
+
+    return create(name, 19, **options)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,63 @@ def _ablation() -> Iterable[Row]:
         yield Row(f"RedNet-50, {name}", "rednet50", {"stem": "plain", **options}, ABLATIONS[name], notes.get(name, ""))
 
 
+def _coco() -> Iterable[Row]:
+    titles = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN", "mask_rcnn": "Mask R-CNN"}
+    stems = {"resnet50": "ResNet-50", "rednet50": "RedNet-50"}
+    for detector, published in COCO.items():
+        for (backbone, neck, head), figures in published.items():
+            parts = [f"{layer} {part}" for part, layer in (("neck", neck), ("head", head)) if layer == "involution"]
+            notes = []
+            # By what the published FLOPs fit; the parameters of the stem are frozen and not counted.
+            kernel_size = 7 if neck == "involution" else 3
+            if backbone == "rednet50":
+                notes.append(f"the published FLOPs fit a stem with K={kernel_size}")
+            if (detector, neck) == ("retinanet", "involution"):
+                notes.append("published parameters were rounded twice: 26.246 to 26.25 to 26.3")
+            whole = detector != "mask_rcnn" or head == "involution"
+            if not whole:
+                notes.append(
+                    "without deconvolution and logits of the mask head (6.81 G), which the published FLOPs leave out "
+                    "here and not in the row with the involution head"
+                )
+            yield Row(
+                ", ".join((titles[detector], stems[backbone], *parts)),
+                detector,
+                {
+                    "backbone": backbone,
+                    "neck": neck,
+                    "head": head,
+                    "backbone_args": {"stem_kernel_size": kernel_size} if backbone == "rednet50" else {},
+                },
+                figures,
+                "; ".join(notes),
+                (3, 800, 1280),
+                create_detector,
+                partial(dense_and_regions, mask_predictor=whole),
+                trainable_only=True,
+            )
+
+
+def _cityscapes() -> Iterable[Row]:
+    titles = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet"}
+    backbones: dict[str, dict[str, Any]] = {
+        "ResNet-50": {"spatial_layer": "convolution", "stem": "deep"},
+        "RedNet-50": {"stem_kernel_size": 7},
+    }
+    for (net, backbone, neck), published in CITYSCAPES.items():
+        options: dict[str, Any] = {"backbone": "rednet50", "backbone_args": backbones[backbone]}
+        if net == "semantic_fpn":
+            options["neck"] = neck
+        yield Row(
+            f"{titles[net]}, {backbone}, {neck} neck",
+            net,
+            options,
+            published,
+            input_size=(3, 1024, 2048),
+            create=create_segmentation_net,
+        )
+
+
 TABLES = {
     "imagenet": Table(
         "ImageNet classification, 224×224",
@@ -104,5 +170,18 @@ TABLES = {
         "Ablations of RedNet-50, 224×224",
         "Published costs: the paper. All rows have ResNet's plain stem, one 7×7 convolution.",
         _ablation,
+    ),
+    "coco": Table(
+        "Detection and instance segmentation on COCO, 1280×800",
+        "Published costs and accuracy (val2017, 1× schedule): README of the authors' repository. Parameters leave out "
+        "the frozen stem and first stage. The box head is counted on 1,000 regions, the mask head on 100. "
+        "torchvision's box and mask predictors have an output for the background that the authors' lack: 0.004 M.",
+        _coco,
+    ),
+    "cityscapes": Table(
+        "Cityscapes segmentation, 2048×1024",
+        "Published costs: README of the authors' repository. RedNet has the 7×7 stem involution, the ResNet rows fit a "
+        "deep stem (ResNet-50-C). Parameters include UPerNet's auxiliary head, which evaluation does not run.",
+        _cityscapes,
     ),
 }

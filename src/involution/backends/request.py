@@ -78,3 +78,22 @@ class Fusing(Backend, Protocol):
         ``hidden`` is ``(B, C_hidden, H', W')``, ``weight`` ``(G, K, K, C_hidden)``, ``bias`` ``(G·K·K,)``. Return
         whether it was done; if not, the caller makes the field and calls `forward`.
         """
+
+    def span_gradients(
+        self,
+        grad_input: Tensor,
+        grad_hidden: Tensor,
+        grad_weight: Tensor,
+        grad_bias: Tensor,
+        grad_output: Tensor,
+        input: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        window: Window,
+    ) -> None:
+        """Write the four gradients of that without holding the field or its gradient in memory.
+
+        A backend may leave this out: the caller then makes the field in pieces and calls `input_gradient` and
+        `kernel_gradient`.
+        """

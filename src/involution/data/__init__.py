@@ -1,7 +1,12 @@
 """Data sets as Lightning DataModules."""
 
 try:
+    from .coco_images import CocoImages, DetectionTransforms
+    from .digit_scenes import DigitScenes
     from .image_folders import ImageFolders, ImageTransforms
+    from .label_maps import ClassTable
+    from .segmentation import Cityscapes, SegmentationFolders
+    from .segmentation_transforms import SegmentationTransforms
     from .small_images import SmallImages, TensorImages
     from .streaming import ImageShards
 except ImportError as error:
@@ -12,11 +17,18 @@ from .sources import DATASETS, DataError, ImageSet, find_data_root, load
 
 __all__ = [
     "DATASETS",
+    "Cityscapes",
+    "ClassTable",
+    "CocoImages",
     "DataError",
+    "DetectionTransforms",
+    "DigitScenes",
     "ImageFolders",
     "ImageSet",
     "ImageShards",
     "ImageTransforms",
+    "SegmentationFolders",
+    "SegmentationTransforms",
     "SmallImages",
     "TensorImages",
     "find_data_root",

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from .sampling import ResumableDataModule
-from .sources import DataError, find_data_root
+from .sources import DataError, find_folder
 
 __all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images"]
 
@@ -186,8 +186,7 @@ class ImageFolders(ResumableDataModule):
         return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
 
     def _folder(self, part: str) -> Path:
-        root = self.root if self.root.exists() or self.root.is_absolute() else find_data_root() / self.root
-        return root / self.folders[part]
+        return find_folder(self.root) / self.folders[part]
 
 
 def list_images(paths: Sequence[str | Path]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["ResumableDataModule", "epoch_seed"]
+__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed"]
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
@@ -36,6 +37,46 @@ class EpochSampler(DistributedSampler):
         """Prepare the order and the seeds of an epoch; Lightning calls it before each."""
         super().set_epoch(epoch)
         self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
+
+
+class PartSampler(DistributedSampler):
+    """Give every process its share of the images in their order, none twice.
+
+    PyTorch's own sampler repeats images until the shares are equal, which a metric over the whole set would count.
+
+    Args:
+        dataset: what to share.
+        options: ``num_replicas`` and ``rank`` of ``DistributedSampler``.
+    """
+
+    def __init__(self, dataset: Dataset, **options: Any) -> None:
+        super().__init__(dataset, shuffle=False, **options)
+        self.num_samples = len(range(self.rank, len(dataset), self.num_replicas))  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
+
+class EvenSampler(DistributedSampler):
+    """The images in their order, every one judged once, the same number in every process.
+
+    Where they cannot be shared out evenly, the last turns go to an image that was judged already: as ``~index``, a
+    number below zero, for which the data set returns a target that counts for nothing.
+
+    Args:
+        dataset: what to evaluate on.
+        num_replicas: number of processes.
+        rank: of this one.
+    """
+
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        length = len(self.dataset)  # type: ignore[arg-type]
+        for turn in range(self.num_samples):
+            index = turn * self.num_replicas + self.rank
+            yield index if index < length else ~0
 
 
 class ResumableDataModule(LightningDataModule):
@@ -68,14 +109,19 @@ class ResumableDataModule(LightningDataModule):
         """Return shuffled batches; each process of a distributed training gets its share."""
         generator = torch.Generator()
         sampler = EpochSampler(
-            dataset,
-            generator,
-            self._first_epoch,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            seed=self.seed,
-            drop_last=drop_last,
+            dataset, generator, self._first_epoch, seed=self.seed, drop_last=drop_last, **self._processes
         )
         return DataLoader(
             dataset, self.batch_size, sampler=sampler, generator=generator, drop_last=drop_last, **options
         )
+
+    def ordered_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        """Return batches in order; each process of a distributed evaluation gets its share, no image twice."""
+        return DataLoader(dataset, self.batch_size, sampler=PartSampler(dataset, **self._processes), **options)
+
+    @property
+    def _processes(self) -> dict[str, int]:
+        return {
+            "num_replicas": self.trainer.world_size if self.trainer else 1,
+            "rank": self.trainer.global_rank if self.trainer else 0,
+        }

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["DATASETS", "DataError", "ImageSet", "find_data_root", "load", "prepare"]
+__all__ = ["DATASETS", "DataError", "ImageSet", "find_data_root", "find_folder", "load", "prepare"]
 
 
 class DataError(OSError):
@@ -73,6 +73,11 @@ class ImageSet:
 def find_data_root(data_root: str | Path | None = None) -> Path:
     """Return the folder of the data sets: the argument, else the variable ``INVOLUTION_DATA``, else ``data``."""
     return Path(data_root or os.environ.get("INVOLUTION_DATA") or "data")
+
+
+def find_folder(root: Path) -> Path:
+    """Return ``root``, or where it is relative and not here, that folder in the data root of `find_data_root`."""
+    return root if root.exists() or root.is_absolute() else find_data_root() / root
 
 
 def prepare(name: str, data_root: str | Path | None = None, download: bool = True) -> Path:

@@ -13,17 +13,16 @@ from typing import Any, Literal
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer, get_norm_layer
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from .. import inference
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
+from .spatial import SpatialLayer, SpatialLayerName, in_place_of, resolve
 
 __all__ = ["RedNet"]
-
-SpatialLayer = Callable[..., nn.Module]
 
 
 class RedBottleneck(Bottleneck):
@@ -34,12 +33,13 @@ class RedBottleneck(Bottleneck):
     def __init__(self, *args: Any, spatial_layer: SpatialLayer | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if spatial_layer is not None:
-            self.conv2 = _like(self.conv2, spatial_layer)
+            self.conv2 = in_place_of(self.conv2, spatial_layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block; without derivatives on the CPU, each layer with the norm and activation after it."""
+        """Apply the block, each layer together with the norm and activation after it where that is faster."""
         between = (self.drop_block, self.aa)
-        if self.training or not inference.serves(x) or self.se is not None or not all(map(_is_identity, between)):
+        more = self.se is not None or (self.drop_path is not None and self.training)
+        if more or torch.compiler.is_compiling() or not all(map(_is_identity, between)):
             return super().forward(x)
         shortcut = x
         x = inference.apply(self.conv1, self.bn1, self.act1, x)
@@ -106,7 +106,7 @@ class RedNet(ResNet):
     def __init__(
         self,
         layers: tuple[int, ...] = (3, 4, 6, 3),
-        spatial_layer: Literal["involution", "convolution"] | SpatialLayer = "involution",
+        spatial_layer: SpatialLayerName | SpatialLayer = "involution",
         stem: Literal["involution", "deep", "plain", "small"] = "involution",
         stem_kernel_size: int = 3,
         kernel_size: int = 7,
@@ -130,18 +130,8 @@ class RedNet(ResNet):
             norm_layer=norm,
             act_layer=partial(activation, inplace=True),
         )
-        spatial: SpatialLayer | None
-        if spatial_layer == "involution":
-            spatial = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
-        elif spatial_layer == "convolution":
-            spatial = None
-        elif callable(spatial_layer):
-            spatial = spatial_layer
-        else:
-            raise ValueError(
-                f"unknown spatial_layer {spatial_layer!r}; expected 'involution', 'convolution' or a callable that "
-                "makes a layer from (in_channels, out_channels, stride=, dilation=, device=, dtype=)"
-            )
+        stages = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
+        spatial = resolve(spatial_layer, stages)
         stem_options = dict(_STEMS[stem])
         if stem == "small":
             # Only the deep stem lets one choose its width: twice this.
@@ -156,7 +146,7 @@ class RedNet(ResNet):
             **kwargs,
         )
         if stem == "involution":
-            self.conv1[3] = _like(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
+            self.conv1[3] = in_place_of(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
             self.conv1 = inference.Sequential(*self.conv1)
         elif stem == "small":
             first, last = self.conv1[0], self.conv1[-1]
@@ -169,6 +159,16 @@ class RedNet(ResNet):
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
 
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the last stage's map ``(B, 2048, H / 32, W / 32)`` of the images ``(B, 3, H, W)``."""
+        x = self.maxpool(inference.apply(self.conv1, self.bn1, self.act1, x))
+        stages = [self.layer1, self.layer2, self.layer3, self.layer4]
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(stages, x, flatten=True)
+        for stage in stages:
+            x = stage(x)
+        return x
+
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
         """Initialise the convolutions as timm does, and every φ as it initialises itself."""
@@ -176,18 +176,6 @@ class RedNet(ResNet):
         for module in self.modules():
             if isinstance(module, KernelGenerator):
                 module.reset_parameters()
-
-
-def _like(convolution: Any, layer: SpatialLayer) -> nn.Module:
-    """Make ``layer`` in the place of ``convolution``: same channels, stride, dilation, device and dtype."""
-    return layer(
-        convolution.in_channels,
-        convolution.out_channels,
-        stride=convolution.stride,
-        dilation=convolution.dilation,
-        device=convolution.weight.device,
-        dtype=convolution.weight.dtype,
-    )
 
 
 _STEMS: dict[str, dict[str, Any]] = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from . import sharding
-
-
-class TrainingError(RuntimeError):
-    """A training cannot go on; the message says why and what to do."""
+from .errors import TrainingError, check_finite
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -106,25 +104,16 @@ class ClassificationTask(LightningModule):
         if self._device_mesh is not None and not sharding.is_sharded(self.model):
             sharding.shard(self.model, self.device_mesh["data_parallel"])
 
-    def whole_model(self, state: Mapping[str, Tensor] | None) -> nn.Module:
-        """Return the network in one piece on the CPU, for saving.
+    def rebuild(self) -> bool:
+        """Replace a network that is divided among processes by a new one in this process, for whole weights.
 
-        Args:
-            state: of the module, as in a checkpoint, to load first; None keeps the weights that it has.
-
-        Raises:
-            TrainingError: the network is divided among processes, and there is no state or no name to build it by.
+        Returns:
+            Whether it could be built anew: it was given by its name.
         """
-        if sharding.is_sharded(self.model):
-            if self._build is None or state is None:
-                raise TrainingError("a network that is divided among processes is saved in checkpoints alone")
-            net = self._build()
-        else:
-            net = self.model.to("cpu").to(memory_format=torch.contiguous_format)
-        if state is not None:
-            prefix = "model."
-            net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        return net
+        if self._build is None:
+            return False
+        self.model = self._build()
+        return True
 
     def setup(self, stage: str) -> None:
         """Compare the classes of the data with those of the model.
@@ -146,12 +135,7 @@ class ClassificationTask(LightningModule):
             TrainingError: the loss is infinite or no number.
         """
         loss = self._step("train", batch)
-        # On an accelerator asking every time would wait for it every time.
-        if (loss.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}: the training diverged; "
-                "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
-            )
+        check_finite(loss, self.current_epoch, batch_idx)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -173,6 +157,26 @@ class ClassificationTask(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def save_model(self, folder: Path) -> None:
+        """Write a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read.
+
+        A network that is not timm's is left to the checkpoints.
+        """
+        net: Any = self.model
+        if not hasattr(net, "pretrained_cfg"):
+            return
+        from timm.models import save_for_hf
+
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, "class_names", None)
+        save_for_hf(
+            net,
+            str(folder),
+            model_config={"label_names": list(names)} if names else None,
+            data_config=getattr(data, "data_config", None),
+            safe_serialization=True,
+        )
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch

@@ -1,13 +1,63 @@
-"""Learning-rate schedules of the published recipes, as PyTorch schedulers stepped once per epoch."""
+"""Learning-rate schedules of the published recipes, as PyTorch schedulers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["WarmupCosineLR"]
+__all__ = ["PolyLR", "WarmupCosineLR", "warmed_up"]
+
+
+class PolyLR(LambdaLR):
+    """A power of what remains of the training, stepped after every optimiser step: the recipe of Cityscapes.
+
+    Step t of T has the rate ``m + (lr − m) (1 − t / T)^p``, times ``f + (1 − f) t / W`` during the first W steps.
+
+    Args:
+        optimizer: what to schedule; its rates are the base rates.
+        steps: T, length of the training; None leaves it to the task, which knows the length that the trainer plans.
+        power: p.
+        min_lr: m, the rate at the end.
+        warmup_steps: W, length of the warm-up.
+        warmup_factor: f, where the warm-up starts.
+
+    Raises:
+        ValueError: ``steps`` is below 1, or ``min_lr`` above a base rate.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int | None = None,
+        power: float = 0.9,
+        min_lr: float = 1e-4,
+        warmup_steps: int = 0,
+        warmup_factor: float = 0.1,
+    ) -> None:
+        if (steps is not None and steps < 1) or warmup_steps < 0:
+            raise ValueError(f"steps must be at least 1 and warmup_steps 0, got {steps} and {warmup_steps}")
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if not 0 <= min_lr <= min(rates):
+            raise ValueError(f"min_lr must be between 0 and the base rate {min(rates)}, got {min_lr}")
+        self.steps = steps
+
+        def factor(step: int, rate: float) -> float:
+            remaining = 1.0 if self.steps is None else 1 - min(step, self.steps) / self.steps
+            least = min_lr / rate if rate else 0.0
+            warm = 1.0 if step >= warmup_steps else warmup_factor + (1 - warmup_factor) * step / warmup_steps
+            return warm * (least + (1 - least) * remaining**power)
+
+        super().__init__(optimizer, [partial(factor, rate=rate) for rate in rates])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
+        return {key: value for key, value in super().state_dict().items() if key != "steps"}
 
 
 class WarmupCosineLR(LambdaLR):
@@ -37,3 +87,29 @@ class WarmupCosineLR(LambdaLR):
             return cosine * warm
 
         super().__init__(optimizer, factor)
+
+
+@contextmanager
+def warmed_up(optimizer: Optimizer, step: int, iterations: int, factor: float) -> Iterator[None]:
+    """Lower the rates inside by the linear warm-up of the detection recipes, whatever schedule they follow.
+
+    Step i of the first I has the rate of the schedule times ``1 − (1 − i / I) (1 − f)``.
+
+    Args:
+        optimizer: whose rates are lowered.
+        step: i, number of steps taken before.
+        iterations: I, length of the warm-up.
+        factor: f, where it starts.
+    """
+    if step >= iterations:
+        yield
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    share = 1 - (1 - step / iterations) * (1 - factor)
+    for group in optimizer.param_groups:
+        group["lr"] *= share
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate

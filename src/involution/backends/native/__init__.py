@@ -27,8 +27,11 @@ __all__ = [
     "instruction_sets",
     "kernel_gradient",
     "name",
+    "norm_backward",
+    "norm_forward",
     "pointwise",
     "span_and_contract",
+    "span_gradients",
     "unsupported",
 ]
 
@@ -118,6 +121,59 @@ def span_and_contract(
     return True
 
 
+def span_gradients(
+    grad_input: Tensor,
+    grad_hidden: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_output: Tensor,
+    input: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: Window,
+) -> None:
+    """See `Fusing.span_gradients`; neither the field nor its gradient is ever whole in memory.
+
+    Args:
+        grad_input: as ``input``, any layout.
+        grad_hidden: as ``hidden``, any layout.
+        grad_weight: as ``weight``.
+        grad_bias: ``(G·K·K,)``, contiguous.
+        grad_output: ``(B, C, H', W')``, any layout.
+        input: ``(B, C, H, W)``.
+        hidden: ``(B, C_hidden, H', W')``.
+        weight: ``(G, K, K, C_hidden)``, contiguous.
+        bias: ``(G·K·K,)``, contiguous, or None.
+        window: stride, padding and dilation.
+    """
+    problem = _fused_problem(
+        input.dtype, input.shape, input.stride(), weight.shape, grad_output.shape, grad_output.stride(), window
+    )
+    layouts = (
+        _hidden_layout(hidden.shape, hidden.stride())
+        + _strides(grad_hidden.ndim, grad_hidden.stride())
+        + _strides(grad_input.ndim, grad_input.stride())
+    )
+    library = loader.library()
+    status = library.span_gradients(
+        library.isa,
+        problem,
+        layouts,
+        input.data_ptr(),
+        grad_output.data_ptr(),
+        hidden.data_ptr(),
+        weight.data_ptr(),
+        _pointer(bias),
+        grad_input.data_ptr(),
+        grad_hidden.data_ptr(),
+        grad_weight.data_ptr(),
+        grad_bias.data_ptr(),
+        threads(),
+    )
+    _check(status)
+
+
 def pointwise(
     out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Last, residual: Tensor | None
 ) -> None:
@@ -170,6 +226,71 @@ def affine_of_norm(
     return scale, offset
 
 
+def norm_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    momentum: float,
+    epsilon: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return ``relu(norm(x) + residual)`` of a batch norm with batch statistics, and update the running ones.
+
+    Args:
+        x: ``(B, C, ...)``, dense channels_last, float32 or float64.
+        weight: ``(C,)``, contiguous.
+        bias: likewise.
+        residual: as ``x``, or None.
+        running: mean and variance, ``(C,)``, or None.
+        momentum: share of the batch in the running statistics.
+        epsilon: added to the variance.
+        relu: whether negative values become zero.
+
+    Returns:
+        The result, and for `norm_backward` the rows mean, 1 / standard deviation, scale and offset ``(4, C)``.
+    """
+    y, statistics = torch.empty_like(x), x.new_empty(4, x.shape[1])
+    tensors = _pointers(x, residual, weight, bias, *running, y, *statistics)
+    library = loader.library()
+    norm = _norm(x, relu, epsilon, momentum)
+    _check(library.norm_forward(library.isa, norm, tensors, threads()))
+    return y, statistics
+
+
+def norm_backward(
+    grad_output: Tensor, x: Tensor, y: Tensor | None, statistics: Tensor, residual: bool, relu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the gradients of `norm_forward` for ``x``, weight, bias and, if there was one, the residual.
+
+    Args:
+        grad_output: as ``x``, any layout.
+        x: what the forward pass was given.
+        y: what it returned, where there were a residual and ReLU; None otherwise.
+        statistics: what it returned beside it.
+        residual: whether there was one.
+        relu: as there.
+    """
+    dx = torch.empty_like(x)
+    dy = grad_output if grad_output.stride() == x.stride() else torch.empty_like(x).copy_(grad_output)
+    dresidual = torch.empty_like(x) if residual else None
+    dweight, dbias = torch.empty_like(statistics[0]), torch.empty_like(statistics[0])
+    tensors = _pointers(dy, x, y, *statistics, dx, dresidual, dweight, dbias)
+    library = loader.library()
+    _check(library.norm_backward(library.isa, _norm(x, relu, 0.0, 0.0), tensors, threads()))
+    return dx, dweight, dbias, dresidual
+
+
+def _norm(x: Tensor, relu: bool, epsilon: float, momentum: float) -> bytes:
+    channels = x.shape[1]
+    return Struct("=4q2d").pack(DTYPES[x.dtype], x.numel() // channels, channels, relu, epsilon, momentum)
+
+
+def _pointers(*tensors: Tensor | None) -> bytes:
+    return Struct(f"={len(tensors)}Q").pack(*(0 if t is None else t.data_ptr() for t in tensors))
+
+
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -209,7 +330,12 @@ def _fused_problem(
 
 @lru_cache(maxsize=4096)
 def _hidden_layout(hidden: Any, stride: Any) -> bytes:
-    return Struct("=6q").pack(hidden[1], *stride[:2], *(0,) * (5 - len(hidden)), *stride[2:])
+    return Struct("=q").pack(hidden[1]) + _strides(len(hidden), stride)
+
+
+@lru_cache(maxsize=4096)
+def _strides(dims: int, stride: Any) -> bytes:
+    return Struct("=5q").pack(*stride[:2], *(0,) * (5 - dims), *stride[2:])
 
 
 def threads() -> int:

@@ -23,7 +23,10 @@ class Library(NamedTuple):
     Attributes:
         contract: one of the three contractions; see csrc/dispatch.cpp.
         span_and_contract: the forward with its kernel field made on the way.
+        span_gradients: its derivatives.
         pointwise: a 1×1 convolution with what follows it.
+        norm_forward: a batch norm with batch statistics and what follows it.
+        norm_backward: its derivatives.
         affine_of_norm: what a batch norm is in evaluation.
         isa: number of the instruction set in use.
         name: its name.
@@ -32,7 +35,10 @@ class Library(NamedTuple):
 
     contract: Any
     span_and_contract: Any
+    span_gradients: Any
     pointwise: Any
+    norm_forward: Any
+    norm_backward: Any
     affine_of_norm: Any
     isa: int
     name: str
@@ -102,7 +108,10 @@ def _load() -> Library | str:
     signatures: dict[str, tuple[Any, ...]] = {
         "contract": (number, number, text, *(pointer,) * 3, number),
         "span_and_contract": (number, text, text, *(pointer,) * 6, number, pointer, number),
+        "span_gradients": (number, text, text, *(pointer,) * 9, number),
         "pointwise": (number, text, *(pointer,) * 6, number),
+        "norm_forward": (number, text, text, number),
+        "norm_backward": (number, text, text, number),
         "affine_of_norm": (number, ctypes.c_int64, *(pointer,) * 4, ctypes.c_double, pointer, pointer),
     }
     for function, arguments in signatures.items():
@@ -111,7 +120,10 @@ def _load() -> Library | str:
     return Library(
         handle.involution_contract,
         handle.involution_span_and_contract,
+        handle.involution_span_gradients,
         handle.involution_pointwise,
+        handle.involution_norm_forward,
+        handle.involution_norm_backward,
         handle.involution_affine_of_norm,
         built.index(wanted),
         wanted,

@@ -20,12 +20,11 @@ inline i64 work_of(const InvolutionProblem& p) {
   return p.batch * p.groups * p.group_channels * taps_of(p) * p.out[0] * p.out[1] * p.out[2];
 }
 
-// Runs body(box) for every box, on `threads` threads where the work is worth it.
+// Runs body(i) for i in [0, count), on up to `threads` threads that take neighbouring numbers.
 template <class Body>
-void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
-  const i64 count = cut.count();
-  if (threads <= 1 || count <= 1 || work < kSerialWork) {
-    for (i64 i = 0; i < count; i++) body(cut.at(i));
+void parallel_for(i64 count, i64 threads, const Body& body) {
+  if (threads <= 1 || count <= 1) {
+    for (i64 i = 0; i < count; i++) body(i);
     return;
   }
   // An exception must not leave a parallel region.
@@ -33,12 +32,18 @@ void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
 #pragma omp parallel for schedule(static) num_threads(int(threads))
   for (i64 i = 0; i < count; i++) {
     try {
-      body(cut.at(i));
+      body(i);
     } catch (const std::bad_alloc&) {
       failed = true;
     }
   }
   if (failed) throw std::bad_alloc();
+}
+
+// Runs body(box) for every box, on `threads` threads where the work is worth it.
+template <class Body>
+void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
+  parallel_for(cut.count(), work < kSerialWork ? 1 : threads, [&](i64 i) { body(cut.at(i)); });
 }
 
 // Forward (target: output) and input gradient (target: input) as sums over the windows' taps.
@@ -79,22 +84,25 @@ struct Accumulation {
   bool pack_field() const { return !field_in_place<S>(p); }
   bool pack_target() const { return !map_in_place<S>(target_steps(), p.group_channels); }
 
-  // Values of scratch that the largest box needs, for the map, the field and a row of the target.
-  void scratch_values(const Cut& cut, i64 (&values)[3]) const {
-    const Box box{0, cut.planes / 2, 0, cut.box_rows, 0, cut.box_columns, 0, 1};
-    const Range3 weights = field_range(box);
-    i64 pixels = 1, weight_pixels = 1;
+  // Pixels of the source, or with `Backward` of the field as well, that the largest box reads: a bound for every box.
+  i64 source_pixels(const Cut& cut) const {
+    i64 pixels = 1;
     for (int dim = 0; dim < 3; dim++) {
       const Axis axis = Axis::of(p, dim);
       const i64 n = dim == 0 ? 1 : dim == 1 ? cut.box_rows : cut.box_columns;
-      // The unclipped span bounds that of every box.
       const i64 span = Backward ? ceil_div(n - 1 + (axis.taps - 1) * axis.dilation, axis.stride) + 1
                                 : (n - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1;
       pixels *= smaller(Backward ? axis.out : axis.in, span);
-      weight_pixels *= Backward ? smaller(axis.out, span) : weights.size(dim);
     }
-    values[0] = pack_map() ? pixels * p.group_channels : 0;
-    values[1] = pack_field() ? weight_pixels * taps_of(p) : 0;
+    return pixels;
+  }
+
+  i64 field_pixels(const Cut& cut) const { return Backward ? source_pixels(cut) : cut.box_rows * cut.box_columns; }
+
+  // Values of scratch that the largest box needs, for the map, the field and a row of the target.
+  void scratch_values(const Cut& cut, i64 (&values)[3]) const {
+    values[0] = pack_map() ? source_pixels(cut) * p.group_channels : 0;
+    values[1] = pack_field() ? field_pixels(cut) * taps_of(p) : 0;
     values[2] = pack_target() ? cut.box_columns * p.group_channels : 0;
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }

@@ -99,38 +99,61 @@ inline void store_run(const accumulator<S>* from, S* to, i64 n) {
   for (; i < n; i++) narrow(from[i], to[i]);
 }
 
+// An N×N block whose row r lies at from + r·step, as accumulators.
+template <class S, int N>
+inline void load_block(const S* from, i64 step, vec_t<accumulator<S>, N> (&block)[N]) {
+  using A = accumulator<S>;
+#pragma GCC unroll 16
+  for (int r = 0; r < N; r++) {
+    if constexpr (std::is_same_v<S, A>) {
+      block[r] = vec<A, N>::load(from + r * step);
+    } else {
+      A wide[N];
+      load_run(from + r * step, wide, N);
+      block[r] = vec<A, N>::load(wide);
+    }
+  }
+}
+
+// N rows of m values, element (i, j) at i + j·from_j. The last block moves back over what is done already.
+template <class S, int N>
+inline void gather_rows(const S* from, i64 from_j, accumulator<S>* to, i64 to_i, i64 m) {
+  using A = accumulator<S>;
+  if (m >= N) {
+    for (i64 j = 0; j < m; j += N) {
+      const i64 at = smaller(j, m - N);
+      vec_t<A, N> block[N];
+      load_block<S, N>(from + at * from_j, from_j, block);
+      transpose<A, N>(block);
+#pragma GCC unroll 16
+      for (int r = 0; r < N; r++) vec<A, N>::store(to + r * to_i + at, block[r]);
+    }
+  } else if constexpr (N > 4) {
+    gather_rows<S, N / 2>(from, from_j, to, to_i, m);
+    gather_rows<S, N / 2>(from + N / 2, from_j, to + N / 2 * to_i, to_i, m);
+  } else {
+    for (i64 j = 0; j < m; j++) {
+      for (int r = 0; r < N; r++) to[r * to_i + j] = widen(from[r + j * from_j]);
+    }
+  }
+}
+
 // Copies an n×m matrix (element (i, j) at i·from_i + j·from_j) to rows of m values, row i at i·to_i.
 template <class S>
 inline void gather(const S* from, i64 from_i, i64 from_j, accumulator<S>* to, i64 to_i, i64 n, i64 m) {
-  using A = accumulator<S>;
-  constexpr int N = kLanes<A>;
+  constexpr int N = kLanes<accumulator<S>>;
   if (from_j == 1) {
     for (i64 i = 0; i < n; i++) load_run(from + i * from_i, to + i * to_i, m);
     return;
   }
   i64 i = 0;
   if (from_i == 1) {
-    for (; i + N <= n; i += N) {
-      i64 j = 0;
-      for (; j + N <= m; j += N) {
-        vec_t<A, N> block[N];
-#pragma GCC unroll 16
-        for (int r = 0; r < N; r++) {
-          if constexpr (std::is_same_v<S, A>) {
-            block[r] = vec<A, N>::load(from + i + (j + r) * from_j);
-          } else {
-            A wide[N];
-            load_run(from + i + (j + r) * from_j, wide, N);
-            block[r] = vec<A, N>::load(wide);
-          }
-        }
-        transpose<A, N>(block);
-#pragma GCC unroll 16
-        for (int r = 0; r < N; r++) vec<A, N>::store(to + (i + r) * to_i + j, block[r]);
-      }
-      for (; j < m; j++) {
-        for (int r = 0; r < N; r++) to[(i + r) * to_i + j] = widen(from[i + r + j * from_j]);
-      }
+    for (; i + N <= n; i += N) gather_rows<S, N>(from + i, from_j, to + i * to_i, to_i, m);
+    if constexpr (N > 8) {
+      for (; i + 8 <= n; i += 8) gather_rows<S, 8>(from + i, from_j, to + i * to_i, to_i, m);
+    }
+    if constexpr (N > 4) {
+      for (; i + 4 <= n; i += 4) gather_rows<S, 4>(from + i, from_j, to + i * to_i, to_i, m);
     }
   }
   for (; i < n; i++) {
@@ -138,41 +161,68 @@ inline void gather(const S* from, i64 from_i, i64 from_j, accumulator<S>* to, i6
   }
 }
 
+template <class S, int N>
+inline void store_vector(vec_t<accumulator<S>, N> v, S* to) {
+  using A = accumulator<S>;
+  if constexpr (std::is_same_v<S, A>) {
+    vec<A, N>::store(to, v);
+  } else {
+    A wide[N];
+    vec<A, N>::store(wide, v);
+    store_run(wide, to, N);
+  }
+}
+
+// N rows of m values, row i at i·from_i, to element (i, j) at i + j·to_j.
+template <class S, int N>
+inline void scatter_rows(const accumulator<S>* from, i64 from_i, S* to, i64 to_j, i64 m) {
+  using A = accumulator<S>;
+  if (m >= N) {
+    for (i64 j = 0; j < m; j += N) {
+      const i64 at = smaller(j, m - N);
+      vec_t<A, N> block[N];
+      load_block<A, N>(from + at, from_i, block);
+      transpose<A, N>(block);
+#pragma GCC unroll 16
+      for (int r = 0; r < N; r++) store_vector<S, N>(block[r], to + (at + r) * to_j);
+    }
+  } else if constexpr (N > 4) {
+    scatter_rows<S, N / 2>(from, from_i, to, to_j, m);
+    scatter_rows<S, N / 2>(from + N / 2 * from_i, from_i, to + N / 2, to_j, m);
+  } else {
+    for (i64 j = 0; j < m; j++) {
+      for (int r = 0; r < N; r++) narrow(from[r * from_i + j], to[r + j * to_j]);
+    }
+  }
+}
+
 // The way back: rows of m values, row i at i·from_i, to element (i, j) at i·to_i + j·to_j.
 template <class S>
 inline void scatter(const accumulator<S>* from, i64 from_i, S* to, i64 to_i, i64 to_j, i64 n, i64 m) {
-  using A = accumulator<S>;
-  constexpr int N = kLanes<A>;
+  constexpr int N = kLanes<accumulator<S>>;
   if (to_j == 1) {
     for (i64 i = 0; i < n; i++) store_run(from + i * from_i, to + i * to_i, m);
     return;
   }
-  i64 i = 0;
-  if (to_i == 1) {
-    for (; i + N <= n; i += N) {
-      i64 j = 0;
-      for (; j + N <= m; j += N) {
-        vec_t<A, N> block[N];
-#pragma GCC unroll 16
-        for (int r = 0; r < N; r++) block[r] = vec<A, N>::load(from + (i + r) * from_i + j);
-        transpose<A, N>(block);
-#pragma GCC unroll 16
-        for (int r = 0; r < N; r++) {
-          if constexpr (std::is_same_v<S, A>) {
-            vec<A, N>::store(to + i + (j + r) * to_j, block[r]);
-          } else {
-            A wide[N];
-            vec<A, N>::store(wide, block[r]);
-            store_run(wide, to + i + (j + r) * to_j, N);
-          }
-        }
+  if (to_i == 1 && n >= 4) {
+    // As the columns, the last rows move back over what is done already.
+    auto rows = [&](auto size) {
+      constexpr int block = decltype(size)::value;
+      for (i64 i = 0; i < n; i += block) {
+        const i64 at = smaller(i, n - block);
+        scatter_rows<S, block>(from + at * from_i, from_i, to + at, to_j, m);
       }
-      for (; j < m; j++) {
-        for (int r = 0; r < N; r++) narrow(from[(i + r) * from_i + j], to[i + r + j * to_j]);
-      }
+    };
+    if constexpr (N > 8) {
+      if (n >= N) return rows(std::integral_constant<int, N>{});
     }
+    if constexpr (N > 4) {
+      if (n >= 8) return rows(std::integral_constant<int, 8>{});
+    }
+    if (N == 2) return rows(std::integral_constant<int, 2>{});
+    return rows(std::integral_constant<int, 4>{});
   }
-  for (; i < n; i++) {
+  for (i64 i = 0; i < n; i++) {
     for (i64 j = 0; j < m; j++) narrow(from[i * from_i + j], to[i * to_i + j * to_j]);
   }
 }

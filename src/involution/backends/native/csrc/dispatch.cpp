@@ -12,22 +12,28 @@ struct InstructionSet {
   bool (*available)();
   decltype(&baseline::contract) contract;
   decltype(&baseline::span_and_contract) span_and_contract;
+  decltype(&baseline::span_gradients) span_gradients;
   decltype(&baseline::pointwise) pointwise;
+  decltype(&baseline::norm_forward) norm_forward;
+  decltype(&baseline::norm_backward) norm_backward;
 };
+
+#define INVOLUTION_FUNCTIONS(isa) \
+  isa::contract, isa::span_and_contract, isa::span_gradients, isa::pointwise, isa::norm_forward, isa::norm_backward
 
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
-    {"baseline", [] { return true; }, baseline::contract, baseline::span_and_contract, baseline::pointwise},
+    {"baseline", [] { return true; }, INVOLUTION_FUNCTIONS(baseline)},
 #if defined(INVOLUTION_X86)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
-     avx2::contract, avx2::span_and_contract, avx2::pointwise},
+     INVOLUTION_FUNCTIONS(avx2)},
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
      },
-     avx512::contract, avx512::span_and_contract, avx512::pointwise},
+     INVOLUTION_FUNCTIONS(avx512)},
 #endif
 };
 constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
@@ -70,11 +76,48 @@ INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProb
   }
 }
 
+// The gradients of that: layouts are the channels and strides of hidden, the strides of its gradient, and those of the
+// value's gradient.
+INVOLUTION_EXPORT int involution_span_gradients(int isa, const InvolutionProblem* problem, const std::int64_t* layouts,
+                                                const void* x, const void* dy, const void* hidden, const void* weight,
+                                                const void* bias, void* dx, void* dhidden, void* dweight, void* dbias,
+                                                int threads) {
+  InvolutionSpan span{hidden, weight, bias, layouts[0], {}, {}};
+  InvolutionSpanGradients to{dx, dhidden, dweight, dbias, {}, {}};
+  std::memcpy(span.h, layouts + 1, sizeof(span.h));
+  std::memcpy(to.h, layouts + 6, sizeof(to.h));
+  std::memcpy(to.x, layouts + 11, sizeof(to.x));
+  try {
+    kInstructionSets[isa].span_gradients(*problem, x, dy, span, to, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
 INVOLUTION_EXPORT int involution_pointwise(int isa, const InvolutionPointwise* problem, const void* x, const void* weight,
                                            const void* scale, const void* offset, const void* residual, void* y,
                                            int threads) {
   try {
     kInstructionSets[isa].pointwise(*problem, x, weight, scale, offset, residual, y, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+INVOLUTION_EXPORT int involution_norm_forward(int isa, const InvolutionNorm* norm, const InvolutionNormForward* tensors, int threads) {
+  try {
+    kInstructionSets[isa].norm_forward(*norm, *tensors, threads);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+
+INVOLUTION_EXPORT int involution_norm_backward(int isa, const InvolutionNorm* norm, const InvolutionNormBackward* tensors, int threads) {
+  try {
+    kInstructionSets[isa].norm_backward(*norm, *tensors, threads);
     return 0;
   } catch (const std::exception&) {
     return 1;

@@ -110,6 +110,20 @@ struct Cut {
       while (count() < 4 * threads && box_groups > 1) box_groups = ceil_div(box_groups, 2);
       while (count() < 4 * threads && box_rows > 1) box_rows = ceil_div(box_rows, 2);
     }
+    even_out();
+  }
+
+  // The same, but rows are only cut where there are not enough groups.
+  void share_groups_among(i64 threads) {
+    if (threads > 1) {
+      while (count() < 4 * threads && box_groups > 1) box_groups = ceil_div(box_groups, 2);
+      while (count() < 2 * threads && box_rows > 1) box_rows = ceil_div(box_rows, 2);
+    }
+    even_out();
+  }
+
+ private:
+  void even_out() {
     box_rows = ceil_div(rows, row_boxes());
     box_groups = ceil_div(groups, group_boxes());
     box_columns = ceil_div(columns, column_boxes());

@@ -82,8 +82,8 @@ struct Pointwise {
       }
       for (i64 o = box.group_begin; o < box.group_end; o += kChannels) {
         const i64 channels = smaller(kChannels, box.group_end - o);
-        product<A, kRows>(weight + o * p.in_channels, p.in_channels, columns, width, p.in_channels, nullptr, made, width,
-                          channels, filled);
+        const i64 depth = p.in_channels;
+        product<A, kRows>({weight + o * depth, depth, 1, columns, width, depth, nullptr, made, width}, channels, filled);
         runs(box.column_begin, box.column_end, p.y, ones, even_y, [&](i64 first, i64 n, i64 offset) {
           const A* add = nullptr;
           if (residual) {

@@ -38,6 +38,36 @@ struct InvolutionSpan {
   InvolutionAffine affine;
 };
 
+// Where the gradients of a call with a span go: that of the value, of hidden (with their strides), of weight and bias
+// (contiguous; the bias may be null).
+struct InvolutionSpanGradients {
+  void* input;
+  void* hidden;
+  void* weight;
+  void* bias;
+  std::int64_t x[5], h[5];
+};
+
+// A batch norm with batch statistics over dense channels_last maps, a residual added and ReLU applied.
+struct InvolutionNorm {
+  std::int64_t dtype;
+  std::int64_t pixels, channels;
+  std::int64_t relu;
+  double epsilon, momentum;
+};
+
+// Values per channel: mean to offset are results, the running ones are updated (or null). The residual may be null.
+struct InvolutionNormForward {
+  void *x, *residual, *weight, *bias, *running_mean, *running_var;
+  void *y, *mean, *inverse, *scale, *offset;
+};
+
+// y is only read where there was a residual, and may be null otherwise; so may dresidual.
+struct InvolutionNormBackward {
+  void *dy, *x, *y, *mean, *inverse, *scale, *offset;
+  void *dx, *dresidual, *dweight, *dbias;
+};
+
 // A 1×1 convolution without padding, y[n] = affine(Σ_c weight[n, c] · x[c]) + residual; with `relu` the last step is
 // the cut at zero. The weight is contiguous, the residual may be null.
 struct InvolutionPointwise {

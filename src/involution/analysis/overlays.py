@@ -1,0 +1,102 @@
+"""Maps of classes laid over their images, with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["class_shares", "legend", "overlay_classes", "percent", "with_legend"]
+
+Colour = tuple[int, int, int]
+
+
+def class_shares(classes: np.ndarray, count: int) -> np.ndarray:
+    """Return the share of each of ``count`` classes in the pixels of ``classes`` ``(H, W)``; values beyond count not."""
+    return np.bincount(classes.ravel(), minlength=count)[:count] / max(1, classes.size)
+
+
+def overlay_classes(
+    image: Image.Image, classes: np.ndarray, colours: Sequence[Colour], strength: float = 0.6
+) -> Image.Image:
+    """Lay the colours of the classes over an image.
+
+    Args:
+        image: of any mode.
+        classes: ``(H, W)``, of the image's size; a value without a colour leaves the image as it is.
+        colours: red, green and blue of each class.
+        strength: share of the colours in the result, 0 to 1.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if classes.shape != (image.height, image.width):
+        raise ValueError(
+            f"image and classes must have the same size, got {image.width}×{image.height} and "
+            f"{classes.shape[1]}×{classes.shape[0]}"
+        )
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    palette = np.zeros((256, 3), np.float32)
+    palette[: len(colours)] = colours
+    weight = np.where(classes < len(colours), strength, 0.0)[..., None]
+    mixed = pixels * (1 - weight) + palette[classes] * weight
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def legend(entries: Sequence[tuple[str, Colour]], height: int, size: int) -> Image.Image:
+    """Draw names beside squares of their colours, in as many columns as ``height`` pixels ask for.
+
+    Args:
+        entries: name and colour.
+        height: of the picture, in pixels; a legend that is higher in one entry makes a higher picture.
+        size: of the letters, in pixels.
+    """
+    font = ImageFont.load_default(size)
+    row, pad = round(1.5 * size), round(0.6 * size)
+    rows = max(1, (height - pad) // row)
+    columns = [entries[i : i + rows] for i in range(0, len(entries), rows)]
+    widths = [round(1.7 * size + max(font.getlength(name) for name, _ in column)) + pad for column in columns]
+    picture = Image.new("RGB", (sum(widths) + pad, max(height, row + 2 * pad)), "white")
+    draw = ImageDraw.Draw(picture)
+    left = pad
+    for column, width in zip(columns, widths, strict=True):
+        for i, (name, colour) in enumerate(column):
+            top = pad + i * row
+            draw.rectangle((left, top, left + size, top + size), fill=colour, outline=(90, 90, 90))
+            draw.text((left + 1.5 * size, top + size / 2), name, fill=(30, 30, 30), font=font, anchor="lm")
+        left += width
+    return picture
+
+
+def with_legend(
+    image: Image.Image, classes: np.ndarray, names: Sequence[str], colours: Sequence[Colour], strength: float = 0.6
+) -> Image.Image:
+    """Lay classes over an image and set a legend beside it: those that occur, with their share, the largest first.
+
+    Args:
+        image: of any mode; one lower than 160 pixels is enlarged, so that the legend can be read.
+        classes: ``(H, W)``, of the image's size.
+        names: of the classes.
+        colours: of the classes.
+        strength: share of the colours in the result.
+    """
+    picture = overlay_classes(image, classes, colours, strength)
+    if picture.height < 160:
+        factor = -(-160 // picture.height)
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    shares = class_shares(classes, len(names))
+    order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
+    entries = [(f"{names[i]} {percent(shares[i])}", colours[i]) for i in order]
+    if not entries:
+        return picture
+    side = legend(entries, picture.height, min(32, max(11, picture.height // 28)))
+    result = Image.new("RGB", (picture.width + side.width, max(picture.height, side.height)), "white")
+    result.paste(picture, (0, 0))
+    result.paste(side, (picture.width, 0))
+    return result
+
+
+def percent(share: float) -> str:
+    """Return a share, 0 to 1, as a reader wants it."""
+    return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

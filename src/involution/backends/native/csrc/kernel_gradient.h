@@ -1,0 +1,217 @@
+// The kernel gradient: dot products over the channels of a group, of every output pixel with its neighbourhood.
+#pragma once
+
+#include "accumulate.h"
+
+namespace INVOLUTION_ISA {
+
+// out[tap] = Σ_c dy[c] · x[offset[tap] + c] for all taps; `Blocks` vectors of N channels (0: any number, `blocks`).
+template <class A, int N, int Blocks>
+void dots(const A* dy, const A* x, const i64* offset, i64 taps, i64 blocks, A* out) {
+  using V = vec<A, N>;
+  using v = typename V::type;
+  constexpr int held = Blocks ? Blocks : 1;
+  v d[held];
+  for (int b = 0; b < held; b++) d[b] = V::load(dy + b * N);
+  auto product = [&](i64 tap) {
+    const A* at = x + offset[tap];
+    v total = d[0] * V::load(at);
+    if constexpr (Blocks) {
+#pragma GCC unroll 4
+      for (int b = 1; b < Blocks; b++) total += d[b] * V::load(at + b * N);
+    } else {
+      for (i64 b = 1; b < blocks; b++) total += V::load(dy + b * N) * V::load(at + b * N);
+    }
+    return total;
+  };
+  i64 tap = 0;
+  if constexpr (N > 1) {
+    for (; tap + N <= taps; tap += N) {
+      v products[N];
+#pragma GCC unroll 16
+      for (int j = 0; j < N; j++) products[j] = product(tap + j);
+      V::store(out + tap, sums<A, N>(products));
+    }
+    if (taps - tap > N / 4) {
+      v products[N] = {};
+      for (i64 j = 0; tap + j < taps; j++) products[j] = product(tap + j);
+      A last[N];
+      V::store(last, sums<A, N>(products));
+      for (i64 j = 0; tap + j < taps; j++) out[tap + j] = last[j];
+      return;
+    }
+  }
+  for (; tap < taps; tap++) out[tap] = sum<A, N>(product(tap));
+}
+
+template <class A>
+using Dots = void (*)(const A*, const A*, const i64*, i64, i64, A*);
+
+template <class A, int N>
+Dots<A> dots_of_lanes(i64 channels, i64& blocks) {
+  blocks = channels / N;
+  return blocks == 1 ? dots<A, N, 1> : blocks == 2 ? dots<A, N, 2> : blocks == 4 ? dots<A, N, 4> : dots<A, N, 0>;
+}
+
+// The dot product with the widest vectors whose length divides the number of channels.
+template <class A>
+Dots<A> choose_dots(i64 channels, i64& blocks) {
+  constexpr int L = kLanes<A>;
+  if (channels % L == 0) return dots_of_lanes<A, L>(channels, blocks);
+  if constexpr (L > 8) {
+    if (channels % 8 == 0) return dots_of_lanes<A, 8>(channels, blocks);
+  }
+  if constexpr (L > 4) {
+    if (channels % 4 == 0) return dots_of_lanes<A, 4>(channels, blocks);
+  }
+  return dots_of_lanes<A, 1>(channels, blocks);
+}
+
+// T is what the field holds: S, or accumulators.
+template <class S, class T = S>
+struct KernelGradient {
+  using A = accumulator<S>;
+  static constexpr bool kDirectField = std::is_same_v<T, A>;
+  const InvolutionProblem& p;
+  const S* input;
+  const S* grad_output;
+  T* out;
+
+  Range3 input_range(const Box& box) const {
+    Range3 range;
+    const i64 begin[3] = {box.plane, box.row_begin, box.column_begin};
+    const i64 end[3] = {box.plane + 1, box.row_end, box.column_end};
+    for (int dim = 0; dim < 3; dim++) {
+      Axis::of(p, dim).forward_span(begin[dim], end[dim], range.from[dim], range.to[dim]);
+    }
+    return range;
+  }
+
+  void scratch_values(const Cut& cut, i64 (&values)[3]) const {
+    i64 pixels = 1;
+    for (int dim = 0; dim < 3; dim++) {
+      const Axis axis = Axis::of(p, dim);
+      const i64 n = dim == 0 ? 1 : dim == 1 ? cut.box_rows : cut.box_columns;
+      pixels *= smaller(axis.in, (n - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1);
+    }
+    values[0] = map_in_place<S>(p.x, p.group_channels) ? 0 : pixels * p.group_channels;
+    values[1] = map_in_place<S>(p.y, p.group_channels) ? 0 : cut.box_rows * cut.box_columns * p.group_channels;
+    values[2] = kDirectField && taps_together(p) ? 0 : cut.box_columns * taps_of(p);
+    for (i64& n : values) n = ceil_div(n, 16) * 16;
+  }
+
+  void run(i64 threads) const {
+    Cut cut{p.batch, p.out[0], p.out[1], p.out[2], p.groups, p.out[1], p.out[2], p.groups};
+    const i64 row_bytes = larger(1, p.out[2] * p.groups * taps_of(p) * i64(sizeof(T)));
+    cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
+    const i64 taps = taps_of(p);
+    i64 values[3];
+    auto needed = [&] {
+      scratch_values(cut, values);
+      return (values[0] + values[1] + values[2]) * i64(sizeof(A));
+    };
+    while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
+    while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
+    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    const i64 value_bytes = needed(), bytes = value_bytes + 3 * taps * i64(sizeof(i64));
+    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+      A* room = static_cast<A*>(scratch().bytes(bytes));
+      i64* offsets = reinterpret_cast<i64*>(reinterpret_cast<char*>(room) + value_bytes);
+      const Range3 x_box = input_range(box);
+      const Range3 y_box{{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
+      // In place, all groups of a pixel are done together: they share the taps' offsets, and their weights are written
+      // one after another. Scratch holds one group.
+      const i64 together = value_bytes ? 1 : box.group_end - box.group_begin;
+      for (i64 g = box.group_begin; g < box.group_end; g += together) {
+        const i64 channel = g * p.group_channels;
+        const auto x = view_map(input, p.x, box.batch, channel, p.group_channels, x_box, room);
+        const auto dy = view_map(grad_output, p.y, box.batch, channel, p.group_channels, y_box, room + values[0]);
+        T* target = out + box.batch * p.f[0] + g * p.f[1] + box.plane * p.f[5] + box.column_begin * p.f[7];
+        for (i64 h = box.row_begin; h < box.row_end; h++) {
+          row(x, dy, target + h * p.f[6], box, h, together, room + values[0] + values[1], offsets);
+        }
+      }
+    });
+  }
+
+  // Row h of `groups` groups; `target` is where the box's first column of it lies.
+  void row(const MapView<A>& x, const MapView<A>& dy, T* target, const Box& box, i64 h, i64 groups, A* buffer,
+           i64* offsets) const {
+    const i64 taps = taps_of(p), kh = p.taps[1], kw = p.taps[2], c = p.group_channels;
+    const Axis axis = Axis::of(p, 2);
+    const Line planes = Axis::of(p, 0).forward(box.plane), rows = Axis::of(p, 1).forward(h);
+    const bool direct = kDirectField && taps_together(p), outside = planes.count == 0 || rows.count == 0;
+    i64 blocks;
+    const Dots<A> dot = choose_dots<A>(c, blocks);
+    // Taps beyond the border read the nearest one inside; what they give is overwritten with zeros.
+    i64 *const inside = offsets + taps, *const base = offsets + 2 * taps;
+    if (!outside) {
+      for (i64 a = 0, i = 0; a < p.taps[0]; a++) {
+        const i64 at_a = planes.source + larger(0, smaller(a - planes.tap, planes.count - 1)) * planes.source_step;
+        for (i64 u = 0; u < kh; u++) {
+          const i64 at_u = rows.source + larger(0, smaller(u - rows.tap, rows.count - 1)) * rows.source_step;
+          base[a * kh + u] = x.offset(at_a, at_u);
+          for (i64 v = 0; v < kw; v++) offsets[i++] = base[a * kh + u] + v * axis.dilation * x.column;
+        }
+      }
+    }
+    const A* const grad = dy.data + dy.offset(box.plane, h);
+    for (i64 w = box.column_begin; w < box.column_end; w++) {
+      A* to = buffer + (w - box.column_begin) * taps;
+      if constexpr (kDirectField) {
+        if (direct) to = target + (w - box.column_begin) * p.f[7];
+      }
+      const Line columns = axis.forward(w);
+      const i64 start = w * axis.stride - axis.padding;
+      const bool whole_row = columns.count == kw;
+      if (!outside && !whole_row && columns.count) {
+        for (i64 r = 0, i = 0; r < p.taps[0] * kh; r++) {
+          for (i64 v = 0; v < kw; v++) {
+            const i64 at_v = larger(columns.tap, smaller(v, columns.tap + columns.count - 1));
+            inside[i++] = base[r] + (start + at_v * axis.dilation) * x.column;
+          }
+        }
+      }
+      const A* gradient = grad + w * dy.column;
+      const A* window = x.data + (whole_row ? start * x.column : 0);
+      for (i64 g = 0; g < groups; g++, to += p.f[1], gradient += c * p.y[1], window += c * p.x[1]) {
+        if (outside || columns.count == 0) {
+          for (i64 i = 0; i < taps; i++) to[i] = 0;
+          continue;
+        }
+        dot(gradient, window, whole_row ? offsets : inside, taps, blocks, to);
+        if (!whole_row || rows.count < kh || planes.count < p.taps[0]) clear_outside(planes, rows, columns, to);
+      }
+    }
+    if (direct) return;
+    const i64 n = box.column_end - box.column_begin;
+    if (taps_together(p)) {
+      scatter(buffer, taps, target, p.f[7], 1, n, taps);
+    } else if ((kh == 1 || p.f[3] == kw * p.f[4]) && (p.taps[0] == 1 || p.f[2] == kh * kw * p.f[4])) {
+      scatter(buffer, taps, target, p.f[7], p.f[4], n, taps);
+    } else {
+      for (i64 a = 0; a < p.taps[0]; a++) {
+        for (i64 u = 0; u < kh; u++) {
+          scatter(buffer + (a * kh + u) * kw, taps, target + a * p.f[2] + u * p.f[3], p.f[7], p.f[4], n, kw);
+        }
+      }
+    }
+  }
+
+  void clear_outside(const Line& planes, const Line& rows, const Line& columns, A* to) const {
+    const i64 kh = p.taps[1], kw = p.taps[2];
+    for (i64 a = 0; a < p.taps[0]; a++, to += kh * kw) {
+      const bool whole = a < planes.tap || a >= planes.tap + planes.count;
+      const i64 from = whole ? kh : rows.tap, until = whole ? kh : rows.tap + rows.count;
+      for (i64 i = 0; i < from * kw; i++) to[i] = 0;
+      for (i64 i = until * kw; i < kh * kw; i++) to[i] = 0;
+      if (columns.count == kw) continue;
+      for (i64 u = from; u < until; u++) {
+        for (i64 v = 0; v < columns.tap; v++) to[u * kw + v] = 0;
+        for (i64 v = columns.tap + columns.count; v < kw; v++) to[u * kw + v] = 0;
+      }
+    }
+  }
+};
+
+}  // namespace INVOLUTION_ISA

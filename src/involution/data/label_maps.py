@@ -1,0 +1,225 @@
+"""Label images: which value means which class, and the refusals of files that do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .sources import DataError
+
+__all__ = ["IGNORE", "ClassTable", "read_image", "read_labels"]
+
+# What a pixel without a class has in the tensors: no class, no loss, no metric.
+IGNORE = 255
+
+Colour = tuple[int, int, int]
+
+
+def _colour(number: int) -> Colour:
+    """Return a colour of Pascal VOC's map, whose neighbours differ as much as possible."""
+    red = green = blue = 0
+    for bit in range(7, -1, -1):
+        red |= (number & 1) << bit
+        green |= (number >> 1 & 1) << bit
+        blue |= (number >> 2 & 1) << bit
+        number >>= 3
+    return red, green, blue
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a segmentation: their names, their values in label images, their colours.
+
+    Attributes:
+        names: in the order of the outputs of a net.
+        values: of each class in a label image, 0 to 255.
+        ignored: values of pixels that belong to no class; 255 does as well, unless it is the value of one.
+        colours: red, green and blue of each class; those of Pascal VOC from the second on where none are given.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...] = ()
+    ignored: tuple[int, ...] = ()
+    colours: tuple[Colour, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            object.__setattr__(self, "values", tuple(range(len(self.names))))
+        if not self.colours:
+            object.__setattr__(self, "colours", tuple(_colour(i + 1) for i in range(len(self.names))))
+        problem = _problem(self)
+        if problem:
+            raise ValueError(problem)
+
+    @classmethod
+    def read(cls, path: Path) -> ClassTable:
+        """Read a class file.
+
+        Args:
+            path: a text file with one name a line, the first for value 0; or JSON with the keys ``classes`` (a list
+                of names, or an object from name to value), and optionally ``palette`` (colours in the same order) and
+                ``ignore_index`` (one value, or a list). A name whose value is ignored is no class.
+
+        Raises:
+            DataError: the file is missing or does not say what the classes are.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} cannot be read as a class file: {error}; expected a text file with one class name a line, "
+                'or JSON such as {"classes": ["road", "sky"], "ignore_index": 255}'
+            ) from error
+        try:
+            return cls._of(content)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
+            raise DataError(f"{path} does not describe classes: {reason}; see docs/segmentation.md") from error
+
+    @classmethod
+    def _of(cls, content: Any) -> ClassTable:
+        if isinstance(content, list):
+            content = {"classes": [line.strip() for line in content if line.strip()]}
+        classes = content["classes"]
+        if not isinstance(classes, (list, dict)) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes must be a list of names or an object from name to value")
+        values = list(classes.values()) if isinstance(classes, Mapping) else list(range(len(classes)))
+        ignored = content.get("ignore_index", ())
+        ignored = tuple(ignored) if isinstance(ignored, Sequence) else (ignored,)
+        palette = content.get("palette")
+        if palette is not None and len(palette) != len(values):
+            raise ValueError(f"palette has {len(palette)} colours for {len(values)} classes")
+        kept = [i for i, value in enumerate(values) if value not in ignored]
+        names = list(classes)
+        colours: Any = tuple(tuple(palette[i]) for i in kept) if palette is not None else ()
+        return cls(tuple(names[i] for i in kept), tuple(values[i] for i in kept), ignored, colours)
+
+    def lookup(self) -> np.ndarray:
+        """Return for each value of a label image the class, `IGNORE`, or -1 for a value that means nothing."""
+        table = np.full(256, -1, np.int16)
+        table[IGNORE] = IGNORE
+        table[list(self.ignored)] = IGNORE
+        table[list(self.values)] = range(len(self.names))
+        return table
+
+    def label_image(self, classes: np.ndarray) -> Image.Image:
+        """Return classes ``(H, W)`` as a palette image whose values are those of the data set."""
+        image = Image.fromarray(np.asarray(self.values, np.uint8)[classes], mode="P")
+        palette = np.zeros((256, 3), np.uint8)
+        palette[list(self.values)] = self.colours
+        image.putpalette(palette.tobytes())
+        return image
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the configuration of a saved net keeps, the form of a class file."""
+        return {
+            "classes": dict(zip(self.names, self.values, strict=True)),
+            "palette": [list(colour) for colour in self.colours],
+            "ignore_index": list(self.ignored),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ClassTable:
+        """Return the table that `to_dict` described."""
+        return cls._of(dict(content))
+
+
+def _problem(table: ClassTable) -> str | None:
+    if not table.names:
+        return "there is no class in it"
+    if len(table.names) > 255:
+        return f"there are {len(table.names)} classes and a label image has room for 255"
+    doubled = {name for name in table.names if table.names.count(name) > 1}
+    if doubled:
+        return f"the class {doubled.pop()!r} stands in it twice"
+    for value in (*table.values, *table.ignored):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
+            return f"values must be whole numbers from 0 to 255, got {value!r}"
+    if len(set(table.values)) < len(table.values):
+        return "two classes have the same value"
+    if len(table.values) != len(table.names) or len(table.colours) != len(table.names):
+        return "names, values and colours must be as many"
+    if any(len(c) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in c) for c in table.colours):
+        return "a colour has three whole numbers from 0 to 255"
+    return None
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image in colour.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}; repair or remove it") from error
+
+
+def read_labels(path: Path, table: ClassTable) -> np.ndarray:
+    """Read a label image.
+
+    Grey and palette images hold values (of a palette image the colours do not matter); an image in colour holds the
+    colours of the classes, black where there is none.
+
+    Returns:
+        uint8 ``(H, W)``: the class of every pixel, `IGNORE` where it has none.
+
+    Raises:
+        DataError: the file cannot be read, or holds a value or colour that the class file does not explain.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("RGB", "RGBA"):
+                values = np.asarray(image.convert("RGB"))
+            elif image.mode in ("1", "L", "P", "I", "I;16"):
+                values = np.asarray(image)
+            else:
+                raise ValueError(f"its mode is {image.mode}, expected grey, palette or RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a label image: {error}; repair or remove it") from error
+    if values.ndim == 3:
+        if (values == values[..., :1]).all():
+            values = values[..., 0]
+        else:
+            return _from_colours(values, path, table)
+    values = values.astype(np.int32)
+    lookup = table.lookup()
+    classes = np.where((values >= 0) & (values < 256), lookup[values.clip(0, 255)], -1)
+    wrong = values[classes < 0]
+    if wrong.size:
+        raise DataError(
+            f"{path} holds the value {wrong[0]} in {wrong.size} of its {values.size} pixels, which is neither one of "
+            f"the {len(table.names)} classes (values {_listed(table.values)}) nor ignored; correct it, or add the "
+            "value to the class file"
+        )
+    return classes.astype(np.uint8)
+
+
+def _from_colours(pixels: np.ndarray, path: Path, table: ClassTable) -> np.ndarray:
+    packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    classes = np.full(packed.shape, -1, np.int16)
+    classes[packed == 0] = IGNORE
+    for number, (red, green, blue) in enumerate(table.colours):
+        classes[packed == red << 16 | green << 8 | blue] = number
+    wrong = pixels[classes < 0]
+    if wrong.size:
+        raise DataError(
+            f"{path} holds the colour {tuple(map(int, wrong[0]))} in {len(wrong)} of its {packed.size} pixels, which "
+            "the class file's palette does not have; add it, or save label images with one value per class"
+        )
+    return classes.astype(np.uint8)
+
+
+def _listed(values: Sequence[int]) -> str:
+    if list(values) == list(range(values[0], values[0] + len(values))):
+        return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values[0])
+    return ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")

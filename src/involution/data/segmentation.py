@@ -1,0 +1,300 @@
+"""Images with a class for every pixel: folders of images and label images, and Cityscapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .label_maps import IGNORE, ClassTable, read_image, read_labels
+from .sampling import EvenSampler, ResumableDataModule
+from .segmentation_transforms import SegmentationTransforms
+from .sources import DataError, find_data_root
+
+__all__ = ["Cityscapes", "SegmentationFolders", "SegmentationSet"]
+
+Pair = tuple[Path, Path]
+
+
+class SegmentationSet(Dataset):
+    """Pairs of an image and its label image.
+
+    Args:
+        pairs: their files.
+        classes: what the label images mean.
+        transforms: what happens to them.
+        training: whether the training transforms apply. For evaluation the labels keep their own size, and an index
+            below zero gives the image without labels, see `involution.data.sampling.EvenSampler`.
+
+    Raises:
+        DataError: a file is missing or no image, or an image and its labels differ in size.
+    """
+
+    def __init__(self, pairs: list[Pair], classes: ClassTable, transforms: SegmentationTransforms, training: bool):
+        self.pairs, self.classes, self.transforms, self.training = pairs, classes, transforms, training
+        for image, labels in pairs:
+            sizes = _size(image, "an image"), _size(labels, "a label image")
+            if sizes[0] != sizes[1]:
+                raise DataError(
+                    f"{labels} has {sizes[1][0]}×{sizes[1][1]} pixels and its image {image} {sizes[0][0]}×"
+                    f"{sizes[0][1]}; an image and its labels must have the same size"
+                )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, labels = self.pairs[index if index >= 0 else ~index]
+        pixels, classes = read_image(image), read_labels(labels, self.classes)
+        if self.training:
+            return self.transforms.train(pixels, classes)
+        target = torch.from_numpy(classes).long()
+        return self.transforms.evaluate(pixels), target if index >= 0 else torch.full_like(target, IGNORE)
+
+
+def _size(path: Path, what: str) -> tuple[int, int]:
+    """Return width and height from the head of a file."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; every image needs its label image")
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as {what}: {error}; repair or remove it") from error
+
+
+class _Segmentation(ResumableDataModule):
+    """What the two have in common: everything but where files and classes come from."""
+
+    classes: ClassTable
+
+    def __init__(
+        self,
+        root: str | Path,
+        batch_size: int,
+        num_workers: int,
+        transforms: SegmentationTransforms | None,
+        seed: int,
+        drop_last: bool,
+    ) -> None:
+        super().__init__(seed, batch_size)
+        if num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        self.given_root = Path(root)
+        self.num_workers, self.drop_last = num_workers, drop_last
+        self.transforms = transforms or SegmentationTransforms()
+        self.sets: dict[str, SegmentationSet] = {}
+
+    @property
+    def root(self) -> Path:
+        """Folder of the data set; a relative one is looked for in the data root, too."""
+        given = self.given_root
+        return given if given.exists() or given.is_absolute() else find_data_root() / given
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of a net's outputs."""
+        return self.classes.names
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """What prediction has to know to treat an image as it was validated here."""
+        return {**self.transforms.data_config, **self.classes.to_dict()}
+
+    def pairs(self, part: str) -> list[Pair]:
+        """Return the files of ``"train"``, ``"val"`` or ``"test"``."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the files of every part that ``stage`` needs, and compare the sizes of images and labels.
+
+        Raises:
+            DataError: a file or folder is missing, a file is no image, sizes differ, or there are no images.
+        """
+        parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
+        for part in parts.get(stage, ()):
+            if part not in self.sets:
+                training = part == "train"
+                self.sets[part] = SegmentationSet(self.pairs(part), self.classes, self.transforms, training)
+        processes = self.trainer.world_size if self.trainer else 1
+        if "train" in self.sets and self.drop_last and len(self.sets["train"]) < self.batch_size * processes:
+            raise DataError(
+                f"{self.root} has {len(self.sets['train'])} training images, which do not fill a batch of "
+                f"{self.batch_size * processes}; lower data.batch_size, or set data.drop_last to false"
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled batches of crops; each process of a distributed training gets its share."""
+        return self.shuffled_loader(self.sets["train"], drop_last=self.drop_last, **self._options)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation images whole, one by one, for their sizes may differ."""
+        return self._whole("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test images whole, one by one."""
+        return self._whole("test")
+
+    def _whole(self, part: str) -> DataLoader:
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EvenSampler(self.sets[part], num_replicas=processes, rank=rank)
+        # A generator of its own: drawing from the global one would change what a resumed training draws.
+        return DataLoader(self.sets[part], 1, sampler=sampler, generator=torch.Generator(), **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
+
+
+class SegmentationFolders(_Segmentation):
+    """A folder of images, one of label images of the same names, and a class file.
+
+    ``root/images/train/a.jpg`` belongs to ``root/labels/train/a.png``, and likewise in ``val``; folders inside are
+    searched. Label images are grey or palette PNGs whose values are classes, or PNGs in the colours of the class
+    file, see `involution.data.label_maps`.
+
+    Args:
+        root: folder of the data set; a relative one is looked for in the data root (`involution.data.find_data_root`),
+            too.
+        images: folder of the images in ``root``.
+        labels: folder of the label images in ``root``.
+        classes: the class file in ``root``: text with one name a line, or JSON, see `ClassTable.read`.
+        train: folder of the training images in ``images``, and of their labels in ``labels``.
+        val: folder of the validation images; tests see them as well where ``test`` is None.
+        test: folder of the test images.
+        label_suffix: what label files add to the name of the image, e.g. ``"_L"`` for ``a_L.png``.
+        batch_size: crops of a training batch, per device.
+        num_workers: processes that read images, per device.
+        transforms: what happens to images and labels.
+        seed: of the order of the training images.
+        drop_last: leave out the images of an epoch that do not fill a batch.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        images: str = "images",
+        labels: str = "labels",
+        classes: str = "classes.json",
+        train: str = "train",
+        val: str = "val",
+        test: str | None = None,
+        label_suffix: str = "",
+        batch_size: int = 8,
+        num_workers: int = 4,
+        transforms: SegmentationTransforms | None = None,
+        seed: int = 0,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__(root, batch_size, num_workers, transforms, seed, drop_last)
+        self.images, self.labels, self.class_file, self.label_suffix = images, labels, classes, label_suffix
+        self.parts = {"train": train, "val": val, "test": test or val}
+        self._classes: ClassTable | None = None
+
+    @property
+    def classes(self) -> ClassTable:  # type: ignore[override]
+        """The classes, from the class file."""
+        if self._classes is None:
+            self._classes = ClassTable.read(self.root / self.class_file)
+        return self._classes
+
+    def pairs(self, part: str) -> list[Pair]:
+        """Return the files of a part.
+
+        Raises:
+            DataError: there are no images, or an image lacks its label image, or a label image its image.
+        """
+        images, labels = (self.root / kind / self.parts[part] for kind in (self.images, self.labels))
+        found = dict(_images(images, ""))
+        if not found:
+            raise DataError(
+                f"no image found in {images}; expected files such as {images}/1.jpg, and {labels}/1.png for its labels"
+            )
+        targets = dict(_images(labels, self.label_suffix))
+        for key, path in found.items():
+            if key not in targets:
+                raise DataError(
+                    f"{path} has no label image; expected {labels / key}{self.label_suffix}.png, or remove the image"
+                )
+        for key, path in targets.items():
+            if key not in found:
+                raise DataError(f"{path} has no image of the same name in {images}; add it or remove the label image")
+        return [(path, targets[key]) for key, path in found.items()]
+
+
+def _images(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:
+    """Yield the images in a folder, sorted, by their path in it without suffix and ending."""
+    seen: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMG_EXTENSIONS or not path.stem.endswith(suffix):
+            continue
+        key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
+        if key in seen:
+            raise DataError(f"{seen[key]} and {path} have the same name, so that it is open which is meant; remove one")
+        seen[key] = path
+        yield key, path
+
+
+class Cityscapes(_Segmentation):
+    """Cityscapes' fine annotations with the 19 classes of its benchmark, over ``torchvision.datasets.Cityscapes``.
+
+    Args:
+        root: the folder that holds ``leftImg8bit/`` and ``gtFine/``; a relative one is looked for in the data root
+            (`involution.data.find_data_root`), too.
+        batch_size: crops of a training batch, per device.
+        num_workers: processes that read images, per device.
+        transforms: what happens to images and labels.
+        seed: of the order of the training images.
+        drop_last: leave out the images of an epoch that do not fill a batch.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "cityscapes",
+        *,
+        batch_size: int = 2,
+        num_workers: int = 4,
+        transforms: SegmentationTransforms | None = None,
+        seed: int = 0,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__(root, batch_size, num_workers, transforms, seed, drop_last)
+        from torchvision.datasets import Cityscapes as Reader
+
+        judged = [c for c in Reader.classes if not c.ignore_in_eval]
+        ignored = tuple(c.id for c in Reader.classes if c.ignore_in_eval and c.id >= 0)
+        names, values, colours = zip(*[(c.name, c.id, c.color) for c in judged], strict=True)
+        self.classes = ClassTable(names, values, ignored, colours)
+
+    def pairs(self, part: str) -> list[Pair]:
+        """Return the files of a part; the labels of the official test images are secret, so tests see ``val``.
+
+        Raises:
+            DataError: the folders are not where they should be.
+        """
+        from torchvision.datasets import Cityscapes as Reader
+
+        try:
+            reader = Reader(str(self.root), "train" if part == "train" else "val", "fine", "semantic")
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"{self.root} does not hold Cityscapes; expected the folders leftImg8bit and gtFine of "
+                "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip in it, name it with data.root"
+            ) from error
+        pairs = [(Path(i), Path(t[0])) for i, t in zip(reader.images, reader.targets, strict=True)]
+        if not pairs:
+            raise DataError(f"{self.root} holds no {part} images of Cityscapes; unpack its archives there")
+        return sorted(pairs)

@@ -1,0 +1,238 @@
+"""Object detection and instance segmentation as a LightningModule."""
+
+from __future__ import annotations
+
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from ..models import saved
+from ..models.checkpoints import CheckpointError
+from ..models.detection import MaskRCNN, create
+from .errors import TrainingError, check_finite
+from .schedules import warmed_up
+
+__all__ = ["DetectionTask", "average_precision"]
+
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+
+# Names of torchmetrics, which are the field's; recall at few detections and values per class are left to `test`'s user.
+_KEPT = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+
+
+def average_precision(masks: bool) -> Any:
+    """Return COCO's metric, for boxes or for boxes and masks.
+
+    Raises:
+        ImportError: torchmetrics or faster-coco-eval is missing.
+    """
+    try:
+        import faster_coco_eval  # noqa: F401
+        from torchmetrics.detection import MeanAveragePrecision
+    except ImportError as error:
+        raise ImportError(
+            f'average precision needs faster-coco-eval ({error}); install it with: pip install "involution[detection]"'
+        ) from error
+    metric = MeanAveragePrecision(
+        iou_type=("bbox", "segm") if masks else "bbox",
+        backend="faster_coco_eval",
+        # torchmetrics gathers lists of equal lengths only; see `_gather`.
+        sync_on_compute=False,
+    )
+    metric.warn_on_many_detections = False
+    return metric
+
+
+class DetectionTask(LightningModule):
+    """Train and evaluate a detector of torchvision's form, by the losses that it returns and COCO's average precision.
+
+    Logs ``train_loss``, the parts of which it is the sum (``train_classifier_loss``, …), and ``val_map``,
+    ``val_map_50``, ``val_map_75``, ``val_map_small``, ``val_map_medium``, ``val_map_large`` and ``val_mar_100`` from 0
+    to 1, with ``val_mask_map``, … where the net predicts masks, and ``test_…`` likewise; −1 stands where there are no
+    objects to judge by.
+
+    Args:
+        model: ``"retinanet"``, ``"faster_rcnn"`` or ``"mask_rcnn"``, or any detector that takes images and targets as
+            torchvision's do, with labels from 0.
+        num_classes: number of classes, the background not counted.
+        model_args: further arguments of `involution.models.detection`'s function of that name, e.g.
+            ``{"backbone": "rednet50", "neck": "involution"}``.
+        channels_last: put the weights, and with them all maps, into the channels_last layout, the fast one.
+        compile: compile backbone and neck with ``torch.compile``.
+        warmup_iterations: steps over which the learning rate rises linearly to that of the schedule.
+        warmup_factor: share of the rate at the first of these steps.
+        optimizer: from parameters to an optimiser.
+        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
+
+    Raises:
+        TrainingError: the detector cannot be built.
+    """
+
+    # What the best checkpoint is chosen by.
+    monitor, monitor_mode = "val_map", "max"
+
+    def __init__(
+        self,
+        model: nn.Module | str = "faster_rcnn",
+        num_classes: int = 80,
+        *,
+        model_args: dict[str, Any] | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        warmup_iterations: int = 0,
+        warmup_factor: float = 0.001,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = model if isinstance(model, str) else None
+        self.model_args = dict(model_args or {})
+        net: Any = model
+        if isinstance(model, str):
+            try:
+                net = create(model, num_classes, **self.model_args)
+            except (ValueError, CheckpointError) as error:
+                raise TrainingError(str(error)) from error
+        self.model = net
+        self.num_classes = num_classes
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+        if compile:
+            net.backbone.compile()  # in place: the names of the weights stay
+        if warmup_iterations < 0 or not 0 < warmup_factor <= 1:
+            raise TrainingError(
+                "warmup_iterations must not be negative and warmup_factor lie between 0 and 1, "
+                f"got {warmup_iterations} and {warmup_factor}"
+            )
+        self.warmup_iterations, self.warmup_factor = warmup_iterations, warmup_factor
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.predicts_masks = isinstance(net, MaskRCNN)
+        self.metrics = nn.ModuleDict({stage: average_precision(self.predicts_masks) for stage in ("val", "test")})
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Return the objects of each image ``(3, H, W)``, whose values are from 0 to 1."""
+        return self.model(images)
+
+    def setup(self, stage: str) -> None:
+        """Compare the data with the model.
+
+        Raises:
+            TrainingError: the data have another number of classes, or lack the masks that the model learns.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, "class_names", ())
+        if names and len(names) != self.num_classes:
+            raise TrainingError(
+                f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {self.num_classes}; "
+                f"set num_classes to {len(names)}"
+            )
+        if self.predicts_masks and not getattr(data, "masks", True):
+            raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the sum of the losses of a batch of images and targets.
+
+        Raises:
+            TrainingError: it is infinite or no number.
+        """
+        images, targets = batch
+        losses = self.model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        check_finite(loss, self.current_epoch, batch_idx)
+        parts = {f"train_{name.removeprefix('loss_')}_loss": value for name, value in losses.items()}
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(images)
+        )
+        self.log_dict(parts, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compare what the model finds in a batch of images with the targets."""
+        self._update("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compare what the model finds in a batch of images with the targets."""
+        self._update("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]]:
+        """Return what the model finds in a batch of images."""
+        return self(batch[0])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the average precision over the validation images."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the average precision over the test images."""
+        self._log("test")
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser of the weights that train, with its schedule if there is one."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take a step, with a lower rate during the warm-up."""
+        with warmed_up(optimizer, self.global_step, self.warmup_iterations, self.warmup_factor):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def save_model(self, folder: Path) -> None:
+        """Write a folder that predict reads; a detector that was not built by its name is left to the checkpoints."""
+        if self.architecture is None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        names = tuple(getattr(data, "class_names", ())) or tuple(str(i) for i in range(self.num_classes))
+        ids = getattr(data, "category_ids", range(1, self.num_classes + 1))
+        saved.save(
+            folder,
+            self.model,
+            saved.Description(
+                task="detection",
+                architecture=self.architecture,
+                # The weights to start from are in the saved ones.
+                arguments={name: value for name, value in self.model_args.items() if name != "weights"},
+                classes=names,
+                mean=tuple(self.model.transform.image_mean),
+                std=tuple(self.model.transform.image_std),
+                details={"category_ids": list(ids)},
+            ),
+        )
+
+    def _update(self, stage: str, batch: Batch) -> None:
+        images, targets = batch
+        found = self.model(images)
+        if self.predicts_masks:
+            found = [{**objects, "masks": objects["masks"][:, 0] > 0.5} for objects in found]
+            targets = [{**target, "masks": target["masks"].bool()} for target in targets]
+        metric: Any = self.metrics[stage]
+        metric.update(found, targets)
+
+    def _log(self, stage: str) -> None:
+        metric: Any = self.metrics[stage]
+        if self.trainer.world_size > 1:
+            _gather(metric)
+        values = metric.compute()
+        metric.reset()
+        kinds = {"bbox_": "", "segm_": "mask_"} if self.predicts_masks else {"": ""}
+        for theirs, ours in kinds.items():
+            for name in _KEPT:
+                # Recall carries no kind where there is one only; every process has computed the same value.
+                self.log(f"{stage}_{ours}{name}", values[f"{theirs}{name}"].float(), prog_bar=name == "map")
+
+
+def _gather(metric: Any) -> None:
+    """Give every process the images of all, in the order of the data, of which they had each n-th."""
+    for name in metric._defaults:
+        own = [value.cpu() if isinstance(value, Tensor) else value for value in getattr(metric, name)]
+        shares: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, own)
+        missing = object()
+        values = [v for v in chain.from_iterable(zip_longest(*shares, fillvalue=missing)) if v is not missing]
+        setattr(metric, name, [value.to(metric.device) if isinstance(value, Tensor) else value for value in values])
