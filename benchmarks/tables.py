@@ -77,6 +77,26 @@ def latency_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table(["net", *head], ([name, *cells] for name, cells in rows.items()))]
 
 
+def training_tables(record: dict[str, Any]) -> list[str]:
+    """Return what an epoch of the small nets takes."""
+    rows = [
+        [
+            r["dataset"],
+            r["kind"],
+            r["net"],
+            f"{r['params']:,}",
+            f"{r['macs'] / 1e6:.2f}",
+            f"{r['epoch_s']:.1f}",
+            f"{r['training_images_per_s']:,.0f}",
+            f"{r['inference_images_per_s']:,.0f}",
+            f"{r['peak_mib']:.0f}" if "peak_mib" in r else "",
+        ]
+        for r in record["results"]
+    ]
+    head = ["data set", "nets", "net", "parameters", "MACs M", "epoch s", "training images/s", "inference images/s"]
+    return ["", *table([*head, "peak MiB"], rows)]
+
+
 def segmenter_tables(record: dict[str, Any]) -> list[str]:
     """Return latency and peak memory of the segmentation nets."""
     rows = [
@@ -154,6 +174,7 @@ def main() -> None:
         ("operator-cpu-*", "The operator", operator_tables),
         ("latency-cpu-*", "RedNet-26 to -152", latency_tables),
         ("nets-cpu-*", "Nets", net_tables),
+        ("training-cpu-*", "Training small nets", training_tables),
         ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
     ):
         for path in sorted(arguments.results.glob(f"{pattern}.json")):
