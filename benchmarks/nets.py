@@ -161,7 +161,9 @@ def main() -> None:
             add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
             for name in makers:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
-    name = f"nets-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
+    # Latency alone, of all depths, stands beside the measurement of one depth in full.
+    kind = "latency" if arguments.skip_training else "nets"
+    name = f"{kind}-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
     payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
     print(f"\n{records.write(name, payload, arguments.output)}")
 

@@ -63,6 +63,41 @@ def net_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table(["", "net", "median ms", "to ResNet", "peak MiB", "saved for backward MiB"], rows)]
 
 
+def latency_tables(record: dict[str, Any]) -> list[str]:
+    """Return the latency of the RedNets of all depths beside the ResNets'."""
+    batches = sorted({result["batch"] for result in record["results"]})
+    rows: dict[str, list[str]] = {}
+    for batch in batches:
+        for result in (r for r in record["results"] if r["batch"] == batch and r["kind"] == "inference"):
+            for name, time in result["times"].items():
+                low, high = time["quartile_1_ms"], time["quartile_3_ms"]
+                rows.setdefault(name, []).extend(
+                    [f"{time['median_ms']:.1f} ({low:.1f} to {high:.1f})", f"{result['ratios'][name]:.2f}"]
+                )
+    head = [text for batch in batches for text in (f"batch {batch}, median ms (quartiles)", "to ResNet")]
+    return ["", *table(["net", *head], ([name, *cells] for name, cells in rows.items()))]
+
+
+def training_tables(record: dict[str, Any]) -> list[str]:
+    """Return what an epoch of the small nets takes."""
+    rows = [
+        [
+            r["dataset"],
+            r["kind"],
+            r["net"],
+            f"{r['params']:,}",
+            f"{r['macs'] / 1e6:.2f}",
+            f"{r['epoch_s']:.1f}",
+            f"{r['training_images_per_s']:,.0f}",
+            f"{r['inference_images_per_s']:,.0f}",
+            f"{r['peak_mib']:.0f}" if "peak_mib" in r else "",
+        ]
+        for r in record["results"]
+    ]
+    head = ["data set", "nets", "net", "parameters", "MACs M", "epoch s", "training images/s", "inference images/s"]
+    return ["", *table([*head, "peak MiB"], rows)]
+
+
 def segmenter_tables(record: dict[str, Any]) -> list[str]:
     """Return latency and peak memory of the segmentation nets."""
     rows = [
@@ -192,7 +227,9 @@ def main() -> None:
     lines: list[str] = []
     for pattern, title, make in (
         ("operator-cpu-*", "The operator", operator_tables),
+        ("latency-cpu-*", "RedNet-26 to -152", latency_tables),
         ("nets-cpu-*", "Nets", net_tables),
+        ("training-cpu-*", "Training small nets", training_tables),
         ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
         ("detectors-cpu-*", "Detectors", detector_tables),
     ):

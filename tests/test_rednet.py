@@ -6,6 +6,7 @@ import re
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import involution.models
@@ -237,3 +238,17 @@ def test_compiled_and_exported():
 def test_refusals(arguments, words):
     with pytest.raises(ValueError, match=words):
         on_meta("rednet26", **arguments)
+
+
+def test_pretrained_says_where_weights_are(tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        create("rednet50", pretrained=True)
+    sentence = str(error.value)
+    assert "the links of the authors' code are dead; PaddleClas has its own at https://" in sentence
+    assert "involution convert RedNet50_pretrained.pdparams rednet50.safetensors" in sentence
+    # What it tells to do works.
+    file = tmp_path / "rednet26.safetensors"
+    weights = create("rednet26")
+    save_file(weights.state_dict(), file)
+    loaded = create("rednet26", pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+    assert torch.equal(loaded.fc.weight, weights.fc.weight)

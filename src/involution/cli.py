@@ -27,6 +27,7 @@ _COMMANDS = {
         "involution.analysis.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),
     "convert": Command("involution.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"),
+    "pack": Command("involution.pack", "pack", "write a folder of images as tar shards to stream from"),
     "voc2coco": Command("involution.voc", "voc2coco", "bring annotations of Pascal VOC into COCO's format"),
     "predict": Command("involution.predict", "predict", "apply a trained net to images: classes, heat maps, objects"),
     "fit": Command("involution.training", "run", "train a net: classification, detection (Lightning's flags and YAML)"),
@@ -72,20 +73,29 @@ def _call(name: str, arguments: Sequence[str]) -> Any:
     if not inspect.signature(function).parameters and not arguments:
         return function()
     try:
-        from jsonargparse import auto_cli, set_parsing_settings
+        from jsonargparse import auto_cli
     except ImportError as error:
         raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
     if command.module == "involution.training":
         return function(name, arguments)
-    set_parsing_settings(parse_optionals_as_positionals=True)
-    return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}")
+    optional = _positionals(function)[1]
+    hint = "".join(f" [{word}" for word in optional) + "]" * len(optional)
+    return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}{hint}")
+
+
+def _positionals(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Return the arguments that may be given without their name: those that must be there, and those that may."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [p.name for p in named if p.default is p.empty], [p.name for p in named if p.default is not p.empty]
 
 
 def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
     """Let switches stand alone (``--json``), options be spelt with dashes (``--data-root``) and lists without brackets.
 
     A list as first parameter takes all that stands before the first option (``predict a.jpg b.jpg --top 3``), another
-    one commas (``--heatmaps layer1.0.conv2,layer2.0.conv2``).
+    one commas (``--heatmaps layer1.0.conv2,layer2.0.conv2``). What follows the arguments that must be there without a
+    name gets the name of the next one that may be (``compare mnist`` is ``compare --dataset mnist``).
     """
     parameters = inspect.signature(function).parameters
     switches = {name for name, p in parameters.items() if p.default is False}
@@ -96,8 +106,15 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
         if end:
             result.append(json.dumps(rest[:end], ensure_ascii=False))
         rest = rest[end:]
+    required, optional = _positionals(function)
+    unnamed = [""] * (len(required) - len(result)) + optional
+    is_value = False
     while rest:
         argument = rest.pop(0)
+        if not is_value and unnamed and not argument.startswith("-"):
+            name = unnamed.pop(0)
+            argument = f"--{name}={argument}" if name else argument
+        is_value = False
         option, equals, value = argument.partition("=")
         if option.startswith("--"):
             option = "--" + option[2:].replace("-", "_")
@@ -112,6 +129,7 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
                     "=",
                     value if value.startswith("[") else json.dumps(value.split(","), ensure_ascii=False),
                 )
+            is_value = not equals and option not in ("--help", "--print_config")
         result.append(option + equals + value)
     return result
 

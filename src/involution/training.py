@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from .cli import CommandError
 from .data import DataError
 from .tasks import TrainingError
 from .tasks.callbacks import EpochSeed
+from .tasks.checkpointing import WholeCheckpointIO, WriteErrors, write_refusal
+from .tasks.sharding import is_sharded
 
 SUBCOMMANDS = ("fit", "validate", "test")
 
@@ -28,16 +31,26 @@ class SaveModel(Callback):
         self.folder = folder
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the weights of the best checkpoint."""
+        """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
         task: Any = pl_module
         if not trainer.is_global_zero or not hasattr(task, "save_model"):
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        # What is divided among processes has whole weights in its checkpoints alone.
+        if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
+            return
         if best:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             task.load_state_dict(state)
         task.model.to("cpu", memory_format=torch.contiguous_format)
-        task.save_model(self.folder)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.folder.parent, prefix=f".{self.folder.name}.") as partial:
+            task.save_model(Path(partial))
+            files = [file for file in Path(partial).rglob("*") if file.is_file()]
+            for file in files:
+                target = self.folder / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
 
 
 class _Cli(LightningCLI):
@@ -61,23 +74,23 @@ class _Cli(LightningCLI):
         kwargs["default_root_dir"] = str(run)
         if config.get("logger") in (None, True):
             kwargs["logger"] = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
-        callbacks = list(config.get("callbacks") or [])
+        callbacks = [*(config.get("callbacks") or []), WriteErrors()]
+        kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
         seed = self._get(self.config_init, "seed_everything")
         if self.subcommand == "fit":
             callbacks.append(EpochSeed(0 if isinstance(seed, bool) or seed is None else seed))
             if kwargs.get("logger") or config.get("logger"):
                 callbacks.append(LearningRateMonitor("epoch"))
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-                callbacks.append(
-                    ModelCheckpoint(
-                        run / "checkpoints",
-                        "best",
-                        monitor=getattr(self.model, "monitor", None),
-                        mode=getattr(self.model, "monitor_mode", "min"),
-                        save_last=True,
-                        enable_version_counter=False,
+                folder = run / "checkpoints"
+                monitor = getattr(self.model, "monitor", None)
+                if monitor:
+                    mode = getattr(self.model, "monitor_mode", "min")
+                    callbacks.append(
+                        ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
                     )
-                )
+                # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
+                callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
             callbacks.append(SaveModel(run / "model"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
@@ -106,13 +119,20 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "involution"},
             args=[subcommand, *arguments],
         )
-    except (DataError, TrainingError, ValueError) as error:
+    except (DataError, TrainingError, ValueError, OSError) as error:
+        unwritten = write_refusal(error)
+        if unwritten:
+            raise CommandError(unwritten) from error
         refusal = _refusal(error)
         if refusal is None:
             raise
         # What a worker process raised arrives with its traceback in the message; its last line is the sentence.
         sentence = str(refusal).strip().splitlines()[-1]
         raise CommandError(sentence.partition("DataError: ")[2] or sentence) from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _refusal(error: BaseException | None) -> BaseException | None:

@@ -8,6 +8,7 @@ try:
     from .segmentation import Cityscapes, SegmentationFolders
     from .segmentation_transforms import SegmentationTransforms
     from .small_images import SmallImages, TensorImages
+    from .streaming import ImageShards
 except ImportError as error:
     raise ImportError(
         f'involution.data needs Lightning and torchvision ({error}); install them with: pip install "involution[train]"'
@@ -24,6 +25,7 @@ __all__ = [
     "DigitScenes",
     "ImageFolders",
     "ImageSet",
+    "ImageShards",
     "ImageTransforms",
     "SegmentationFolders",
     "SegmentationTransforms",

@@ -214,7 +214,23 @@ def _create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kw
     if kwargs.get("stem", "involution") in ("plain", "small"):
         overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
-    return build_model_with_cfg(RedNet, variant, pretrained, **kwargs)
+    try:
+        return build_model_with_cfg(RedNet, variant, pretrained, **kwargs)
+    except RuntimeError as error:
+        if pretrained and "No pretrained weights exist" in str(error):
+            raise RuntimeError(_where_weights_are(variant)) from error
+        raise
+
+
+def _where_weights_are(variant: str) -> str:
+    file = f"RedNet{variant.removeprefix('rednet')}_pretrained.pdparams"
+    return (
+        f"this library publishes no ImageNet weights of {variant}, and the links of the authors' code are dead; "
+        f"PaddleClas has its own at https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}: download it, run "
+        f"involution convert {file} {variant}.safetensors, and create the model with pretrained=True, "
+        f'pretrained_cfg_overlay={{"file": "{variant}.safetensors"}}. A folder that involution fit wrote is loaded by '
+        'timm.create_model("local-dir:FOLDER", pretrained=True), a repository of the Hugging Face Hub by "hf-hub:NAME".'
+    )
 
 
 @register_model

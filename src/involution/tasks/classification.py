@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from . import sharding
 from .errors import TrainingError, check_finite
 
 
@@ -71,7 +74,11 @@ class ClassificationTask(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.model = create_model(model, num_classes, model_args or {}) if isinstance(model, str) else model
+        self._build: Callable[[], nn.Module] | None = None
+        if isinstance(model, str):
+            self._build = partial(create_model, model, num_classes, model_args or {})
+            model = self._build()
+        self.model = model
         self.num_classes, self.channels_last = num_classes, channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -91,6 +98,22 @@ class ClassificationTask(LightningModule):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
+
+    def configure_model(self) -> None:
+        """Divide the parameters among the processes where the strategy is FSDP2."""
+        if self._device_mesh is not None and not sharding.is_sharded(self.model):
+            sharding.shard(self.model, self.device_mesh["data_parallel"])
+
+    def rebuild(self) -> bool:
+        """Replace a network that is divided among processes by a new one in this process, for whole weights.
+
+        Returns:
+            Whether it could be built anew: it was given by its name.
+        """
+        if self._build is None:
+            return False
+        self.model = self._build()
+        return True
 
     def setup(self, stage: str) -> None:
         """Compare the classes of the data with those of the model.

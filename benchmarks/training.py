@@ -1,0 +1,148 @@
+"""Time and memory of training small nets on the CPU: the nets of involution compare, and the CIFAR-10 recipes.
+
+A training that shares its machine says nothing about time; this does, on a machine that does nothing else. The two nets
+of a pair are timed in turn, step by step, on random images of the right size; an epoch is the median step times the
+number of steps. Peak memory is that of a fresh process per net.
+
+    python -m benchmarks.training [--threads 2] [--rounds 12] [--output results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import involution.models  # noqa: F401
+from involution.analysis import records
+from involution.analysis.counting import count
+from involution.backends import native
+from involution.models.comparison import DESIGNS, OPERATORS, VARIANTS, comparison_net
+from involution.tasks.comparison import RECIPES
+
+from .nets import resident_peak_mib
+from .timing import medians
+
+TRAINING_IMAGES = {"digits": 1347, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+CIFAR = Path(__file__).parent.parent / "recipes" / "cifar10"
+PAIR = ("resnet14_eighth", "rednet14_eighth")
+
+Maker = Callable[[], nn.Module]
+
+
+def recipe_net(recipe: str) -> nn.Module:
+    """Build the net of a recipe in recipes/cifar10."""
+    arguments = yaml.safe_load((CIFAR / f"{recipe}.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
+    return timm.create_model(arguments["model"], num_classes=arguments["num_classes"], **arguments["model_args"])
+
+
+def pairs() -> Iterator[tuple[str, str, int, dict[str, Maker]]]:
+    """Yield data set, kind of nets, batch size and the makers of the nets that are compared."""
+    for dataset in DESIGNS:
+        for variant in VARIANTS:
+            makers = {o: (lambda o=o, d=dataset, v=variant: comparison_net(d, v, o)) for o in OPERATORS}
+            yield dataset, variant, RECIPES[dataset, variant].batch_size, makers
+    yield "cifar10", "recipe", 128, {name: (lambda name=name: recipe_net(name)) for name in PAIR}
+
+
+def images(dataset: str, batch: int) -> Tensor:
+    return torch.randn(batch, *DESIGNS[dataset].input_shape).to(memory_format=torch.channels_last)
+
+
+def training_step(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:
+    """Return a function that takes one step."""
+    net.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    x, labels = images(dataset, batch), torch.randint(10, (batch,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def inference(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:
+    """Return a function that evaluates one batch."""
+    net.eval().to(memory_format=torch.channels_last)
+    x = images(dataset, batch)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            net(x)
+
+    return forward
+
+
+def _peak_of(name: str, dataset: str, batch: int, threads: int, queue: multiprocessing.Queue) -> None:
+    torch.set_num_threads(threads)
+    step = training_step(recipe_net(name), dataset, batch)
+    before = resident_peak_mib()
+    for _ in range(2):
+        step()
+    queue.put(resident_peak_mib() - before)
+
+
+def peak_mib(name: str, dataset: str, batch: int, threads: int) -> float:
+    """Return by how much two training steps raise the peak of resident memory of a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue = context.Queue()
+    process = context.Process(target=_peak_of, args=(name, dataset, batch, threads, queue))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the process that measures the memory of {name} ended with {process.exitcode}")
+    return queue.get()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--output", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    rows = []
+    for dataset, kind, batch, makers in pairs():
+        nets = {name: make() for name, make in makers.items()}
+        costs = {name: count(net, DESIGNS[dataset].input_shape) for name, net in nets.items()}
+        steps = medians({n: training_step(net, dataset, batch) for n, net in nets.items()}, arguments.rounds)
+        forward = medians({n: inference(net, dataset, batch) for n, net in nets.items()}, arguments.rounds)
+        for name in nets:
+            row = {
+                "dataset": dataset,
+                "kind": kind,
+                "net": name,
+                "batch": batch,
+                "params": costs[name].params,
+                "macs": costs[name].macs,
+                "training_step": steps[name],
+                "epoch_s": math.ceil(TRAINING_IMAGES[dataset] / batch) * steps[name]["median_ms"] / 1e3,
+                "training_images_per_s": 1e3 * batch / steps[name]["median_ms"],
+                "inference_images_per_s": 1e3 * batch / forward[name]["median_ms"],
+            }
+            if kind == "recipe":
+                row["peak_mib"] = peak_mib(name, dataset, batch, arguments.threads)
+            rows.append(row)
+            print(
+                f"{dataset:14s} {kind:10s} {name:16s} {row['epoch_s']:7.1f} s an epoch, training "
+                f"{row['training_images_per_s']:7.0f}, inference {row['inference_images_per_s']:7.0f} images a second",
+                flush=True,
+            )
+    name = f"training-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
+    payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
+    print(f"\n{records.write(name, payload, arguments.output)}")
+
+
+if __name__ == "__main__":
+    main()

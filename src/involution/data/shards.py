@@ -1,0 +1,204 @@
+"""Tar shards of images: how they are written, found, checked and read one image after the other.
+
+The format is WebDataset's: files of one sample share their name up to the first dot, ``000017.jpg`` is the image and
+``000017.cls`` its label, a whole number in text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .sources import DataError
+
+__all__ = ["INDEX", "Packed", "Sample", "expand", "find_shards", "pack", "read_index", "read_shard"]
+
+INDEX = "index.json"
+_REMEDY = "copy it anew or remove it"
+
+
+class Sample(NamedTuple):
+    """An image of a shard, not decoded yet."""
+
+    image: bytes
+    label: int
+    name: str
+
+
+class Packed(NamedTuple):
+    """What `pack` wrote of one part."""
+
+    images: int
+    shards: tuple[str, ...]
+
+
+def read_index(root: str) -> dict[str, Any]:
+    """Return what `pack` wrote down of the shards in a folder; empty where others made them."""
+    import fsspec
+
+    try:
+        with fsspec.open(f"{root.rstrip('/')}/{INDEX}", "rt", encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{root}/{INDEX} is damaged: {error}; {_REMEDY}") from error
+
+
+def expand(pattern: str) -> list[str]:
+    """Write out ranges: ``train-{000..002}.tar`` is three names."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    return [name for n in numbers for name in expand(pattern[: match.start()] + n + pattern[match.end() :])]
+
+
+def find_shards(root: str, pattern: str) -> list[str]:
+    """Return the addresses of the shards that a pattern means, sorted.
+
+    Args:
+        root: a folder, or an address that fsspec knows, such as ``https://…``, ``hf://datasets/…`` or ``s3://…``.
+        pattern: names with wildcards (``train-*.tar``) or, where a server lists no folders, ranges
+            (``train-{0000..1023}.tar``).
+
+    Raises:
+        DataError: there are none.
+    """
+    import fsspec
+
+    found: list[str] = []
+    for name in expand(pattern):
+        address = f"{root.rstrip('/')}/{name}"
+        if not re.search(r"[*?\[]", name):
+            found.append(address)
+            continue
+        filesystem, path = fsspec.core.url_to_fs(address)
+        local = "file" in filesystem.protocol
+        found += [str(p) if local else filesystem.unstrip_protocol(p) for p in filesystem.glob(path)]
+    if not found:
+        raise DataError(
+            f"there is no shard at {root.rstrip('/')}/{pattern}; expected tar files, as involution pack writes them"
+        )
+    return sorted(found)
+
+
+def read_shard(shard: str, size: int | None = None) -> Iterator[Sample]:
+    """Yield the images of a shard in their order.
+
+    Args:
+        shard: path or address of a tar file.
+        size: bytes it should have, where that is known.
+
+    Raises:
+        DataError: the shard is missing, truncated or damaged, or a sample has no image or no label.
+    """
+    import fsspec
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(fsspec.open(shard, "rb"))
+            _refuse_truncated(shard, file, size)
+            # As a stream: nothing but reading forward, which every server can do.
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|"))
+            yield from _samples(shard, tar)
+        except FileNotFoundError as error:
+            raise DataError(f"there is no shard at {shard}") from error
+        except (tarfile.TarError, EOFError, OSError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"the shard {shard} is truncated or damaged: {error}; {_REMEDY}") from error
+
+
+def _refuse_truncated(shard: str, file: Any, size: int | None) -> None:
+    """Look at a shard's end before reading it: tarfile takes an archive that breaks off between two files for whole."""
+    if not file.seekable():
+        return
+    actual = file.seek(0, io.SEEK_END)
+    if size is not None and actual != size:
+        raise DataError(f"the shard {shard} is truncated or damaged: {actual:,} bytes instead of {size:,}; {_REMEDY}")
+    file.seek(max(0, actual - 1024))
+    if file.read(1024).strip(b"\0") or actual < 1024 or actual % 512:
+        raise DataError(
+            f"the shard {shard} is truncated: its {actual:,} bytes do not end with the mark of the end of an archive; "
+            f"{_REMEDY}"
+        )
+    file.seek(0)
+
+
+def _samples(shard: str, tar: tarfile.TarFile) -> Iterator[Sample]:
+    key, image, label = None, None, None
+
+    def sample() -> Sample:
+        if image is None or label is None:
+            lacks = "no image" if image is None else "no .cls file with its label"
+            raise DataError(f"the sample {key} of the shard {shard} has {lacks}")
+        return Sample(image, label, f"{shard}: {key}")
+
+    for member in tar:
+        if not member.isfile():
+            continue
+        folder, _, base = member.name.rpartition("/")
+        stem, _, ending = base.partition(".")
+        if (folder, stem) != key:
+            if key is not None:
+                yield sample()
+            key, image, label = (folder, stem), None, None
+        content = tar.extractfile(member)
+        if content is None:
+            continue
+        if ending == "cls":
+            text = content.read()
+            if not text.strip().isdigit():
+                raise DataError(f"{member.name} of the shard {shard} holds no label: expected a number, got {text!r}")
+            label = int(text)
+        elif f".{ending.rpartition('.')[2].lower()}" in IMG_EXTENSIONS:
+            image = content.read()
+    if key is not None:
+        yield sample()
+
+
+def pack(samples: Sequence[tuple[str, int]], out: Path, part: str, images_per_shard: int, seed: int | None) -> Packed:
+    """Write image files as shards, byte for byte; each shard whole or not at all.
+
+    Args:
+        samples: paths and labels.
+        out: folder of the shards.
+        part: start of their names.
+        images_per_shard: how many a full shard holds.
+        seed: of the order, None to keep it: neighbours in a shard should not be of one class where it is trained on.
+
+    Raises:
+        OSError: an image cannot be read or a shard cannot be written.
+    """
+    order: Sequence[int] = range(len(samples))
+    if seed is not None:
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+    names = []
+    for number, start in enumerate(range(0, len(order), images_per_shard)):
+        name = f"{part}-{number:05d}.tar"
+        partial = out / f".{name}.partial"
+        try:
+            with tarfile.open(partial, "w") as tar:
+                for position, index in enumerate(order[start : start + images_per_shard], start):
+                    path, label = samples[index]
+                    image = Path(path).read_bytes()
+                    for ending, content in ((Path(path).suffix.lower(), image), (".cls", str(label).encode())):
+                        member = tarfile.TarInfo(f"{position:08d}{ending}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+            partial.replace(out / name)
+        finally:
+            partial.unlink(missing_ok=True)
+        names.append(name)
+    return Packed(len(order), tuple(names))

@@ -1,0 +1,58 @@
+"""The command line before a command runs: names, dashes, lists, and arguments without a name."""
+
+import pytest
+
+from involution.cli import CommandError, _normalised, main
+
+
+def compare_like(dataset: str | None = None, variant: str | None = None, *, epochs: int = 1, all: bool = False) -> None:
+    """Stand for a command whose first arguments may be left out."""
+
+
+def predict_like(images: list[str], *, top: int = 5, layers: list[str] | None = None, json: bool = False) -> None:
+    """Stand for a command with a list of files."""
+
+
+def convert_like(source: str, target: str, layout: str = "timm") -> None:
+    """Stand for a command whose first arguments must be there."""
+
+
+# The annotations are read as they are written in a module with postponed evaluation.
+predict_like.__annotations__ = {"images": "list[str]", "layers": "list[str] | None"}
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "expected"),
+    [
+        (compare_like, "mnist fair --all", ["--dataset=mnist", "--variant=fair", "--all=true"]),
+        (compare_like, "--epochs 3 mnist", ["--epochs", "3", "--dataset=mnist"]),
+        (compare_like, "mnist --all false fair", ["--dataset=mnist", "--all", "false", "--variant=fair"]),
+        (compare_like, "mnist fair more", ["--dataset=mnist", "--variant=fair", "more"]),
+        (convert_like, "a.pth b.safetensors paddle", ["a.pth", "b.safetensors", "--layout=paddle"]),
+        (convert_like, "--layout paddle a b", ["--layout", "paddle", "a", "b"]),
+        (predict_like, "a.jpg b.jpg --top 3 --json", ['["a.jpg", "b.jpg"]', "--top", "3", "--json=true"]),
+        (predict_like, "a.jpg --layers x,y", ['["a.jpg"]', '--layers=["x", "y"]']),
+    ],
+)
+def test_arguments_reach_the_parser(function, arguments, expected):
+    assert _normalised(function, arguments.split()) == expected
+
+
+def test_unknown_options_and_commands_are_named(capsys):
+    with pytest.raises(
+        CommandError, match="unknown option --epoch; expected one of --dataset, --variant, --epochs, --all"
+    ):
+        _normalised(compare_like, ["--epoch", "3"])
+    assert main(["train"]) == 2
+    assert "unknown command 'train'; expected one of compare, " in capsys.readouterr().err
+
+
+def test_the_usage_names_what_may_go_without_a_name(capsys):
+    for command, start in (
+        ("predict", "usage: involution predict [--config"),
+        ("compare", "usage: involution compare [dataset [variant]] "),
+    ):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        printed = capsys.readouterr().out
+        assert printed.startswith(start) and "extra positionals" not in printed

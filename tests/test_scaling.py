@@ -1,0 +1,126 @@
+"""FSDP2 on two processes, and trainings whose disk is full."""
+
+import csv
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from involution.cli import main
+from involution.tasks import sharding
+
+# No batch norm and nothing random beside the order: the two halves of a batch are the batch.
+FLAGS = [
+    "--model=involution.tasks.ClassificationTask",
+    "--model.model=rednet26",
+    "--model.num_classes=10",
+    "--model.model_args={layers: [1, 1, 1, 1], stem: small, in_chans: 1, channels: [16, 16, 32, 32], kernel_size: 3, "
+    "norm_layer: groupnorm1}",
+    "--model.optimizer=torch.optim.SGD",
+    "--model.optimizer.lr=0.05",
+    "--model.optimizer.momentum=0.9",
+    "--data=involution.data.SmallImages",
+    "--data.batch_size=32",
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=6",
+    "--trainer.limit_val_batches=2",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+def losses(run):
+    """Return the training losses of the epochs."""
+    with max((run / "logs").glob("*/metrics.csv")).open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+
+
+def weights(path):
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def test_fsdp2_trains_as_one_process_which_goes_on_from_its_checkpoint(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["fit", *FLAGS, f"--run={one}"]) == 0
+    parallel = [f"--run={two}", "--data.batch_size=16", "--trainer.devices=2", "--trainer.strategy=fsdp2"]
+    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, *parallel]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    expected, actual = (weights(run / "checkpoints" / "last.ckpt") for run in (one, two))
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4)
+    # The folder for predict is written from the best checkpoint, whole.
+    import timm
+
+    net = timm.create_model(f"local-dir:{two / 'model'}", pretrained=True)
+    best = weights(two / "checkpoints" / "best.ckpt")
+    assert all(torch.equal(value, best[f"model.{name}"]) for name, value in net.state_dict().items())
+    # One process goes on, with the optimiser's state.
+    for run in (one, two):
+        assert main(["fit", *FLAGS, f"--run={run}", "--trainer.max_epochs=3", "--ckpt_path=last"]) == 0
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    assert len(losses(two)) == 1
+
+
+def test_what_is_sharded(tmp_path):
+    from torch.distributed import destroy_process_group, init_process_group
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from involution.models.rednet import RedNet
+    from involution.tasks import ClassificationTask
+
+    net = RedNet((2, 1, 1, 1), num_classes=10, stem="small", channels=(16, 16, 16, 16), kernel_size=3).eval()
+    assert list(sharding.units(net)) == [net.layer1[0], net.layer1[1], net.layer2[0], net.layer3[0], net.layer4[0]]
+    x = torch.randn(2, 3, 16, 16)
+    expected = net(x).detach()
+    init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        assert not sharding.is_sharded(net)
+        sharding.shard(net, init_device_mesh("cpu", (1,)))
+        assert sharding.is_sharded(net.layer3) and sharding.is_sharded(net.conv1)
+        actual = net(x)
+        torch.testing.assert_close(actual, expected)
+        actual.square().mean().backward()
+        assert not ClassificationTask(net, 10).rebuild()
+    finally:
+        destroy_process_group()
+
+
+def test_every_epoch_replaces_the_last_checkpoint(tmp_path):
+    # A rate of zero: no epoch is better than the first one.
+    assert main(["fit", *FLAGS, f"--run={tmp_path}", "--model.optimizer.lr=0"]) == 0
+    epochs = [
+        torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")
+    ]
+    assert epochs == [0, 1]
+
+
+def test_a_full_disk_keeps_the_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    assert main(["fit", *FLAGS, f"--run={run}", "--trainer.max_epochs=1"]) == 0
+    last = run / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    limit = len(before) // 2
+    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, f"--run={run}", "--ckpt_path=last"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        # What is written stops there, as on a full disk.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"involution fit: the training in {run} cannot be saved in epoch 1: File too large; allow larger files "
+        f"(ulimit -f) and go on from {last}, which is whole, with --ckpt_path last"
+    )
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert main(["fit", *FLAGS, f"--run={run}", "--ckpt_path=last"]) == 0
