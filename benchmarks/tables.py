@@ -98,6 +98,24 @@ def training_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table([*head, "peak MiB"], rows)]
 
 
+def scaling_tables(record: dict[str, Any]) -> list[str]:
+    """Return what more threads bring, and the exponents of growth."""
+    threads = str(record["machine"]["threads"])
+    rows = [
+        [r["work"], *(f"{r['times'][n]['median_ms']:.2f}" for n in ("1", threads)), f"{r['speedup']:.2f}"]
+        for r in record["threads"]
+    ]
+    exponents = "; ".join(f"{name}: {value:.2f}" for name, value in record["exponents"].items())
+    return [
+        "",
+        *table(["", "1 thread, ms", f"{threads} threads, ms", "ratio"], rows),
+        "",
+        "![Time and memory over pixels and over the batch](images/scaling.png)",
+        "",
+        f"Exponents of growth of the layer's forward and backward pass (1 is linear): {exponents}.",
+    ]
+
+
 def segmenter_tables(record: dict[str, Any]) -> list[str]:
     """Return latency and peak memory of the segmentation nets."""
     rows = [
@@ -229,6 +247,7 @@ def main() -> None:
         ("operator-cpu-*", "The operator", operator_tables),
         ("latency-cpu-*", "RedNet-26 to -152", latency_tables),
         ("nets-cpu-*", "Nets", net_tables),
+        ("scaling-cpu-*", "Growth", scaling_tables),
         ("training-cpu-*", "Training small nets", training_tables),
         ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
         ("detectors-cpu-*", "Detectors", detector_tables),
