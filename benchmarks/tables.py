@@ -24,10 +24,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 def source(record: dict[str, Any], path: Path) -> str:
     """Return the line that says where figures come from."""
-    machine = record["machine"]
+    machine, instructions = record["machine"], record.get("instruction_set")
     return (
         f"`{record['command']}`, commit {str(record['commit'])[:10]}, {machine['processor']}, {machine['cores']} cores, "
-        f"{record.get('instruction_set')}, torch {record['versions']['torch']}, {record['date'][:10]}; "
+        f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
         f"record: `{path.as_posix()}`."
     )
 
