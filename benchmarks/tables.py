@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and docs/segmentation.md from the records in results/.
+"""Write the tables of docs/performance.md, docs/segmentation.md and docs/detection.md from the records in results/.
 
 python -m benchmarks.tables [--results results] [--docs docs]
 """
@@ -13,6 +13,7 @@ from typing import Any
 from involution.analysis import records
 
 BEGIN, END = "<!-- tables: made by python -m benchmarks.tables -->", "<!-- end of tables -->"
+CELLS, CELLS_END = "<!-- cells: made by python -m benchmarks.tables -->", "<!-- end of cells -->"
 CAMVID, CAMVID_END = "<!-- camvid: made by python -m benchmarks.tables -->", "<!-- end of camvid -->"
 
 
@@ -97,6 +98,24 @@ def training_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table([*head, "peak MiB"], rows)]
 
 
+def scaling_tables(record: dict[str, Any]) -> list[str]:
+    """Return what more threads bring, and the exponents of growth."""
+    threads = str(record["machine"]["threads"])
+    rows = [
+        [r["work"], *(f"{r['times'][n]['median_ms']:.2f}" for n in ("1", threads)), f"{r['speedup']:.2f}"]
+        for r in record["threads"]
+    ]
+    exponents = "; ".join(f"{name}: {value:.2f}" for name, value in record["exponents"].items())
+    return [
+        "",
+        *table(["", "1 thread, ms", f"{threads} threads, ms", "ratio"], rows),
+        "",
+        "![Time and memory over pixels and over the batch](images/scaling.png)",
+        "",
+        f"Exponents of growth of the layer's forward and backward pass (1 is linear): {exponents}.",
+    ]
+
+
 def segmenter_tables(record: dict[str, Any]) -> list[str]:
     """Return latency and peak memory of the segmentation nets."""
     rows = [
@@ -112,6 +131,60 @@ def segmenter_tables(record: dict[str, Any]) -> list[str]:
     ]
     head = ["image", "Semantic FPN", "MACs G", "median ms (quartiles)", "to ResNet", "peak MiB"]
     return ["", *table(head, rows)]
+
+
+TITLES = {
+    "retinanet": "RetinaNet",
+    "faster_rcnn": "Faster R-CNN",
+    "mask_rcnn": "Mask R-CNN",
+    "resnet50": "ResNet-50",
+    "rednet50": "RedNet-50",
+}
+
+
+def detector_tables(record: dict[str, Any]) -> list[str]:
+    """Return latency and peak memory of the detectors."""
+    rows = [
+        [
+            TITLES[r["detector"]],
+            ", ".join([TITLES[r["backbone"]], *(f"{r[part]} {part}" for part in ("neck", "head"))]),
+            f"{r['median_ms']:.0f} ({r['quartile_1_ms']:.0f} to {r['quartile_3_ms']:.0f})",
+            f"{r['ratio']:.2f}",
+            f"{r['peak_mib']:.0f}",
+        ]
+        for r in record["results"]
+    ]
+    size = record["results"][0]["size"].replace("x", "×")
+    return ["", *table([f"image {size}", "", "median ms (quartiles)", "to ResNet", "peak MiB"], rows)]
+
+
+AP = {
+    "map": "AP",
+    "map_50": "AP50",
+    "map_75": "AP75",
+    "map_small": "small",
+    "map_medium": "medium",
+    "map_large": "large",
+}
+
+
+def cell_tables(folder: Path) -> list[str]:
+    """Return the average precisions on the blood cells by detector, and those of the images learnt by heart."""
+    found = {path: records.read(path) for path in sorted(folder.glob("*.json"))}
+    lines: list[str] = []
+    for kind in ("", "mask_"):
+        rows = []
+        for path, record in found.items():
+            results = record["results"]
+            if f"{kind}map" not in results:
+                continue
+            values = [results[f"{kind}{name}"] for name in AP]
+            shown = ["–" if value is None or value < 0 else f"{100 * value:.1f}" for value in values]
+            rows.append([path.stem, record["images"], record["epochs"], f"{record['params_m']:.2f}", *shown])
+        if rows:
+            what = "masks, %" if kind else "boxes, %"
+            lines += ["", *table([what, "images", "epochs", "parameters M", *AP.values()], rows)]
+    return [*lines, "", *(f"- {source(record, path)}" for path, record in found.items())]
 
 
 def camvid_tables(folder: Path) -> list[str]:
@@ -174,8 +247,10 @@ def main() -> None:
         ("operator-cpu-*", "The operator", operator_tables),
         ("latency-cpu-*", "RedNet-26 to -152", latency_tables),
         ("nets-cpu-*", "Nets", net_tables),
+        ("scaling-cpu-*", "Growth", scaling_tables),
         ("training-cpu-*", "Training small nets", training_tables),
         ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
+        ("detectors-cpu-*", "Detectors", detector_tables),
     ):
         for path in sorted(arguments.results.glob(f"{pattern}.json")):
             record = records.read(path)
@@ -188,6 +263,7 @@ def main() -> None:
                 source(record, path),
             ]
     write_between(arguments.docs / "performance.md", BEGIN, END, lines)
+    write_between(arguments.docs / "detection.md", CELLS, CELLS_END, cell_tables(arguments.results / "detection"))
     write_between(arguments.docs / "segmentation.md", CAMVID, CAMVID_END, camvid_tables(arguments.results / "camvid"))
 
 

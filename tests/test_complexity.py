@@ -245,6 +245,14 @@ def test_detectors_cost_what_was_published(records, detector):
         assert abs(record["flops_difference_percent"]) < 0.1, record["name"]
 
 
+def test_segmentation_nets_cost_what_was_published(records):
+    chosen = [record for record in records if record["table"] == "cityscapes"]
+    assert len(chosen) == len(published.CITYSCAPES)
+    for record in chosen:
+        assert abs(record["params_m"] - record["published_params_m"]) < 0.05, record["name"]
+        assert abs(record["flops_difference_percent"]) < 0.5, record["name"]
+
+
 def test_what_the_mask_rows_leave_out_is_as_large_as_they_say(records):
     row = next(row for row in TABLES["coco"].rows() if row.name == "Mask R-CNN, ResNet-50")
     whole = measure("coco", replace(row, run=dense_and_regions))["paper_rule_g"]

@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from involution.analysis import segmentation as analysis
 from involution.cli import main
-from involution.tasks import PolyLR, SegmentationTask
+from involution.tasks import PolyLR, SegmentationTask, TrainingError
 
 FLAGS = [
     "--model=involution.tasks.SegmentationTask",
@@ -135,6 +135,9 @@ def test_predict_refuses_in_words(finished, root, tmp_path, capsys):
     model = ["--model", str(finished / "model"), "--out", str(tmp_path / "out")]
     assert main(["predict", str(image), str(twin), *model]) == 1
     assert "would both be written to 0.png; give them to two runs with two --out" in refusal(capsys)
+    assert main(["predict", str(twin), "--model", str(finished / "model"), "--out", str(tmp_path / "a")]) == 1
+    assert "a/0.png is one of the images and would be overwritten; choose another --out" in refusal(capsys)
+    assert twin.read_bytes() == image.read_bytes()
     twin.write_bytes(b"no picture")
     assert main(["predict", str(twin), *model]) == 1
     assert "0.png cannot be read as an image" in refusal(capsys)
@@ -266,6 +269,19 @@ def test_a_batch_without_labels_has_the_loss_zero():
     assert loss.item() == 0
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+def test_a_batch_norm_with_a_single_value_is_explained():
+    pytest.importorskip("transformers", reason="UPerNet's heads are transformers'")
+    arguments = {
+        "backbone": "rednet26",
+        "channels": 8,
+        "auxiliary_channels": 0,
+        "backbone_args": {"channels": [16] * 4},
+    }
+    module = SegmentationTask("upernet", 3, model_args=arguments)
+    with pytest.raises(TrainingError, match="a batch of 1 leaves a batch norm with one value per channel; train with"):
+        module.training_step((torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.long)), 0)
 
 
 def test_poly():

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("lightning", reason="the DataModules are Lightning's")
 
-from involution.data import Cityscapes, ClassTable, DataError, SegmentationFolders, SegmentationTransforms
+from involution.data import Cityscapes, ClassTable, DataError, DigitScenes, SegmentationFolders, SegmentationTransforms
 from involution.data.label_maps import IGNORE, read_labels
 from involution.data.sampling import EvenSampler
 from involution.data.segmentation_transforms import distort, fitted, random_resize_crop
@@ -321,3 +321,20 @@ def test_a_repeated_image_has_no_labels(root):
     image, labels = data.sets["val"][~0]
     torch.testing.assert_close(image, data.sets["val"][0][0])
     assert labels.unique().tolist() == [IGNORE]
+
+
+def test_scenes_of_digits_are_always_the_same_and_their_labels_fit():
+    first, second = (DigitScenes(count=8, size=(48, 64), batch_size=4) for _ in range(2))
+    for data in (first, second):
+        data.setup("fit")
+    for scenes in ("train", "val"):
+        for i in range(len(first.sets[scenes])):
+            image, labels = first.sets[scenes][i]
+            assert torch.equal(image, second.sets[scenes][i][0])
+            assert labels.max() > 0 and labels.max() <= 10
+            # Ink is brighter than the ground.
+            assert image[0][labels > 0].mean() > image[0][labels == 0].mean() + 0.5
+    assert not torch.equal(first.sets["train"][0][0], first.sets["val"][0][0])
+    assert first.sets["val"][~0][1].unique().tolist() == [IGNORE]
+    images, labels = next(iter(first.train_dataloader()))
+    assert (images.shape, labels.shape) == ((4, 3, 48, 64), (4, 48, 64))

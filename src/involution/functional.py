@@ -190,7 +190,8 @@ def _involution(
     dilation: IntOrTuple,
     backend: str,
 ) -> Tensor:
-    if type(input) is not Tensor or type(kernel) is not Tensor or torch.compiler.is_compiling():
+    # The meta device knows no autocast.
+    if type(input) is not Tensor or type(kernel) is not Tensor or input.is_meta or torch.compiler.is_compiling():
         input, kernel, window = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
         return library.forward(input, kernel, *window, backend)
     # What was checked once need not be checked again: the checks take longer than a small involution.

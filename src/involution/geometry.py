@@ -107,8 +107,11 @@ def empty_map(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> t
     batch, channels, *spatial = size
     if not channels_last:
         return like.new_empty((batch, channels, *spatial))
-    dims = len(spatial)
-    return like.new_empty((batch, *spatial, channels)).permute(0, dims + 1, *range(1, dims + 1))
+    strides = [channels]
+    for n in reversed(spatial[1:]):
+        strides.insert(0, strides[0] * n)
+    # Not a permuted map: autograd forbids in-place activations on what an operator returns as a view.
+    return like.new_empty_strided((batch, channels, *spatial), (strides[0] * spatial[0], 1, *strides))
 
 
 def empty_field(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:

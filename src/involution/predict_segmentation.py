@@ -43,12 +43,12 @@ def predict_images(
         flip: whether to average with the flipped image; likewise.
 
     Raises:
-        CommandError: two images would be written to the same file.
+        CommandError: two images would be written to the same file, or over an image.
         DataError: an image cannot be read.
         CheckpointError: the folder holds no net of ours.
         ValueError: the views are out of range.
     """
-    _refuse_twins(files)
+    targets = _targets(files, out)
     net, description = saved.load(model)
     net.to(device).to(memory_format=torch.channels_last)
     details = dict(description.details)
@@ -65,26 +65,33 @@ def predict_images(
     if flip:
         views["flip"] = True
     out.mkdir(parents=True, exist_ok=True)
-    for file in files:
+    for file, (labels, overlay) in zip(files, targets, strict=True):
         image = read_image(file)
         pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
         with torch.inference_mode():
             probabilities = segment(net, pixels, size=(image.height, image.width), **views)
         classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
-        labels, overlay = out / f"{file.stem}.png", out / f"{file.stem}-overlay.png"
         table.label_image(classes).save(labels)
         with_legend(image, classes, table.names, table.colours).save(overlay)
         _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
 
 
-def _refuse_twins(files: Sequence[Path]) -> None:
-    first: dict[str, Path] = {}
-    for file in files:
-        twin = first.setdefault(file.stem, file)
-        if twin is not file:
-            raise CommandError(
-                f"{twin} and {file} would both be written to {file.stem}.png; give them to two runs with two --out"
-            )
+def _targets(files: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Return the files of labels and overlay of every image; refuse to write one twice, or over an image."""
+    targets = [(out / f"{file.stem}.png", out / f"{file.stem}-overlay.png") for file in files]
+    images = {file.resolve() for file in files}
+    first: dict[Path, Path] = {}
+    for file, pair in zip(files, targets, strict=True):
+        for target in pair:
+            if target.resolve() in images:
+                raise CommandError(f"{target} is one of the images and would be overwritten; choose another --out")
+            if target in first:
+                raise CommandError(
+                    f"{first[target]} and {file} would both be written to {target.name}; give them to two runs with "
+                    "two --out"
+                )
+            first[target] = file
+    return targets
 
 
 def _print(file: Path, labels: Path, overlay: Path, shares: np.ndarray, names: Sequence[str], json: bool) -> None:

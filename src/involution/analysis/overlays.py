@@ -87,7 +87,7 @@ def with_legend(
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     shares = class_shares(classes, len(names))
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
-    entries = [(f"{names[i]} {percent(shares[i])}", colours[i]) for i in order]
+    entries = [(f"{names[i]}: {percent(shares[i])}", colours[i]) for i in order]
     if not entries:
         return picture
     side = legend(entries, picture.height, min(32, max(11, picture.height // 28)))

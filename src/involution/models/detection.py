@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
@@ -54,6 +56,7 @@ class FasterRCNN(tv.FasterRCNN):
             raise ValueError(f"unknown box_loss {box_loss!r}; expected 'l1' or 'smooth_l1'")
         super().__init__(*args, **kwargs)
         self.box_loss = box_loss
+        self.rpn.register_forward_hook(_at_least_the_image)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Return the losses by name in training, the objects of each image in evaluation."""
@@ -68,6 +71,7 @@ class MaskRCNN(tv.MaskRCNN):
             raise ValueError(f"unknown box_loss {box_loss!r}; expected 'l1' or 'smooth_l1'")
         super().__init__(*args, **kwargs)
         self.box_loss = box_loss
+        self.rpn.register_forward_hook(_at_least_the_image)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Return the losses by name in training, the objects of each image in evaluation."""
@@ -82,6 +86,15 @@ class _PlainL1(TorchFunctionMode):
         if func is F.smooth_l1_loss:
             return F.l1_loss(args[0], args[1], reduction=kwargs.get("reduction", "mean"))
         return func(*args, **kwargs)
+
+
+def _at_least_the_image(rpn: nn.Module, inputs: tuple, output: Any) -> Any:
+    """Propose the whole image in training where nothing is proposed: the losses are means over the proposals."""
+    proposals, losses = output
+    if not rpn.training or all(len(boxes) for boxes in proposals):
+        return output
+    whole = [boxes.new_tensor([[0, 0, w, h]]) for boxes, (h, w) in zip(proposals, inputs[0].image_sizes, strict=True)]
+    return [boxes if len(boxes) else image for boxes, image in zip(proposals, whole, strict=True)], losses
 
 
 def _forward_from_zero(
@@ -153,7 +166,7 @@ def retinanet(
     swap(tower.classification_head.conv, layer)
     swap(tower.regression_head.conv, layer)
     pyramid = _pyramid(body, channels, neck, coarser, spatial_args)
-    return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=tower, **options)
+    return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=tower, **_known(options, tv.RetinaNet))
 
 
 def faster_rcnn(num_classes: int = 80, backbone: str = "rednet50", **arguments: Any) -> FasterRCNN:
@@ -225,6 +238,9 @@ def _rcnn(
     out_indices: Sequence[int] = (1, 2, 3, 4),
     **options: Any,
 ) -> Any:
+    # Of our own class only the loss is new.
+    own = {name: options.pop(name) for name in ("box_loss",) if name in options}
+    options = _known(options, tv.MaskRCNN if cls is MaskRCNN else tv.FasterRCNN)
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
     layer = _layer(head, spatial_args)
     anchors = _anchors(tuple((size,) for size in anchor_sizes), len(body.channels) + 1)
@@ -247,6 +263,7 @@ def _rcnn(
         box_roi_pool=align(output_size=7),
         box_head=TwoMLPHead(channels * 7 * 7, box_channels),
         box_predictor=FastRCNNPredictor(box_channels, num_classes + 1),
+        **own,
         **options,
     )
 
@@ -278,6 +295,17 @@ def _pyramid(
 ) -> PyramidBackbone:
     fpn = feature_pyramid(body.channels, channels, spatial_layer=neck, extra_blocks=coarser, **(arguments or {}))
     return PyramidBackbone(body, fpn, channels)
+
+
+def _known(options: Mapping[str, Any], cls: Any) -> dict[str, Any]:
+    """Return ``options``; torchvision's classes would swallow a misspelt one."""
+    known = {*signature(cls).parameters, *signature(GeneralizedRCNNTransform).parameters}
+    unknown = sorted(set(options) - known - {"kwargs"})
+    if unknown:
+        raise ValueError(
+            f"unknown argument {unknown[0]!r}; torchvision's {cls.__name__} takes {', '.join(sorted(known))}"
+        )
+    return dict(options)
 
 
 def _anchors(sizes: tuple[tuple[int, ...], ...], levels: int) -> AnchorGenerator:

@@ -6,11 +6,13 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from ..analysis import records
 from ..models import saved
 from ..models.checkpoints import CheckpointError
 from ..models.detection import MaskRCNN, create
@@ -41,6 +43,9 @@ def average_precision(masks: bool) -> Any:
     metric = MeanAveragePrecision(
         iou_type=("bbox", "segm") if masks else "bbox",
         backend="faster_coco_eval",
+        # torchmetrics' own are float32: where a recall is just a threshold, pycocotools decides otherwise.
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0, 1, 101).tolist(),
         # torchmetrics gathers lists of equal lengths only; see `_gather`.
         sync_on_compute=False,
     )
@@ -54,7 +59,8 @@ class DetectionTask(LightningModule):
     Logs ``train_loss``, the parts of which it is the sum (``train_classifier_loss``, …), and ``val_map``,
     ``val_map_50``, ``val_map_75``, ``val_map_small``, ``val_map_medium``, ``val_map_large`` and ``val_mar_100`` from 0
     to 1, with ``val_mask_map``, … where the net predicts masks, and ``test_…`` likewise; −1 stands where there are no
-    objects to judge by.
+    objects to judge by. ``validate`` and ``test`` also write them as a record, ``detection-val.json`` or
+    ``detection-test.json``, into the folder of the run.
 
     Args:
         model: ``"retinanet"``, ``"faster_rcnn"`` or ``"mask_rcnn"``, or any detector that takes images and targets as
@@ -221,10 +227,29 @@ class DetectionTask(LightningModule):
         values = metric.compute()
         metric.reset()
         kinds = {"bbox_": "", "segm_": "mask_"} if self.predicts_masks else {"": ""}
-        for theirs, ours in kinds.items():
-            for name in _KEPT:
-                # Recall carries no kind where there is one only; every process has computed the same value.
-                self.log(f"{stage}_{ours}{name}", values[f"{theirs}{name}"].float(), prog_bar=name == "map")
+        results = {
+            f"{ours}{name}": values[f"{theirs}{name}"].item() for theirs, ours in kinds.items() for name in _KEPT
+        }
+        for name, value in results.items():
+            # Every process has computed the same value.
+            self.log(f"{stage}_{name}", value, prog_bar=name == "map")
+        if self.trainer.state.fn in ("validate", "test") and self.trainer.is_global_zero:
+            self._write_record(stage, results)
+
+    def _write_record(self, stage: str, results: dict[str, float]) -> None:
+        checkpoint = self.trainer.ckpt_path
+        state = {} if checkpoint is None else torch.load(checkpoint, map_location="cpu", weights_only=True)
+        payload = {
+            "seed": None,
+            "model": self.architecture or type(self.model).__name__,
+            "model_args": {name: value for name, value in self.model_args.items() if name != "weights"},
+            "checkpoint": None if checkpoint is None else Path(checkpoint).name,
+            "epochs": state["epoch"] + 1 if state else None,
+            "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
+            "images": len(getattr(getattr(self.trainer, "datamodule", None), "sets", {}).get(stage, ())) or None,
+            "results": results,
+        }
+        records.write(f"detection-{stage}", payload, Path(self.trainer.default_root_dir))
 
 
 def _gather(metric: Any) -> None:

@@ -180,14 +180,18 @@ class SegmentationTask(LightningModule):
             f"{stage}_pixel_accuracy": analysis.pixel_accuracy(matrix),
             f"{stage}_mean_accuracy": analysis.class_accuracy(matrix).nanmean(),
         }
-        bar = {key: value.float() for key, value in figures.items()}
-        # Every process has the whole matrix, so there is nothing to average.
-        self.log_dict({f"{stage}_loss": mean.compute(), **bar}, prog_bar=True)
-        self.log_dict({f"{stage}_iou/{name}": v.float() for name, v in zip(self._names(), iou, strict=True)})
+        by_class = {f"{stage}_iou/{name}": value for name, value in zip(self._names(), iou, strict=True)}
+        # Every process has the whole matrix: the average is over equal values.
+        self.log_dict({f"{stage}_loss": mean.compute(), **self._placed(figures)}, prog_bar=True, sync_dist=True)
+        self.log_dict(self._placed(by_class), sync_dist=True)
         metric.reset()
         mean.reset()
         if self.trainer.state.fn != TrainerFn.FITTING and self.trainer.is_global_zero:
             self._write_record(stage, matrix)
+
+    def _placed(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Where processes exchange them, which may know no float64.
+        return {name: value.float().to(self.device) for name, value in figures.items()}
 
     def _write_record(self, stage: str, matrix: Tensor) -> None:
         from ..analysis import records

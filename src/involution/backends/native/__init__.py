@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..request import Request, Window
+from ..request import Fault, Request, Window
 from . import loader
 
 __all__ = [
@@ -61,7 +61,8 @@ def unsupported(request: Request) -> str | None:
     """Return why this backend cannot serve ``request``."""
     if request.device.type != "cpu":
         return f"it serves CPU tensors, got a tensor on {request.device}"
-    return loader.missing()
+    missing = loader.missing()
+    return None if missing is None else Fault(missing)
 
 
 def forward(out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:

@@ -115,6 +115,8 @@ def _load() -> Library | str:
         "affine_of_norm": (number, ctypes.c_int64, *(pointer,) * 4, ctypes.c_double, pointer, pointer),
     }
     for function, arguments in signatures.items():
+        if not hasattr(handle, f"involution_{function}"):
+            return f"its kernels ({path}) were built from other sources than these; {_REBUILD}"
         getattr(handle, f"involution_{function}").argtypes = arguments
     handle.involution_affine_of_norm.restype = None
     return Library(

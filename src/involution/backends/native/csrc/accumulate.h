@@ -134,11 +134,14 @@ struct Accumulation {
         return;
       }
       // In place, rows come first, so that a field whose weights lie together is read as it lies in memory.
-      const bool stream = !Backward && taps_together(p) && p.f[1] == taps_of(p) && p.f[7] == p.groups * p.f[1];
+      const bool stream = taps_together(p) && p.f[1] == taps_of(p) && p.f[7] == p.groups * p.f[1] &&
+                          (!Backward || p.stride[1] * p.stride[2] == 1);
+      // The row of the field that the next row of the target is the first to need.
+      const i64 further = Backward ? p.padding[1] + 1 : 1;
       for (i64 h = box.row_begin; h < box.row_end; h++) {
         for (i64 g = box.group_begin; g < box.group_end; g++) {
           const Group one = group(box, g, map_box, field_box, nullptr, values);
-          const S* next = field + box.batch * p.f[0] + box.plane * p.f[5] + (h + 1) * p.f[6] + box.column_begin * p.f[7] +
+          const S* next = field + box.batch * p.f[0] + box.plane * p.f[5] + (h + further) * p.f[6] + box.column_begin * p.f[7] +
                           g * (box.column_end - box.column_begin) * p.f[1];
           row(one.map, one.weights, one.out + h * target_steps()[3], box, h, nullptr,
               stream ? reinterpret_cast<const char*>(next) : nullptr);
@@ -180,6 +183,10 @@ struct Accumulation {
     if (q.planes * q.rows == 0) q.planes = q.rows = 0;
     const i64 columns = box.column_end - box.column_begin;
     const bool direct = !pack_target();
+    if (ahead != nullptr) {
+      q.ahead = ahead;
+      q.ahead_bytes = taps_of(p) * i64(sizeof(S));
+    }
     if constexpr (!Backward) {
       q.taps = axis.taps;
       q.first = box.column_begin * axis.stride - axis.padding;
@@ -189,10 +196,6 @@ struct Accumulation {
       q.w += box.column_begin * weights.pixel[2];
       q.w_t = weights.pixel[2];
       q.w_k = weights.tap[2];
-      if (ahead != nullptr) {
-        q.ahead = ahead;
-        q.ahead_bytes = taps_of(p) * i64(sizeof(S));
-      }
       write(q, columns, direct, out + box.column_begin * step, step, buffer, c);
       if (!direct) scatter(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
     } else {

@@ -1,0 +1,244 @@
+"""involution fit, validate, test and predict on a small data set in COCO's format."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_coco import CATEGORIES, write_coco
+
+from involution.cli import main
+from involution.tasks import DetectionTask, TrainingError
+from involution.tasks.schedules import warmed_up
+
+ARGUMENTS = (
+    "{backbone: rednet26, backbone_args: {channels: [16, 16, 32, 32], kernel_size: 3}, neck: involution, channels: 16, "
+    "anchor_sizes: [8, 16, 32, 64, 128], min_size: 48, max_size: 64%s}"
+)
+FLAGS = [
+    "--model=involution.tasks.DetectionTask",
+    "--model.model=mask_rcnn",
+    "--model.num_classes=3",
+    "--model.model_args=" + ARGUMENTS % ", box_channels: 32",
+    "--model.warmup_iterations=2",
+    "--model.optimizer=torch.optim.AdamW",
+    "--model.optimizer.lr=1e-3",
+    "--data=involution.data.CocoImages",
+    "--data.masks=true",
+    "--data.batch_size=2",
+    "--data.num_workers=0",
+    "--data.transforms=involution.data.DetectionTransforms",
+    "--data.transforms.color_jitter=0.2",
+    "--trainer.max_epochs=2",
+    "--trainer.accelerator=cpu",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("coco"))
+
+
+def fit(folder, run, *more):
+    return main(["fit", *FLAGS, f"--data.root={folder}", f"--run={run}", *more])
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "whole"
+    assert fit(folder, run) == 0
+    return run
+
+
+def columns(run):
+    """Return the last value of every column of the log."""
+    found = {}
+    with next((run / "logs").glob("*/metrics.csv")).open() as file:
+        for row in csv.DictReader(file):
+            found |= {name: float(value) for name, value in row.items() if value}
+    return found
+
+
+def test_a_training_logs_losses_and_both_average_precisions(finished):
+    logged = columns(finished)
+    parts = {name for name in logged if name.startswith("train_")}
+    kinds = ("classifier", "box_reg", "objectness", "rpn_box_reg", "mask")
+    assert parts == {"train_loss", *(f"train_{kind}_loss" for kind in kinds)}
+    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+    assert {f"val_{kind}{name}" for kind in ("", "mask_") for name in names} <= set(logged)
+    config = json.loads((finished / "model" / "config.json").read_text())
+    assert config["classes"] == list(CATEGORIES.values())
+    assert config["details"]["category_ids"] == list(CATEGORIES)
+
+
+def test_validate_and_test_take_the_checkpoint(finished, folder, capsys):
+    for command, name in (("validate", "val_mask_map_50"), ("test", "test_mask_map_50")):
+        checkpoint = f"--ckpt_path={finished}/checkpoints/best.ckpt"
+        assert main([command, *FLAGS, f"--data.root={folder}", f"--run={finished}", checkpoint]) == 0
+        assert name in capsys.readouterr().out
+    record = json.loads((finished / "detection-test.json").read_text())
+    assert (record["model"], record["checkpoint"], record["images"]) == ("mask_rcnn", "best.ckpt", 3)
+    assert record["epochs"] in (1, 2) and set(record["results"]) >= {"map", "map_50", "mask_map", "mask_map_50"}
+
+
+def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(finished / "model", model)
+    config = json.loads((model / "config.json").read_text())
+    config["arguments"]["box_score_thresh"] = 0.0
+    (model / "config.json").write_text(json.dumps(config))
+    images = folder / "images" / "val"
+    out = tmp_path / "out"
+    assert main(["predict", str(images), "--model", str(model), "--out", str(out), "--min-score", "0.0", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["val0.png", "val1.png", "val2.png"]
+    content = json.loads((out / "predictions.json").read_text())
+    assert {entry["name"]: entry["id"] for entry in content["categories"]} == {n: i for i, n in CATEGORIES.items()}
+    assert len(content["annotations"]) == sum(len(line["objects"]) for line in lines) > 0
+    sizes = {entry["id"]: (entry["width"], entry["height"]) for entry in content["images"]}
+    for entry in content["annotations"]:
+        width, height = sizes[entry["image_id"]]
+        x, y, w, h = entry["bbox"]
+        assert x >= 0 and y >= 0 and x + w <= width + 0.1 and y + h <= height + 0.1
+        assert entry["category_id"] in CATEGORIES and entry["segmentation"]["size"] == [height, width]
+    for name in ("val0", "val1", "val2"):
+        picture, image = Image.open(out / f"{name}.png"), Image.open(images / f"{name}.png")
+        assert picture.size == image.size and picture.tobytes() != image.tobytes()
+    assert main(["predict", str(images), "--model", str(model), "--out", str(out), "--min-score", "1.1"]) == 0
+    assert "val1.png: nothing" in capsys.readouterr().out
+    assert Image.open(out / "val1.png").tobytes() == Image.open(images / "val1.png").tobytes()
+    assert main(["predict", str(images), "--model", str(model), "--heatmaps", "all"]) == 1
+    assert "--weights and --heatmaps are for classifiers" in capsys.readouterr().err
+
+
+def test_a_killed_training_ends_at_the_same_weights(finished, folder, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, f"--data.root={folder}", f"--run={run}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = run / "checkpoints" / "last.ckpt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last.exists()
+    assert fit(folder, run, "--ckpt_path=last") == 0
+    expected, actual = weights(finished), weights(run)
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_two_processes_train_and_judge_as_one(folder, tmp_path):
+    # RetinaNet samples nothing at random; norms in evaluation see no batch; the last of five images makes shares uneven.
+    data = write_coco(tmp_path / "data", (("train", 8), ("val", 5)), masks=False)
+    flags = [
+        *FLAGS,
+        "--model.model=retinanet",
+        "--model.model_args=" + ARGUMENTS.replace("neck: involution", "neck: convolution") % ", norm_eval: true",
+        f"--data.root={data}",
+        "--data.masks=false",
+        "--data.transforms.color_jitter=0.0",
+        "--data.transforms.flip=0.0",
+        "--trainer.max_epochs=1",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "involution.cli", "fit", *flags]
+    one, two = tmp_path / "one", tmp_path / "two"
+    # Images of the two sizes in one batch are padded alike only if all are: one image a step and process.
+    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True)
+    parallel = [*command, f"--run={two}", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
+    subprocess.run(parallel, check=True, env=environment, capture_output=True)
+    expected, actual = columns(one), columns(two)
+    assert actual["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
+    checkpoint = f"--ckpt_path={one}/checkpoints/last.ckpt"
+    values = {}
+    for name, more in (("one", []), ("two", ["--trainer.devices=2", "--trainer.strategy=ddp"])):
+        run = tmp_path / f"judge-{name}"
+        arguments = [sys.executable, "-m", "involution.cli", "validate", *flags, f"--run={run}", checkpoint, *more]
+        subprocess.run(arguments, check=True, env=environment, capture_output=True)
+        values[name] = {key: value for key, value in columns(run).items() if key.startswith("val_")}
+    assert len(values["one"]) == 7 and values["two"] == pytest.approx(values["one"], abs=1e-6)
+
+
+def refusal(capsys):
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("involution ")
+    return last
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.num_classes=4"], "the data have 3 classes (square, bar, blob, …) and the model 4; set num_classes"),
+        (["--model.model=yolo"], "unknown detector 'yolo'; expected one of retinanet, faster_rcnn, mask_rcnn"),
+        (["--model.model_args={backbone: rednet27}"], "unknown backbone 'rednet27'"),
+        (["--model.model_args={min_sise: 3}"], "unknown argument 'min_sise'"),
+        (["--model.warmup_factor=2"], "warmup_factor lie between 0 and 1"),
+        (["--data.masks=false"], "the model predicts masks and the data hold none; set masks to true"),
+        (
+            ["--model.optimizer.lr=1e30", "--model.warmup_iterations=0"],
+            "the training diverged; lower the learning rate",
+        ),
+        (["--data.val_annotations=none.json"], "there are no annotations at"),
+        (["--data.train_images=images/val"], "train0.png, which the annotations name"),
+    ],
+)
+def test_refusals_are_sentences(folder, tmp_path, capsys, flags, words):
+    assert fit(folder, tmp_path / "run", *flags) == 1
+    assert words in refusal(capsys)
+
+
+def test_the_warm_up_is_the_published_one_and_leaves_the_schedule_alone():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+    rates = []
+    for step in (0, 250, 499, 500, 9000):
+        with warmed_up(optimizer, step, 500, 0.001):
+            rates.append(optimizer.param_groups[0]["lr"])
+        assert optimizer.param_groups[0]["lr"] == 0.02
+    # mmcv: regular rate times 1 − (1 − i / I) (1 − ratio).
+    assert rates == pytest.approx([0.02 * 0.001, 0.02 * 0.5005, 0.02 * (1 - 0.002 * 0.999), 0.02, 0.02])
+
+
+def test_a_detector_of_ones_own(tmp_path):
+    from torchvision.models.detection import retinanet_resnet50_fpn
+
+    net = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=32, max_size=32)
+    task = DetectionTask(net, num_classes=3)
+    images = [torch.rand(3, 32, 32)]
+    targets = [{"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1])}]
+    task.log = task.log_dict = lambda *args, **kwargs: None
+    assert torch.isfinite(task.train().training_step((images, targets), 0))
+    task.save_model(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(TrainingError, match="warmup_iterations must not be negative"):
+        DetectionTask(net, warmup_iterations=-1)
+
+
+def test_real_cells_are_read():
+    root = os.environ.get("INVOLUTION_DATA")
+    if not root or not (Path(root) / "bccd").is_dir():
+        pytest.skip("INVOLUTION_DATA names no folder that holds bccd")
+    from involution.data import CocoImages
+
+    module = CocoImages("bccd", num_workers=0)
+    module.prepare_data()
+    module.setup("fit")
+    assert module.class_names == ("RBC", "WBC", "Platelets")
+    assert (len(module.sets["train"]), len(module.sets["val"])) == (205, 87)
+    images, targets = next(iter(module.train_dataloader()))
+    assert images[0].shape == (3, 480, 640) and len(targets[0]["boxes"]) > 0
