@@ -15,6 +15,8 @@ from involution.analysis.plots import png
 from involution.analysis.records import write_atomically
 
 COLOURS = ("#3b6fd4", "#e8590c", "#2b8a3e", "#862e9c")
+# Different ones, to see curves that lie on each other.
+STYLES = ("-", "--", "-.", ":")
 
 
 def read(run: Path, key: str) -> tuple[list[int], list[float]]:
@@ -38,12 +40,13 @@ def main() -> None:
 
     figure = Figure(figsize=(4.6 * len(arguments.keys), 3.2))
     for axes, key in zip(figure.subplots(1, len(arguments.keys), squeeze=False)[0], arguments.keys, strict=True):
-        for colour, entry in zip(COLOURS, arguments.runs, strict=False):
+        for colour, style, entry in zip(COLOURS, STYLES, arguments.runs, strict=False):
             name, _, run = entry.partition("=")
             epochs, values = read(Path(run), key)
             if not epochs:
                 raise SystemExit(f"{run} has no logs with a column {key}")
-            axes.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) < 12 else "", linewidth=1.6)
+            marker = "o" if len(epochs) < 12 else ""
+            axes.plot(epochs, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
         axes.set_title(key, loc="left", fontsize=10)
         axes.set_xlabel("epoch", fontsize=9)
         axes.grid(color="#e4e7ec")

@@ -25,11 +25,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 def source(record: dict[str, Any], path: Path) -> str:
     """Return the line that says where figures come from."""
-    machine = record["machine"]
-    instructions = f"{record['instruction_set']}, " if "instruction_set" in record else ""
+    machine, instructions = record["machine"], record.get("instruction_set")
     return (
         f"`{record['command']}`, commit {str(record['commit'])[:10]}, {machine['processor']}, {machine['cores']} cores, "
-        f"{instructions}torch {record['versions']['torch']}, {record['date'][:10]}; "
+        f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
         f"record: `{path.as_posix()}`."
     )
 

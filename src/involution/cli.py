@@ -141,4 +141,5 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Run as a script this file is a second module, whose CommandError is not the one that commands raise.
+    sys.exit(import_module("involution.cli").main())
