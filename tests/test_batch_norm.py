@@ -112,9 +112,14 @@ def test_what_is_left_to_the_modules(change):
     torch.testing.assert_close(y, nn.functional.batch_norm(x, None, None, training=True).relu(), rtol=1e-5, atol=1e-5)
 
 
-def test_one_value_per_channel_is_refused_as_ever():
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        together(nn.BatchNorm2d(8), nn.ReLU(), images(1, 8, 1, 1, dtype=torch.float32), None)
+def test_one_value_per_channel_takes_the_running_statistics():
+    # The coarsest map of a small image: PyTorch's module alone would raise.
+    norm, x = nn.BatchNorm2d(8), images(1, 8, 1, 1, dtype=torch.float32)
+    norm.running_mean.uniform_()
+    before = norm.running_mean.clone()
+    y = together(norm, nn.ReLU(), x, None)
+    assert torch.equal(norm.running_mean, before)
+    torch.testing.assert_close(y, norm.eval()(x).relu())
 
 
 def test_a_net_trains_as_with_its_modules():

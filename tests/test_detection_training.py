@@ -217,9 +217,9 @@ def test_the_warm_up_is_the_published_one_and_leaves_the_schedule_alone():
 def test_a_detector_of_ones_own(tmp_path):
     from torchvision.models.detection import retinanet_resnet50_fpn
 
-    net = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=32, max_size=32)
+    net = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64)
     task = DetectionTask(net, num_classes=3)
-    images = [torch.rand(3, 32, 32)]
+    images = [torch.rand(3, 64, 64)]
     targets = [{"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1])}]
     task.log = task.log_dict = lambda *args, **kwargs: None
     assert torch.isfinite(task.train().training_step((images, targets), 0))

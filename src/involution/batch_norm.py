@@ -70,10 +70,9 @@ class _NormReLU(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         running = (running_mean, running_var)
+        # Like PyTorch's own, it leaves the version of the running statistics: a norm that several maps share may have
+        # been called through PyTorch before, whose backward pass keeps them without reading them.
         y, statistics = native.norm_forward(x, weight, bias, residual, running, momentum, epsilon, relu)
-        for vector in running:
-            if vector is not None:
-                torch.autograd.graph.increment_version(vector)
         # Without a residual the mask is made again from x.
         kept = y if relu and residual is not None else None
         ctx.save_for_backward(x, weight, bias, kept, statistics)

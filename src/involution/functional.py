@@ -197,17 +197,17 @@ def _involution(
     # What was checked once need not be checked again: the checks take longer than a small involution.
     key = (
         *(dims, input.shape, kernel.shape, input.dtype, kernel.dtype, input.device, kernel.device, backend),
-        *(_exactly(stride), _exactly(padding), _exactly(dilation), torch.is_autocast_enabled(input.device.type)),
+        *(_exactly(stride), _exactly(padding), _exactly(dilation), _is_autocast(input.device.type)),
     )
-    window = _CHECKED.get(key)
-    if window is None:
-        input, kernel, window = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
+    known = _CHECKED.get(key)
+    if known is None:
+        input, kernel, known = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
         if len(_CHECKED) >= _MOST_CHECKED:
             _CHECKED.clear()
-        _CHECKED[key] = window
+        _CHECKED[key] = known
     else:
         input, kernel = autocast(input, kernel)
-    return library.forward(input, kernel, *window, backend)
+    return library.forward(input, kernel, *known, backend)
 
 
 _CHECKED: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
@@ -333,10 +333,15 @@ def _check_backend(
         library.backend_for(backend, input, groups, kernel_size, stride, dilation)
 
 
+def _is_autocast(device: str) -> bool:
+    """Whether autocast is active for a kind of device; PyTorch refuses to say so of the meta device."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def autocast(*tensors: Tensor) -> list[Tensor]:
     """Cast to the dtype of an active autocast, as PyTorch's own operators do (float64 stays as it is)."""
     device = tensors[0].device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if not _is_autocast(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors]

@@ -125,7 +125,8 @@ def _lacks_statistics(norm: Any, x: Tensor) -> bool:
 
 
 def _of_running_statistics(norm: Any, x: Tensor) -> Tensor:
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    # Copies, for a larger map that shares the norm may change the statistics before the backward pass reads them.
+    return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), norm.weight, norm.bias, eps=norm.eps)
 
 
 def _pointwise(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
