@@ -94,7 +94,7 @@ def apply(layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tens
 
     Of a `Sequential`, the last layer is taken together with the norm.
     """
-    if type(layer) is Sequential and len(layer) and unwatched(layer):
+    if type(layer) is Sequential and len(layer) and is_plain(x) and unwatched(layer):
         x, layer = layer.all_but_last(x), layer[-1]
     if serves(x) and unwatched(layer):
         last = affine(norm, act, x.dtype)
@@ -167,7 +167,7 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the modules one after the other to ``input``."""
-        return self._run(input, list(self))
+        return self._run(input, list(self)) if is_plain(input) else super().forward(input)
 
     def all_but_last(self, input: Tensor) -> Tensor:
         """Apply all modules but the last one."""

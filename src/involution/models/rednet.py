@@ -39,7 +39,7 @@ class RedBottleneck(Bottleneck):
         """Apply the block, each layer together with the norm and activation after it where that is faster."""
         between = (self.drop_block, self.aa)
         more = self.se is not None or (self.drop_path is not None and self.training)
-        if more or torch.compiler.is_compiling() or not all(map(_is_identity, between)):
+        if more or not inference.is_plain(x) or not all(map(_is_identity, between)):
             return super().forward(x)
         shortcut = x
         x = inference.apply(self.conv1, self.bn1, self.act1, x)
@@ -161,6 +161,8 @@ class RedNet(ResNet):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last stage's map ``(B, 2048, H / 32, W / 32)`` of the images ``(B, 3, H, W)``."""
+        if not inference.is_plain(x):
+            return super().forward_features(x)
         x = self.maxpool(inference.apply(self.conv1, self.bn1, self.act1, x))
         stages = [self.layer1, self.layer2, self.layer3, self.layer4]
         if self.grad_checkpointing and not torch.jit.is_scripting():
