@@ -4,16 +4,15 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from small_coco import CATEGORIES, write_coco
+from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 
 from involution.cli import main
 from involution.tasks import DetectionTask, TrainingError
@@ -53,10 +52,6 @@ def folder(tmp_path_factory):
 
 def fit(folder, run, *more):
     return main(["fit", *FLAGS, f"--data.root={folder}", f"--run={run}", *more])
-
-
-def weights(run):
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -129,18 +124,9 @@ def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
 
 def test_a_killed_training_ends_at_the_same_weights(finished, folder, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, f"--data.root={folder}", f"--run={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    last = run / "checkpoints" / "last.ckpt"
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert last.exists()
+    kill_after_a_checkpoint(run, *FLAGS, f"--data.root={folder}")
     assert fit(folder, run, "--ckpt_path=last") == 0
-    expected, actual = weights(finished), weights(run)
-    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+    assert_same_weights(finished, run)
 
 
 def test_two_processes_train_and_judge_as_one(folder, tmp_path):
@@ -173,12 +159,6 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
         subprocess.run(arguments, check=True, env=environment, capture_output=True)
         values[name] = {key: value for key, value in columns(run).items() if key.startswith("val_")}
     assert len(values["one"]) == 7 and values["two"] == pytest.approx(values["one"], abs=1e-6)
-
-
-def refusal(capsys):
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("involution ")
-    return last
 
 
 @pytest.mark.parametrize(

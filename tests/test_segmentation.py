@@ -3,10 +3,8 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from PIL import Image
 pytest.importorskip("lightning", reason="the task is Lightning's")
 
 from torchmetrics.classification import MulticlassJaccardIndex
+from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 
 from involution.analysis import segmentation as analysis
 from involution.cli import main
@@ -55,21 +54,11 @@ def fit(root, run, *more):
     return main(["fit", *FLAGS, f"--data.root={root}", f"--run={run}", *more])
 
 
-def weights(run):
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
 @pytest.fixture(scope="module")
 def finished(root, tmp_path_factory):
     run = tmp_path_factory.mktemp("run") / "whole"
     assert fit(root, run) == 0
     return run
-
-
-def refusal(capsys):
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("involution ")
-    return last
 
 
 def test_a_training_learns_and_leaves_logs_and_a_model(finished):
@@ -147,20 +136,9 @@ def test_predict_refuses_in_words(finished, root, tmp_path, capsys):
 
 def test_an_interrupted_training_ends_at_the_same_weights(finished, root, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, f"--data.root={root}", f"--run={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    last = run / "checkpoints" / "last.ckpt"
-    for _ in range(1200):
-        time.sleep(0.1)
-        if last.exists() or process.poll() is not None:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert last.exists()
+    kill_after_a_checkpoint(run, *FLAGS, f"--data.root={root}")
     assert fit(root, run, "--ckpt_path=last") == 0
-    expected, actual = weights(finished), weights(run)
-    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+    assert_same_weights(finished, run)
 
 
 def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from trainings import assert_same_weights, kill_after_a_checkpoint, refusal, weights
 
 from involution.cli import main
 
@@ -59,10 +58,6 @@ def fit(folder, run, *more):
     return main(["fit", *FLAGS, f"--data.root={folder}", f"--run={run}", *more])
 
 
-def weights(run):
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     run = tmp_path_factory.mktemp("run") / "whole"
@@ -92,26 +87,14 @@ def test_an_interrupted_training_ends_at_the_same_weights(finished, folder, tmp_
     run = tmp_path / "run"
     assert fit(folder, run, "--trainer.max_epochs=1") == 0
     assert fit(folder, run, "--ckpt_path=last") == 0
-    expected, actual = weights(finished), weights(run)
-    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+    assert_same_weights(finished, run)
 
 
 def test_a_killed_training_goes_on(finished, folder, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, f"--data.root={folder}", f"--run={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    last = run / "checkpoints" / "last.ckpt"
-    for _ in range(600):
-        time.sleep(0.1)
-        if last.exists() or process.poll() is not None:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert last.exists()
+    kill_after_a_checkpoint(run, *FLAGS, f"--data.root={folder}")
     assert fit(folder, run, "--ckpt_path=last") == 0
-    expected, actual = weights(finished), weights(run)
-    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+    assert_same_weights(finished, run)
 
 
 def test_predict_reads_the_trained_model(finished, folder, tmp_path, capsys):
@@ -128,13 +111,6 @@ def test_predict_reads_the_trained_model(finished, folder, tmp_path, capsys):
     pictures = sorted((tmp_path / "maps").glob("*.png"))
     assert [p.name for p in pictures] == [f"{image.stem}-{layer}.png" for layer in layers.split(",")]
     assert Image.open(pictures[0]).size == (32, 16)
-
-
-def refusal(capsys):
-    """Return what the command said at its end (before it, Lightning's logger may complain of pytest's streams)."""
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("involution ")
-    return last
 
 
 def test_a_second_training_in_the_same_folder_is_refused(finished, folder, capsys):

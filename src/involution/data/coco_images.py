@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from .coco_files import CocoFile, ImageEntry, decode_mask, read_coco
-from .sampling import ResumableDataModule
+from .sampling import ResumableDataModule, parts_of
 from .sources import DataError, find_folder
 
 __all__ = ["AnnotatedImages", "CocoImages", "DetectionTransforms", "collate", "read_image"]
@@ -268,7 +268,7 @@ class CocoImages(ResumableDataModule):
             DataError: an image is missing, has another size than annotated, or (with ``verify``) is damaged.
         """
         stage = self.trainer.state.fn if self.trainer else None
-        places = {part: self.places[part] for part in self._parts(getattr(stage, "value", None))}
+        places = {part: self.places[part] for part in parts_of(getattr(stage, "value", None))}
         with ThreadPoolExecutor() as pool:
             for part in {place: part for part, place in places.items()}.values():
                 folder = find_folder(self.root) / self.places[part][1]
@@ -280,7 +280,7 @@ class CocoImages(ResumableDataModule):
         Raises:
             DataError: a file is missing, damaged or inconsistent, or has other categories than the training.
         """
-        for part in self._parts(stage):
+        for part in parts_of(stage):
             if part in self.sets:
                 continue
             file = self._read(part)
@@ -321,11 +321,6 @@ class CocoImages(ResumableDataModule):
             "pin_memory": torch.accelerator.is_available(),
             "collate_fn": collate,
         }
-
-    @staticmethod
-    def _parts(stage: str | None) -> tuple[str, ...]:
-        parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        return ("train", "val", "test") if stage is None else parts.get(stage, ())
 
     def _read(self, part: str) -> CocoFile:
         annotations = self.places[part][0]

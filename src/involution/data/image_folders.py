@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
-from .sampling import ResumableDataModule
+from .sampling import ResumableDataModule, parts_of
 from .sources import DataError, find_folder
 
 __all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images"]
@@ -157,8 +157,7 @@ class ImageFolders(ResumableDataModule):
         Raises:
             DataError: a folder is missing or holds no images, or validation has other classes than training.
         """
-        parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
-        for part in parts.get(stage, ()):
+        for part in parts_of(stage):
             if part not in self.sets:
                 transform = self.transforms.train if part == "train" else self.transforms.evaluate
                 self.sets[part] = FolderImages(self._folder(part), transform)

@@ -10,7 +10,13 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed"]
+__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of"]
+
+
+def parts_of(stage: str | None) -> tuple[str, ...]:
+    """Return the parts of a data set that a stage of Lightning's needs: all of them where it is None."""
+    parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
+    return parts.get(stage, ())
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .label_maps import IGNORE, ClassTable, read_image, read_labels
-from .sampling import EvenSampler, ResumableDataModule
+from .sampling import EvenSampler, ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
 from .sources import DataError, find_data_root
 
@@ -117,8 +117,7 @@ class _Segmentation(ResumableDataModule):
         Raises:
             DataError: a file or folder is missing, a file is no image, sizes differ, or there are no images.
         """
-        parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
-        for part in parts.get(stage, ()):
+        for part in parts_of(stage):
             if part not in self.sets:
                 training = part == "train"
                 self.sets[part] = SegmentationSet(self.pairs(part), self.classes, self.transforms, training)

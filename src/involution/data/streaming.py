@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from .image_folders import ImageTransforms
-from .sampling import epoch_seed
+from .sampling import epoch_seed, parts_of
 from .shards import Sample, find_shards, read_index, read_shard
 from .sources import DataError, find_data_root
 
@@ -122,7 +122,7 @@ class ImageShards(LightningDataModule):
         Raises:
             DataError: there are no shards of a part, or not enough images for one batch.
         """
-        for part in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage or "", ()):
+        for part in parts_of(stage) if stage else ():
             find_shards(self.root, self.patterns[part])
         if stage == "fit" and self.batches_per_epoch < 1:
             raise DataError(

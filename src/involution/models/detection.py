@@ -42,7 +42,34 @@ class RetinaNet(tv.RetinaNet):
     """torchvision's RetinaNet (Lin et al. 2017), which counts labels from 0 and takes the L1 loss for boxes already."""
 
 
-class FasterRCNN(tv.FasterRCNN):
+class _TwoStages:
+    """What both two-stage detectors have in common; comes before torchvision's class."""
+
+    training: bool
+    rpn: nn.Module
+
+    def __init__(self, *args: Any, box_loss: Literal["l1", "smooth_l1"] = "l1", **kwargs: Any) -> None:
+        if box_loss not in ("l1", "smooth_l1"):
+            raise ValueError(f"unknown box_loss {box_loss!r}; expected 'l1' or 'smooth_l1'")
+        super().__init__(*args, **kwargs)
+        self.box_loss = box_loss
+        self.rpn.register_forward_hook(_at_least_the_image)
+
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Return the losses by name in training, the objects of each image in evaluation."""
+        forward: Callable[..., Any] = super().forward  # type: ignore[misc]
+        # torchvision's label 0 is the background.
+        if targets is not None:
+            targets = [{**target, "labels": target["labels"] + 1} for target in targets]
+        if self.training:
+            if self.box_loss == "smooth_l1":
+                return forward(images, targets)
+            with _PlainL1():
+                return forward(images, targets)
+        return [{**found, "labels": found["labels"] - 1} for found in forward(images)]
+
+
+class FasterRCNN(_TwoStages, tv.FasterRCNN):
     """torchvision's Faster R-CNN (Ren et al. 2015), with labels that count from 0.
 
     Args:
@@ -51,31 +78,9 @@ class FasterRCNN(tv.FasterRCNN):
         **kwargs: of torchvision's class.
     """
 
-    def __init__(self, *args: Any, box_loss: Literal["l1", "smooth_l1"] = "l1", **kwargs: Any) -> None:
-        if box_loss not in ("l1", "smooth_l1"):
-            raise ValueError(f"unknown box_loss {box_loss!r}; expected 'l1' or 'smooth_l1'")
-        super().__init__(*args, **kwargs)
-        self.box_loss = box_loss
-        self.rpn.register_forward_hook(_at_least_the_image)
 
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Return the losses by name in training, the objects of each image in evaluation."""
-        return _forward_from_zero(self, super().forward, images, targets)
-
-
-class MaskRCNN(tv.MaskRCNN):
+class MaskRCNN(_TwoStages, tv.MaskRCNN):
     """torchvision's Mask R-CNN (He et al. 2017); arguments as in `FasterRCNN`."""
-
-    def __init__(self, *args: Any, box_loss: Literal["l1", "smooth_l1"] = "l1", **kwargs: Any) -> None:
-        if box_loss not in ("l1", "smooth_l1"):
-            raise ValueError(f"unknown box_loss {box_loss!r}; expected 'l1' or 'smooth_l1'")
-        super().__init__(*args, **kwargs)
-        self.box_loss = box_loss
-        self.rpn.register_forward_hook(_at_least_the_image)
-
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Return the losses by name in training, the objects of each image in evaluation."""
-        return _forward_from_zero(self, super().forward, images, targets)
 
 
 class _PlainL1(TorchFunctionMode):
@@ -95,20 +100,6 @@ def _at_least_the_image(rpn: nn.Module, inputs: tuple, output: Any) -> Any:
         return output
     whole = [boxes.new_tensor([[0, 0, w, h]]) for boxes, (h, w) in zip(proposals, inputs[0].image_sizes, strict=True)]
     return [boxes if len(boxes) else image for boxes, image in zip(proposals, whole, strict=True)], losses
-
-
-def _forward_from_zero(
-    net: FasterRCNN | MaskRCNN, forward: Callable[..., Any], images: list[Tensor], targets: list[Target] | None
-) -> Any:
-    # torchvision's label 0 is the background.
-    if targets is not None:
-        targets = [{**target, "labels": target["labels"] + 1} for target in targets]
-    if net.training:
-        if net.box_loss == "smooth_l1":
-            return forward(images, targets)
-        with _PlainL1():
-            return forward(images, targets)
-    return [{**found, "labels": found["labels"] - 1} for found in forward(images)]
 
 
 def retinanet(

@@ -1,0 +1,41 @@
+"""What the tests of all trainings do: read weights and refusals, kill a training and let it go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+
+
+def weights(run):
+    """Return the weights of the last checkpoint of a run."""
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_weights(run, other):
+    expected, actual = weights(run), weights(other)
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def refusal(capsys):
+    """Return what the command said at its end (before it, Lightning's logger may complain of pytest's streams)."""
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("involution ")
+    return last
+
+
+def kill_after_a_checkpoint(run, *flags):
+    """Start a training in a process of its own and kill it when its first checkpoint is there."""
+    command = [sys.executable, "-m", "involution.cli", "fit", *flags, f"--run={run}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = run / "checkpoints" / "last.ckpt"
+    for _ in range(1200):
+        time.sleep(0.1)
+        if last.exists() or process.poll() is not None:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last.exists()
