@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import involution.models  # noqa: F401
-from involution import Involution1d, Involution2d, backends, inference
+from involution import Involution1d, Involution2d, backends, fused, inference
 from involution.backends import native
 
 pytestmark = pytest.mark.skipif(not native.instruction_set(), reason="the native backend was not built")
@@ -145,3 +145,117 @@ def test_a_subclass_with_its_own_forward_is_called():
 
     layer, norm, x = Doubled(16).eval(), norm_of(16), torch.randn(1, 16, 5, 5)
     torch.testing.assert_close(inference.apply(layer, norm, nn.Identity(), x), norm(layer(x)))
+
+
+def small_net(**arguments):
+    arguments = {"layers": (3, 1, 1, 1), "channels": (32, 32, 32, 32), "num_classes": 5} | arguments
+    return with_statistics(timm.create_model("rednet26", **arguments))
+
+
+@torch.no_grad()
+def test_compiled_graphs_take_the_same_passes(passes):
+    net = small_net(layers=(2, 1, 1, 1)).double()
+    model, x = nn.Sequential(net.conv1, net.layer1), torch.randn(2, 3, 35, 24, dtype=torch.float64)
+    expected = model(x)
+    eager = len(passes)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for images in (x, x.to(memory_format=torch.channels_last)):
+        passes.clear()
+        torch.testing.assert_close(compiled(images), expected)
+        assert len(passes) == eager
+    smaller = x[:1, :, :20, :18]
+    torch.testing.assert_close(compiled(smaller), model(smaller))
+    with backends.use("reference"):
+        passes.clear()
+        torch._dynamo.reset()
+        torch.testing.assert_close(compiled(x), expected)
+        assert not passes
+
+
+def test_compiled_by_inductor_and_with_gradients(passes):
+    model, x = small_net(layers=(2, 1, 1, 1), stem="small"), torch.randn(2, 3, 24, 24)
+    expected = model(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), expected.detach(), rtol=1e-4, atol=1e-4)
+    assert passes
+    passes.clear()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+    compiled.sum().backward()
+    assert not passes
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@torch.no_grad()
+def test_the_operators_of_compiled_graphs():
+    layer, norm, x = (
+        Involution2d(32).eval(),
+        norm_of(32),
+        torch.randn(2, 32, 9, 7).to(memory_format=torch.channels_last),
+    )
+    last = inference.steps(norm, nn.ReLU(), torch.float32)
+    span, hidden = layer.kernel_generator.span, layer.kernel_generator.hidden(x)
+    y = torch.empty_like(x)
+    arguments = (y, x, hidden, span.weight, span.bias, 2, (7, 7), (1, 1), (3, 3), (1, 1), *last)
+    torch.library.opcheck(fused.inference, arguments)
+    for add, residual in ((False, None), (False, torch.randn_like(x)), (True, None)):
+        weight = torch.randn(32, 32, 1, 1)
+        torch.library.opcheck(inference.pointwise, (y.normal_(), add, residual, x, weight, (1, 1), *last))
+    with FlopCounterMode(display=False) as counted:
+        fused.inference(*arguments)
+        inference.pointwise(y, False, None, x, weight, (1, 1), *last)
+    assert counted.get_total_flops() == 2 * 2 * 63 * (32 * 32 + 49 * 32 + 8 * 2 * 49)
+
+
+WATCHED = [
+    "layer1.0",
+    "layer1.0.act3",
+    "layer1.0.conv3",
+    "layer1.1",
+    "layer1.1.conv1",
+    "layer1.0.downsample.1",
+    "layer1",
+]
+
+
+# Not what goes into a ReLU in place, which changes it itself.
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [(name, before) for name in WATCHED for before in (False, True) if (name[-4:], before) != ("act3", True)],
+)
+@torch.no_grad()
+def test_nothing_that_somebody_saw_is_overwritten(name, before):
+    model, x = small_net(), torch.randn(1, 3, 32, 32)
+    seen = []
+
+    def keep(*values):
+        seen.extend((v, v.clone()) for value in values[1:] for v in (value if isinstance(value, tuple) else (value,)))
+
+    module = model.get_submodule(name)
+    (module.register_forward_pre_hook if before else module.register_forward_hook)(keep)
+    model(x)
+    assert seen
+    for now, then in seen:
+        torch.testing.assert_close(now, then, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_stage_leaves_its_input_and_saves_the_memory_of_its_blocks():
+    model, x = small_net(), torch.randn(1, 128, 8, 8)
+    then = x.clone()
+    blocks = type(model.layer1)(*list(model.layer1)[1:])
+    y = blocks(x)
+    assert torch.equal(x, then)
+    torch.testing.assert_close(y, blocks[1](blocks[0](x)))
+    pointers = []
+    kernel = native.pointwise
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "pointwise", lambda y, *rest: pointers.append(y.data_ptr()) or kernel(y, *rest))
+        y = model.layer1(torch.randn(1, 64, 8, 8))
+    assert pointers.count(y.data_ptr()) == 4, "the projection and three results in one place"
+    features = timm.create_model("rednet26", features_only=True, layers=(2, 1, 1, 1)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    maps = features(images)
+    with torch.enable_grad():
+        for one, other in zip(maps, features(images), strict=True):
+            torch.testing.assert_close(one, other.detach(), rtol=1e-4, atol=1e-4)

@@ -21,7 +21,7 @@ from . import backends, library
 from .backends import Request, Window, native
 from .functional import autocast
 from .geometry import empty_map, is_channels_last
-from .inference import Affine
+from .inference import LAST, READY, Last
 
 _LIBRARY = library.LIBRARY
 _ARGUMENTS = (
@@ -30,15 +30,15 @@ _ARGUMENTS = (
 )
 _LIBRARY.define(f"fused_forward({_ARGUMENTS}) -> Tensor")
 _LIBRARY.define(f"fused_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"fused_inference(Tensor(a!) out, {_ARGUMENTS.partition(', str backend')[0]}, {LAST}) -> ()")
 
 forward = torch.ops.involution.fused_forward.default
 backward = torch.ops.involution.fused_backward.default
+inference = torch.ops.involution.fused_inference.default
 
 # The backward pass holds a piece of the field of about this size: what a cache holds, and what keeps a GPU busy.
 _PIECE_BYTES = 2 << 20
 _GPU_PIECE_BYTES = 128 << 20
-
-_READY = native.unsupported(Request(torch.device("cpu"), torch.float32, 2, 16, (7, 7), (1, 1), (1, 1))) is None
 
 
 def serves(backend: str, value: Tensor, weight: Tensor) -> bool:
@@ -51,7 +51,7 @@ def serves(backend: str, value: Tensor, weight: Tensor) -> bool:
         return False
     if backend == "triton" or (backend == "auto" and value.device.type == "cuda"):
         return not library.is_transformed()
-    if not (_READY and value.device.type == "cpu" and value.dtype in native.DTYPES and backend in ("auto", "native")):
+    if not (READY and value.device.type == "cpu" and value.dtype in native.DTYPES and backend in ("auto", "native")):
         return False
     if torch.compiler.is_compiling():
         return backends.preferred() in (None, "native")
@@ -110,15 +110,40 @@ def infer(
     weight: Tensor,
     bias: Tensor | None,
     groups: int,
-    kernel_size: tuple[int, ...],
+    kernel_size: Sequence[int],
     window: Window,
-    last: Affine,
+    last: Last,
 ) -> Tensor:
-    """Return ``last`` of `involution_of_span`'s result: no derivative, float32 and float64 only, no empty map."""
+    """Return ``last`` of `involution_of_span`'s result: no derivative, float32 and float64 only."""
     out = _output(value, hidden)
-    span = weight.reshape(groups, *kernel_size, -1).contiguous()
-    native.span_and_contract(out, value, hidden, span, None if bias is None else bias.contiguous(), window, last)
+    run = inference if torch.compiler.is_compiling() else _infer
+    run(out, value, hidden, weight, bias, groups, kernel_size, *window, *last)
     return out
+
+
+def _infer(
+    out: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *last: Any,
+) -> None:
+    if out.numel():
+        span = weight.reshape(groups, *kernel_size, -1).contiguous()
+        offset = None if bias is None else bias.contiguous()
+        window = Window(tuple(stride), tuple(padding), tuple(dilation))
+        native.span_and_contract(out, value, hidden, span, offset, window, Last(*last).affine())
+
+
+@register_fake("involution::fused_inference", lib=_LIBRARY)
+def _(*_: Any) -> None:
+    return None
 
 
 @register_fake("involution::fused_forward", lib=_LIBRARY)
@@ -249,6 +274,7 @@ def _pieces(batch: int, rows: int, row_bytes: int, piece_bytes: int) -> Iterator
 
 
 _LIBRARY.impl("fused_forward", _forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("fused_inference", _infer, "CPU")
 _LIBRARY.impl("fused_backward", _backward, "CompositeExplicitAutograd")
 
 
@@ -310,6 +336,11 @@ def _forward_flops(
     value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
 ) -> int:
     return 2 * sum(macs(value, hidden, weight, kernel_size))
+
+
+@register_flop_formula(torch.ops.involution.fused_inference)
+def _inference_flops(out: Any, *arguments: Any, **__: Any) -> int:
+    return _forward_flops(*arguments)
 
 
 @register_flop_formula(torch.ops.involution.fused_backward)

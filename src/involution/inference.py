@@ -1,54 +1,95 @@
 """Layer, batch norm, addition and activation with fewer passes over memory (CPU).
 
 In evaluation a batch norm is a scale and an offset per channel. The native kernels of the involution and of 1×1
-convolutions apply them, a residual and a ReLU before they write their result, where no derivative is wanted. In
-training norm, residual and ReLU are one operator (`involution.batch_norm`). Everything here computes what the modules
+convolutions apply them, a residual and a ReLU before they write their result, where no derivative is wanted, as
+operators of the graph while compiling. In training norm, residual and ReLU are one operator (`involution.batch_norm`). Everything here computes what the modules
 compute one after the other, within rounding, and calls them one after the other wherever that cannot be done: while
-tracing or compiling, and for modules that are watched by hooks.
+tracing, and for modules that are watched by hooks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.library import register_fake
 from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
+from torch.utils.flop_counter import register_flop_formula
 
 from . import backends, batch_norm, library
 from .backends import Request, native
 from .geometry import empty_map
 
-__all__ = ["Affine", "Sequential", "apply", "serves"]
+__all__ = ["READY", "Last", "Sequential", "apply", "combines", "serves"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _DTYPES = (torch.float32, torch.float64)
+_NO_PADDING = ("valid", (0,), (0, 0), (0, 0, 0))
+
+# Whether the native backend was built for this machine.
+READY = native.unsupported(Request(torch.device("cpu"), torch.float32, 2, 16, (7, 7), (1, 1), (1, 1))) is None
 
 
-class Affine(NamedTuple):
-    """What happens to a result before it is written: ``result · scale + offset``, then ReLU.
+class Last(NamedTuple):
+    """What happens to a result before it is written: a bias is added, a batch norm applied, negatives become zero.
 
     Attributes:
-        scale: one value per channel, contiguous, or None.
-        offset: likewise.
+        bias: one value per channel, or None.
+        mean: of the norm, one value per channel, contiguous; None without a norm.
+        variance: likewise.
+        weight: likewise, or None.
+        offset: likewise, or None.
+        epsilon: added to the variance.
         relu: whether negative values become zero.
     """
 
-    scale: Tensor | None = None
+    bias: Tensor | None = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    weight: Tensor | None = None
     offset: Tensor | None = None
+    epsilon: float = 0.0
     relu: bool = False
 
-    def after(self, bias: Tensor) -> Affine:
-        """Return the same steps for a result that ``bias`` has not been added to yet."""
-        offset = bias if self.scale is None else bias * self.scale
-        return self._replace(offset=(offset if self.offset is None else offset + self.offset).contiguous())
+    def affine(self) -> native.Affine:
+        """Return the steps as ``result · scale + offset``, then ReLU: scale, offset (or None) and whether ReLU."""
+        if self.mean is None or self.variance is None:
+            return None, None if self.bias is None else self.bias.contiguous(), self.relu
+        scale, offset = native.affine_of_norm(self.mean, self.variance, self.weight, self.offset, self.epsilon)
+        if self.bias is not None:
+            offset = torch.addcmul(offset, self.bias, scale)
+        return scale, offset, self.relu
 
 
 def serves(x: Tensor) -> bool:
-    """Whether a result of ``x`` may be computed in one pass: a plain CPU tensor, no derivative, nobody watching."""
-    return not torch.is_grad_enabled() and is_plain(x)
+    """Whether a result of ``x`` may be computed in one pass: a CPU tensor, no derivative, nobody watching.
+
+    While compiling, the passes are operators of the graph.
+    """
+    return not torch.is_grad_enabled() and (is_plain(x) or _compiles(x))
+
+
+def combines(x: Tensor) -> bool:
+    """Whether `apply` can do more with ``x`` than to call one module after the other."""
+    return is_plain(x) or serves(x)
+
+
+def _compiles(x: Tensor) -> bool:
+    """Whether ``x`` is being compiled for the native kernels."""
+    return (
+        READY
+        and torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and x.is_cpu
+        and x.dtype in _DTYPES
+        and not torch.is_autocast_enabled("cpu")
+        and backends.preferred() in (None, "native")
+    )
 
 
 def is_plain(x: Tensor) -> bool:
@@ -57,7 +98,7 @@ def is_plain(x: Tensor) -> bool:
         # First, for symbols of a tracer have no other answer.
         type(x) is not Tensor
         or torch.compiler.is_compiling()
-        or x.device.type != "cpu"
+        or not x.is_cpu
         or x.dtype not in _DTYPES
         or torch.is_autocast_enabled("cpu")
         or torch._C._len_torch_dispatch_stack()
@@ -65,43 +106,53 @@ def is_plain(x: Tensor) -> bool:
         or library.is_transformed()
         or nn_module._has_any_global_hook()
         or backends.preferred() not in (None, "native")
-        or native.unsupported(Request(x.device, x.dtype, 2, 1, (1, 1), (1, 1), (1, 1)))
+        or not READY
     )
 
 
 def unwatched(*modules: nn.Module) -> bool:
     """Whether nothing watches or replaces what goes into or comes out of ``modules``."""
-    return not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in modules)
+    for m in modules:  # noqa: SIM110 (a generator costs twice as much)
+        if m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__:
+            return False
+    return True
 
 
-def affine(norm: Any, act: nn.Module, dtype: torch.dtype) -> Affine | None:
+def steps(norm: Any, act: nn.Module, dtype: torch.dtype) -> Last | None:
     """Return what ``act(norm(·))`` does to each channel of a map of ``dtype``, or None if it is something else."""
     if type(act) not in (nn.ReLU, nn.Identity) or not unwatched(norm, act):
         return None
     relu = type(act) is nn.ReLU
     if type(norm) is nn.Identity:
-        return Affine(relu=relu)
-    if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
+        return Last(relu=relu)
+    if type(norm) not in _NORMS or norm.training:
         return None
     vectors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    if any(v is not None and (v.dtype != dtype or v.device.type != "cpu" or not v.is_contiguous()) for v in vectors):
+    if vectors[0] is None:
         return None
-    return Affine(*native.affine_of_norm(*vectors, norm.eps), relu)
+    for v in vectors:
+        if v is not None and (v.dtype != dtype or not v.is_cpu or not v.is_contiguous()):
+            return None
+    return Last(None, *vectors, norm.eps, relu)
 
 
-def apply(layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+def apply(
+    layer: Any, norm: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None = None, own: bool = False
+) -> Tensor:
     """Return ``act(norm(layer(x)) + residual)``, in one pass where ``layer`` is an involution or a 1×1 convolution.
 
-    Of a `Sequential`, the last layer is taken together with the norm.
+    Of a `Sequential`, the last layer is taken together with the norm. With ``own`` nobody else reads the residual: the
+    result may take its place in memory.
     """
-    if type(layer) is Sequential and len(layer) and is_plain(x) and unwatched(layer):
+    if type(layer) is Sequential and len(layer) and combines(x) and unwatched(layer):
         x, layer = layer.all_but_last(x), layer[-1]
     if serves(x) and unwatched(layer):
-        last = affine(norm, act, x.dtype)
+        last = steps(norm, act, x.dtype)
         if last is not None:
             y = None
             if type(layer) in _CONVOLUTIONS:
-                y = _pointwise(layer, last, x, residual)
+                last = last._replace(bias=layer.bias)
+                y = _pointwise(layer, last, x, residual, own)
                 if y is None:
                     y = _convolution(layer, last, x, residual)
             elif residual is None and hasattr(layer, "infer"):
@@ -129,37 +180,68 @@ def _of_running_statistics(norm: Any, x: Tensor) -> Tensor:
     return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), norm.weight, norm.bias, eps=norm.eps)
 
 
-def _pointwise(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
-    weight = layer.weight
-    if weight.dtype != x.dtype or weight.device != x.device or weight.numel() != weight.shape[0] * weight.shape[1]:
+def _pointwise(layer: Any, last: Last, x: Tensor, residual: Tensor | None, own: bool) -> Tensor | None:
+    weight, (batch, channels, *grid) = layer.weight, x.shape
+    if weight.dtype != x.dtype or not weight.is_cpu or len(grid) != weight.ndim - 2:
         return None
-    if layer.groups != 1 or any(layer.padding if isinstance(layer.padding, tuple) else (1,)):
+    if layer.groups != 1 or layer.padding not in _NO_PADDING or weight.shape[1:] != (channels, *(1,) * len(grid)):
         return None
-    if x.ndim != weight.ndim or x.shape[1] != weight.shape[1] or not x.numel():
+    if not x.numel():
         return None
-    grid = tuple((n - 1) // s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True))
-    y = empty_map(x, (x.shape[0], weight.shape[0], *grid), True)
-    if residual is not None and (residual.shape != y.shape or residual.dtype != y.dtype):
+    size = (batch, weight.shape[0], *((n - 1) // s + 1 for n, s in zip(grid, layer.stride, strict=True)))
+    if residual is None:
+        y, own = empty_map(x, size, True), False
+    elif residual.shape != size or residual.dtype != x.dtype:
         return None
-    if layer.bias is not None:
-        last = last.after(layer.bias)
-    native.pointwise(y, x, weight.flatten(1).contiguous(), layer.stride, last, residual)
+    else:
+        y = residual if own else empty_map(x, size, True)
+    run = pointwise if torch.compiler.is_compiling() else _pointwise_into
+    run(y, own, None if own else residual, x, weight, layer.stride, *last)
     return y
 
 
-def _convolution(layer: Any, last: Affine, x: Tensor, residual: Tensor | None) -> Tensor | None:
+def _convolution(layer: Any, last: Last, x: Tensor, residual: Tensor | None) -> Tensor | None:
     """Fold the norm into the weight where that is smaller than the map it spares a pass over."""
     weight = layer.weight
-    scale = last.scale
-    if scale is None or weight.dtype != x.dtype or weight.numel() > x.numel():
+    # The compiler itself takes norm, addition and ReLU together.
+    if torch.compiler.is_compiling() or last.mean is None or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
-    if layer.bias is not None:
-        last = last.after(layer.bias)
-    scale = scale.view(-1, *[1] * (weight.ndim - 1))
-    y = layer._conv_forward(x, weight * scale, last.offset)
+    scale, offset, relu = last.affine()
+    y = layer._conv_forward(x, weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
     if residual is not None:
         y += residual
-    return y.relu_() if last.relu else y
+    return y.relu_() if relu else y
+
+
+# The 1×1 convolution as an operator of compiled graphs. What it writes to belongs to the graph, which uses it again.
+
+LAST = "Tensor? last_bias, Tensor? mean, Tensor? variance, Tensor? scale, Tensor? offset, float epsilon, bool relu"
+library.LIBRARY.define(
+    f"pointwise(Tensor(a!) out, bool add, Tensor? residual, Tensor input, Tensor weight, SymInt[] stride, {LAST}) -> ()"
+)
+pointwise = torch.ops.involution.pointwise.default
+
+
+def _pointwise_into(
+    out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
+) -> None:
+    """Write the convolution and its ``last`` to ``out``, after adding ``residual`` or what ``out`` holds."""
+    if out.numel():
+        steps = Last(*last).affine()
+        native.pointwise(out, x, weight.contiguous(), tuple(stride), steps, out if add else residual)
+
+
+library.LIBRARY.impl("pointwise", _pointwise_into, "CPU")
+
+
+@register_fake("involution::pointwise", lib=library.LIBRARY)
+def _(*_: Any) -> None:
+    return None
+
+
+@register_flop_formula(torch.ops.involution.pointwise)
+def _pointwise_flops(out: Any, add: Any, residual: Any, x: Any, *_: Any, **__: Any) -> int:
+    return 2 * prod(out) * x[1]
 
 
 class Sequential(nn.Sequential):
@@ -167,7 +249,7 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the modules one after the other to ``input``."""
-        return self._run(input, list(self)) if is_plain(input) else super().forward(input)
+        return self._run(input, list(self)) if combines(input) else super().forward(input)
 
     def all_but_last(self, input: Tensor) -> Tensor:
         """Apply all modules but the last one."""

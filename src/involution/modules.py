@@ -91,14 +91,14 @@ class _Involution(nn.Module):
             )
         value = self.value(input)
         direct = self.backend in ("auto", "native") and inference.serves(input)
-        output = self._forward_fused(value, input, inference.Affine() if direct else None)
+        output = self._forward_fused(value, input, inference.Last() if direct else None)
         if output is None:
             output = self._multiply_add(value, self.generate_kernel(input))
         if self.bias is not None:
             output = output + self.bias.view(-1, *[1] * self._dims)
         return output
 
-    def infer(self, input: Tensor, last: inference.Affine) -> Tensor | None:
+    def infer(self, input: Tensor, last: inference.Last) -> Tensor | None:
         """Return ``last`` of the output, computed in one pass without derivatives, or None where that cannot be done.
 
         `inference.serves` has to hold for ``input``.
@@ -106,14 +106,14 @@ class _Involution(nn.Module):
         own = type(self).forward is _Involution.forward and self.backend in ("auto", "native")
         if not own or input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
             return None
-        return self._forward_fused(self.value(input), input, last if self.bias is None else last.after(self.bias))
+        return self._forward_fused(self.value(input), input, last._replace(bias=self.bias))
 
     def _multiply_add(self, value: Tensor, kernel: Tensor) -> Tensor:
         return getattr(functional, f"involution{self._dims}d")(
             value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
         )
 
-    def _forward_fused(self, value: Tensor, input: Tensor, last: inference.Affine | None) -> Tensor | None:
+    def _forward_fused(self, value: Tensor, input: Tensor, last: inference.Last | None) -> Tensor | None:
         """Return the output (without its bias) without a kernel field in memory, or None where that cannot be done.
 
         With ``last``, that of the output, without derivatives.
@@ -128,7 +128,7 @@ class _Involution(nn.Module):
         grid = output_size(value.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation)
         if (generator.groups, generator.kernel_size, tuple(hidden.shape[2:])) != (self.groups, self.kernel_size, grid):
             # The operator has the words for what does not fit.
-            if last is not None and last != inference.Affine():
+            if last not in (None, inference.Last()):
                 return None
             return self._multiply_add(value, generator.field(hidden))
         if last is not None and value.numel():

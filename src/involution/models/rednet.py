@@ -37,22 +37,38 @@ class RedBottleneck(Bottleneck):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block, each layer together with the norm and activation after it where that is faster."""
+        return self.run(x)
+
+    def run(self, x: torch.Tensor, own: bool = False) -> torch.Tensor:
+        """Apply the block; with ``own`` nobody else reads ``x``, and the result may take its place in memory."""
         between = (self.drop_block, self.aa)
         more = self.se is not None or (self.drop_path is not None and self.training)
-        if more or not inference.is_plain(x) or not all(map(_is_identity, between)):
+        if more or not inference.combines(x) or not all(map(_is_identity, between)):
             return super().forward(x)
         shortcut = x
+        own = own and inference.unwatched(self.conv1)
         x = inference.apply(self.conv1, self.bn1, self.act1, x)
         x = inference.apply(self.conv2, self.bn2, self.act2, x)
-        if self.downsample is not None:
-            shortcut = _projection(self.downsample, shortcut)
-        return inference.apply(self.conv3, self.bn3, self.act3, x, shortcut)
+        down = self.downsample
+        if type(down) is nn.Sequential and len(down) == 2 and inference.unwatched(down):
+            own = type(down[0]) is nn.Conv2d and inference.unwatched(*down)
+            shortcut = inference.apply(down[0], down[1], _IDENTITY, shortcut)
+        elif down is not None:
+            own, shortcut = False, down(shortcut)
+        return inference.apply(self.conv3, self.bn3, self.act3, x, shortcut, own)
 
 
-def _projection(downsample: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    if type(downsample) is nn.Sequential and len(downsample) == 2 and inference.unwatched(downsample):
-        return inference.apply(downsample[0], downsample[1], _IDENTITY, x)
-    return downsample(x)
+class Stage(nn.Sequential):
+    """The blocks of a stage; a result takes the place of the block's input where nobody sees what lies between blocks."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Apply the blocks one after the other to ``input``."""
+        own = False
+        for block in self:
+            plain = type(block) is RedBottleneck and inference.unwatched(block)
+            input = block.run(input, own) if plain else block(input)
+            own = plain and inference.unwatched(block.conv3, block.bn3, block.act3)
+        return input
 
 
 def _is_identity(module: nn.Module) -> bool:
@@ -155,13 +171,15 @@ class RedNet(ResNet):
             self.maxpool = nn.Identity()
             for info in self.feature_info:
                 info["reduction"] = max(1, info["reduction"] // 4)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            setattr(self, name, Stage(*getattr(self, name)))
         if isinstance(self.fc, nn.Linear):
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last stage's map ``(B, 2048, H / 32, W / 32)`` of the images ``(B, 3, H, W)``."""
-        if not inference.is_plain(x):
+        if not inference.combines(x):
             return super().forward_features(x)
         x = self.maxpool(inference.apply(self.conv1, self.bn1, self.act1, x))
         stages = [self.layer1, self.layer2, self.layer3, self.layer4]

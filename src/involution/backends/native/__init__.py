@@ -41,7 +41,7 @@ instruction_set = loader.instruction_set
 instruction_sets = loader.instruction_sets
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-Last = tuple[Tensor | None, Tensor | None, bool]
+Affine = tuple[Tensor | None, Tensor | None, bool]
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
 
 # A forked child has none of its parent's OpenMP threads, and waiting for them would never end.
@@ -87,7 +87,7 @@ def span_and_contract(
     weight: Tensor,
     bias: Tensor | None,
     window: Window,
-    last: Last = (None, None, False),
+    last: Affine = (None, None, False),
 ) -> bool:
     """See `Fusing.span_and_contract`: the field exists only in scratch memory.
 
@@ -176,14 +176,14 @@ def span_gradients(
 
 
 def pointwise(
-    out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Last, residual: Tensor | None
+    out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Affine, residual: Tensor | None
 ) -> None:
     """Write the 1×1 convolution of ``input``, its scale and offset, ``residual`` added, cut at zero.
 
     Args:
         out: ``(B, C', H', W')``, any layout, float32 or float64.
         input: ``(B, C, H, W)``.
-        weight: ``(C', C)``, contiguous.
+        weight: ``(C', C)`` or with sizes of one behind, contiguous.
         stride: pixels between two pixels that are read.
         last: scale and offset per channel and whether to cut at zero.
         residual: as ``out``, or None.
