@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/images/curves.png"))
     arguments = parser.parse_args()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(4.6 * len(arguments.keys), 3.2))
     for axes, key in zip(figure.subplots(1, len(arguments.keys), squeeze=False)[0], arguments.keys, strict=True):
@@ -49,6 +50,7 @@ def main() -> None:
             axes.plot(epochs, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
         axes.set_title(key, loc="left", fontsize=10)
         axes.set_xlabel("epoch", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.grid(color="#e4e7ec")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)

@@ -207,7 +207,7 @@ def _convolution(layer: Any, last: Last, x: Tensor, residual: Tensor | None) -> 
     if torch.compiler.is_compiling() or last.mean is None or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
     scale, offset, relu = last.affine()
-    y = layer._conv_forward(x, weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
+    y = layer._conv_forward(x, weight if scale is None else weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
     if residual is not None:
         y += residual
     return y.relu_() if relu else y

@@ -65,9 +65,11 @@ class Stage(nn.Sequential):
         """Apply the blocks one after the other to ``input``."""
         own = False
         for block in self:
-            plain = type(block) is RedBottleneck and inference.unwatched(block)
-            input = block.run(input, own) if plain else block(input)
-            own = plain and inference.unwatched(block.conv3, block.bn3, block.act3)
+            if type(block) is RedBottleneck and inference.unwatched(block):
+                input = block.run(input, own)
+                own = inference.unwatched(block.conv3, block.bn3, block.act3)
+            else:
+                input, own = block(input), False
         return input
 
 
