@@ -9,7 +9,7 @@ from PIL import Image
 from small_coco import CATEGORIES, write_coco
 
 from involution.cli import main
-from involution.data import CocoImages, DataError, DetectionTransforms
+from involution.data import CocoImages, DataError, DetectionTransforms, DigitObjects
 from involution.data.coco_files import decode_mask, encode_mask, read_coco
 from involution.data.coco_images import AnnotatedImages, read_image
 from involution.data.sampling import PartSampler
@@ -323,3 +323,29 @@ def test_wrong_pascal_voc_is_refused(tmp_path, capsys, change, arguments, words)
     assert main(["voc2coco", str(tmp_path), str(tmp_path / "out.json"), *arguments]) == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_scenes_of_digits_to_detect():
+    first, second = (DigitObjects(count=8, size=(64, 96), batch_size=3) for _ in range(2))
+    for data_module in (first, second):
+        data_module.setup("fit")
+    counts = []
+    for part in ("train", "val"):
+        for (image, target), (again, _) in zip(first.sets[part], second.sets[part], strict=False):
+            assert torch.equal(image, again)
+            assert image.shape == (3, 64, 96)
+            assert image.min() >= 0 and image.max() <= 1
+            counts.append(len(target["labels"]))
+            assert target["masks"].shape == (counts[-1], 64, 96)
+            assert (target["masks"].sum(0) <= 1).all(), "every pixel belongs to one digit"
+            for mask, box, area in zip(target["masks"], target["boxes"], target["area"], strict=True):
+                x, y, right, bottom = box.int().tolist()
+                assert mask[y:bottom, x:right].sum() == mask.sum() == area
+                assert mask[y].any() and mask[bottom - 1].any() and mask[:, x].any() and mask[:, right - 1].any()
+                assert image[0][mask.bool()].min() > 0.4
+    assert max(counts) > 1
+    assert not torch.equal(first.sets["train"][0][0], first.sets["val"][0][0])
+    images, targets = next(iter(first.train_dataloader()))
+    assert len(images) == len(targets) == 3
+    assert len(first.train_dataloader()) == 2
+    assert [t["image_id"].item() for _, batch in first.val_dataloader() for t in batch] == [0, 1]

@@ -2,7 +2,7 @@
 
 try:
     from .coco_images import CocoImages, DetectionTransforms
-    from .digit_scenes import DigitScenes
+    from .digit_scenes import DigitObjects, DigitScenes
     from .image_folders import ImageFolders, ImageTransforms
     from .label_maps import ClassTable
     from .segmentation import Cityscapes, SegmentationFolders
@@ -22,6 +22,7 @@ __all__ = [
     "CocoImages",
     "DataError",
     "DetectionTransforms",
+    "DigitObjects",
     "DigitScenes",
     "ImageFolders",
     "ImageSet",
