@@ -87,6 +87,22 @@ def test_other_layers(kind):
 
 
 @torch.no_grad()
+def test_what_does_not_fit_is_refused():
+    x = torch.randn(1, 16, 5, 5)
+    for layer in (nn.Conv2d(16, 64, 1), Involution2d(16, 64).eval()):
+        with pytest.raises(ValueError, match="must have 64 channels"):
+            inference.apply(layer, norm_of(32), nn.ReLU(), x)
+    layer = Involution2d(16).eval()
+    layer.kernel_generator.span = nn.Conv2d(8, 49, 1)
+    with pytest.raises(ValueError, match="make no kernel field"):
+        layer(x)
+    with torch.enable_grad(), pytest.raises(RuntimeError):
+        norm = nn.BatchNorm2d(16)
+        norm.weight = nn.Parameter(torch.ones(8))
+        inference.apply(nn.Conv2d(16, 16, 1), norm, nn.ReLU(), x.to(memory_format=torch.channels_last))
+
+
+@torch.no_grad()
 def test_one_dimension(passes):
     layer, norm = with_statistics(Involution1d(32)), nn.BatchNorm1d(32).eval()
     x = torch.randn(2, 32, 40)

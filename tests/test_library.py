@@ -263,3 +263,50 @@ def test_every_element_is_written(channels_last, monkeypatch):
         assert not library.forward(x, h, *arguments).isnan().any()
         assert not library.input_gradient(dy, h, case.size, *arguments).isnan().any()
         assert not library.kernel_gradient(dy, x, case.groups, case.kernel_size, *arguments).isnan().any()
+
+
+X, H = (2, 32, 9, 8), (2, 2, 3, 3, 9, 8)
+WINDOW = ([1, 1], [1, 1], [1, 1], "auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("forward", (X, (2, 2, 3, 3, 4, 4), *WINDOW)),
+        ("forward", (X, (1, 2, 3, 3, 9, 8), *WINDOW)),
+        ("forward", (X, (2, 3, 3, 3, 9, 8), *WINDOW)),
+        ("forward", (X, (2, 2, 3, 9, 8), *WINDOW)),
+        ("forward", (X, H, [1], [1, 1], [1, 1], "auto")),
+        ("forward", (X, H, [0, 1], [1, 1], [1, 1], "auto")),
+        ("forward", (X, H, [1, 1], [-1, 1], [1, 1], "auto")),
+        ("input_gradient", (X, H, [20, 8], *WINDOW)),
+        ("input_gradient", (X, (2, 2, 3, 3, 9, 9), [9, 8], *WINDOW)),
+        ("kernel_gradient", (X, (2, 32, 9, 9), 2, [3, 3], *WINDOW)),
+        ("kernel_gradient", (X, X, 5, [3, 3], *WINDOW)),
+        ("fused_forward", (X, (2, 8, 4, 4), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW)),
+        ("fused_forward", (X, (2, 8, 9, 8), (18, 4, 1, 1), None, 2, [3, 3], *WINDOW)),
+        ("fused_forward", (X, (2, 8, 9, 8), (18, 8, 1, 1), (17,), 2, [3, 3], *WINDOW)),
+        ("fused_backward", ((2, 32, 9, 9), X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW)),
+        (
+            "fused_inference",
+            ((2, 32, 9, 9), X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW[:3], *[None] * 5, 0.0, False),
+        ),
+        (
+            "fused_inference",
+            (X, X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW[:3], (31,), *[None] * 4, 0.0, False),
+        ),
+        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 15, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
+        ("pointwise", (X, False, None, (2, 16, 9, 9), (32, 16, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
+        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 3, 3), [1, 1], *[None] * 5, 0.0, False)),
+        ("pointwise", (X, False, (2, 32, 9, 7), (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
+        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], None, *[(31,)] * 4, 0.0, False)),
+    ],
+)
+def test_nothing_that_contradicts_itself_reaches_a_kernel(name, arguments):
+    tensors = [torch.randn(a) if isinstance(a, tuple) else a for a in arguments]
+    with pytest.raises(ValueError):
+        getattr(torch.ops.involution, name)(*tensors)
+    halves = [t.half() if isinstance(t, torch.Tensor) and i == 1 else t for i, t in enumerate(tensors)]
+    if name.endswith("forward"):
+        with pytest.raises(TypeError, match="one dtype and device"):
+            getattr(torch.ops.involution, name)(*halves)

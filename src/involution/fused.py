@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import backends, library
 from .backends import Request, Window, native
 from .functional import autocast
-from .geometry import empty_map, is_channels_last
+from .geometry import check_contraction, check_span, empty_map, is_channels_last
 from .inference import LAST, READY, Last
 
 _LIBRARY = library.LIBRARY
@@ -134,16 +134,39 @@ def _infer(
     dilation: Sequence[int],
     *last: Any,
 ) -> None:
+    window = Window(tuple(stride), tuple(padding), tuple(dilation))
+    # What follows from shapes is known after the first call.
+    _check(value, hidden, weight, bias, groups, kernel_size, out, window)
     if out.numel():
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
         offset = None if bias is None else bias.contiguous()
-        window = Window(tuple(stride), tuple(padding), tuple(dilation))
-        native.span_and_contract(out, value, hidden, span, offset, window, Last(*last).affine())
+        native.span_and_contract(out, value, hidden, span, offset, window, Last(*last).affine(out.shape[1]))
+
+
+def _checked_infer(out: Tensor, value: Tensor, *rest: Any) -> None:
+    library.check_together(out, value, *rest[-7:-2])
+    _infer(out, value, *rest)
 
 
 @register_fake("involution::fused_inference", lib=_LIBRARY)
 def _(*_: Any) -> None:
     return None
+
+
+def _check(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    out: Tensor,
+    window: Window,
+) -> None:
+    library.check_together(value, hidden, weight, bias)
+    field = (value.shape[0], groups, *kernel_size, *hidden.shape[2:])
+    check_span(value.shape, hidden.shape, weight.shape, None if bias is None else bias.shape, field)
+    check_contraction(value.shape, field, out.shape, *window)
 
 
 @register_fake("involution::fused_forward", lib=_LIBRARY)
@@ -178,8 +201,9 @@ def _forward(
     backend: str = "auto",
 ) -> Tensor:
     out = _output(value, hidden)
+    window = Window(tuple(stride), tuple(padding), tuple(dilation))
+    _check(value, hidden, weight, bias, groups, kernel_size, out, window)
     if out.numel():
-        window = Window(tuple(stride), tuple(padding), tuple(dilation))
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
         offset = None if bias is None else bias.contiguous()
         chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
@@ -213,13 +237,15 @@ def _backward(
     dilation: Sequence[int],
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    library.check_together(grad_output, value)
+    window = Window(tuple(stride), tuple(padding), tuple(dilation))
+    _check(value, hidden, weight, bias, groups, kernel_size, grad_output, window)
     dvalue, dhidden, dweight, dbias = gradients = _gradients(value, hidden, weight)
     chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
     fuse = getattr(chosen, "span_gradients", None)
     if fuse is not None and grad_output.numel():
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
         offset = None if bias is None else bias.contiguous()
-        window = Window(tuple(stride), tuple(padding), tuple(dilation))
         fuse(dvalue, dhidden, dweight, dbias, grad_output, value, hidden, span, offset, window)
         return gradients
     field_channels, hidden_channels = weight.shape[:2]
@@ -274,7 +300,7 @@ def _pieces(batch: int, rows: int, row_bytes: int, piece_bytes: int) -> Iterator
 
 
 _LIBRARY.impl("fused_forward", _forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("fused_inference", _infer, "CPU")
+_LIBRARY.impl("fused_inference", _checked_infer, "CPU")
 _LIBRARY.impl("fused_backward", _backward, "CompositeExplicitAutograd")
 
 

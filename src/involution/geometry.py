@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -81,6 +83,82 @@ def output_size(
             f"into a map of {tuple(size)} with padding {tuple(padding)}; use a larger map, more padding or a smaller kernel"
         )
     return tuple((n + 2 * p - span) // s + 1 for n, p, s, span in zip(size, padding, stride, spans, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def check_contraction(
+    x: tuple[int, ...],
+    field: tuple[int, ...],
+    y: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> None:
+    """Refuse sizes that are not those of one involution; the operators stand behind checks with more words.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        field: ``(B, G, K, K, H', W')``.
+        y: ``(B, C, H', W')``.
+        stride: pixels between two windows.
+        padding: zeros around the map.
+        dilation: pixels between two taps.
+
+    Raises:
+        ValueError: the sizes contradict each other.
+    """
+    dims = len(x) - 2
+    kernel_size = tuple(field[2 : 2 + dims])
+    fits = (
+        dims > 0
+        and (len(field), len(y)) == (2 * dims + 2, dims + 2)
+        and all(len(numbers) == dims for numbers in (stride, padding, dilation))
+        and min(*kernel_size, *stride, *dilation, field[1]) > 0
+        and min(padding) >= 0
+        and (x[0], x[1]) == (y[0], y[1])
+        and x[0] == field[0]
+        and x[1] % field[1] == 0
+        and tuple(field[2 + dims :]) == tuple(y[2:])
+    )
+    if not fits or output_size(x[2:], kernel_size, stride, padding, dilation) != tuple(y[2:]):
+        raise ValueError(
+            f"a map {tuple(x)}, a kernel field {tuple(field)} and a result {tuple(y)} with stride {tuple(stride)}, "
+            f"padding {tuple(padding)} and dilation {tuple(dilation)} are not those of an involution"
+        )
+
+
+@lru_cache(maxsize=4096)
+def check_span(
+    value: tuple[int, ...],
+    hidden: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    field: tuple[int, ...],
+) -> None:
+    """Refuse sizes with which ``weight · hidden + bias`` is no kernel field.
+
+    Args:
+        value: ``(B, C, H, W)``.
+        hidden: ``(B, C_hidden, H', W')``.
+        weight: ``(G·K·K, C_hidden, ...)`` in any arrangement that begins so.
+        bias: ``(G·K·K,)`` or None.
+        field: ``(B, G, K, K, H', W')``.
+
+    Raises:
+        ValueError: the sizes contradict each other.
+    """
+    dims = len(value) - 2
+    channels = prod(field[1 : 2 + dims])
+    if (
+        len(hidden) != dims + 2
+        or prod(weight) != channels * hidden[1]
+        or (bias is not None and tuple(bias) != (channels,))
+        or hidden[0] != value[0]
+    ):
+        raise ValueError(
+            f"a weight {tuple(weight)}, a bias {None if bias is None else tuple(bias)} and a hidden map {tuple(hidden)} "
+            f"make no kernel field {tuple(field)} for a map {tuple(value)}"
+        )
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:

@@ -1,10 +1,10 @@
 """Layer, batch norm, addition and activation with fewer passes over memory (CPU).
 
 In evaluation a batch norm is a scale and an offset per channel. The native kernels of the involution and of 1×1
-convolutions apply them, a residual and a ReLU before they write their result, where no derivative is wanted, as
-operators of the graph while compiling. In training norm, residual and ReLU are one operator (`involution.batch_norm`). Everything here computes what the modules
-compute one after the other, within rounding, and calls them one after the other wherever that cannot be done: while
-tracing, and for modules that are watched by hooks.
+convolutions apply them, a residual and a ReLU before they write their result, where no derivative is wanted; while
+compiling, as operators of the graph. In training norm, residual and ReLU are one operator (`involution.batch_norm`).
+Everything here computes what the modules compute one after the other, within rounding, and calls them one after the
+other wherever that cannot be done: while tracing, and for modules that are watched by hooks.
 """
 
 from __future__ import annotations
@@ -56,8 +56,15 @@ class Last(NamedTuple):
     epsilon: float = 0.0
     relu: bool = False
 
-    def affine(self) -> native.Affine:
-        """Return the steps as ``result · scale + offset``, then ReLU: scale, offset (or None) and whether ReLU."""
+    def affine(self, channels: int) -> native.Affine:
+        """Return the steps as ``result · scale + offset``, then ReLU: scale, offset (or None) and whether ReLU.
+
+        Raises:
+            ValueError: they are for another number of channels.
+        """
+        for vector in self[:5]:
+            if vector is not None and vector.shape != (channels,):
+                raise ValueError(f"norm or bias must have {channels} channels, got shape {tuple(vector.shape)}")
         if self.mean is None or self.variance is None:
             return None, None if self.bias is None else self.bias.contiguous(), self.relu
         scale, offset = native.affine_of_norm(self.mean, self.variance, self.weight, self.offset, self.epsilon)
@@ -206,7 +213,7 @@ def _convolution(layer: Any, last: Last, x: Tensor, residual: Tensor | None) -> 
     # The compiler itself takes norm, addition and ReLU together.
     if torch.compiler.is_compiling() or last.mean is None or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
-    scale, offset, relu = last.affine()
+    scale, offset, relu = last.affine(weight.shape[0])
     y = layer._conv_forward(x, weight if scale is None else weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
     if residual is not None:
         y += residual
@@ -226,12 +233,31 @@ def _pointwise_into(
     out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
 ) -> None:
     """Write the convolution and its ``last`` to ``out``, after adding ``residual`` or what ``out`` holds."""
+    steps = Last(*last).affine(out.shape[1])
+    native.pointwise(out, x, weight.contiguous(), tuple(stride), steps, out if add else residual)
+
+
+def _checked_pointwise(
+    out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
+) -> None:
+    """Do the same; behind the dispatcher, anybody may call it with anything."""
+    library.check_together(out, x, weight, residual, *last[:5])
+    channels, depth, *taps = weight.shape
+    if x.ndim != weight.ndim or len(stride) != len(taps) or min(stride) < 1:
+        raise ValueError(f"a map {tuple(x.shape)}, a weight {tuple(weight.shape)} and {tuple(stride)} do not fit")
+    size = (x.shape[0], channels, *((n - 1) // s + 1 for n, s in zip(x.shape[2:], stride, strict=True)))
+    if out.shape != size or x.shape[1] != depth or any(n > 1 for n in taps):
+        raise ValueError(
+            f"a map {tuple(x.shape)} and a weight {tuple(weight.shape)} with stride {tuple(stride)} do not give a map "
+            f"{tuple(out.shape)} by a 1×1 convolution"
+        )
+    if residual is not None and residual.shape != size:
+        raise ValueError(f"the residual must have the shape {size} of the result, got {tuple(residual.shape)}")
     if out.numel():
-        steps = Last(*last).affine()
-        native.pointwise(out, x, weight.contiguous(), tuple(stride), steps, out if add else residual)
+        _pointwise_into(out, add, residual, x, weight, stride, *last)
 
 
-library.LIBRARY.impl("pointwise", _pointwise_into, "CPU")
+library.LIBRARY.impl("pointwise", _checked_pointwise, "CPU")
 
 
 @register_fake("involution::pointwise", lib=library.LIBRARY)

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import backends
 from .backends import Backend, Request, Window
-from .geometry import empty_field, empty_map, is_channels_last, is_field_channels_last
+from .geometry import check_contraction, empty_field, empty_map, is_channels_last, is_field_channels_last
 
 LIBRARY = Library("involution", "DEF")
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
@@ -150,9 +150,49 @@ def _kernel_gradient(
     return out
 
 
-LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
-LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
+# Behind the dispatcher, anybody may call them with anything.
+
+
+def check_together(first: Tensor, *others: Tensor | None) -> None:
+    """Refuse tensors of different dtypes or devices.
+
+    Raises:
+        TypeError: they differ.
+    """
+    for other in others:
+        if other is not None and (other.dtype != first.dtype or other.device != first.device):
+            raise TypeError(
+                f"all tensors of an involution need one dtype and device, got {first.dtype} on {first.device} and "
+                f"{other.dtype} on {other.device}"
+            )
+
+
+def _checked_forward(input: Tensor, kernel: Tensor, *rest: Any) -> Tensor:
+    check_together(input, kernel)
+    out = (*input.shape[:2], *kernel.shape[input.ndim :])
+    check_contraction(input.shape, kernel.shape, out, *map(tuple, rest[:3]))
+    return _forward(input, kernel, *rest)
+
+
+def _checked_input_gradient(grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], *rest: Any) -> Tensor:
+    check_together(grad_output, kernel)
+    size = (*grad_output.shape[:2], *input_size)
+    check_contraction(size, kernel.shape, grad_output.shape, *map(tuple, rest[:3]))
+    return _input_gradient(grad_output, kernel, input_size, *rest)
+
+
+def _checked_kernel_gradient(
+    grad_output: Tensor, input: Tensor, groups: int, kernel_size: Sequence[int], *rest: Any
+) -> Tensor:
+    check_together(grad_output, input)
+    field = (input.shape[0], groups, *kernel_size, *grad_output.shape[2:])
+    check_contraction(input.shape, field, grad_output.shape, *map(tuple, rest[:3]))
+    return _kernel_gradient(grad_output, input, groups, kernel_size, *rest)
+
+
+LIBRARY.impl("forward", _checked_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("input_gradient", _checked_input_gradient, "CompositeExplicitAutograd")
+LIBRARY.impl("kernel_gradient", _checked_kernel_gradient, "CompositeExplicitAutograd")
 
 
 # Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
