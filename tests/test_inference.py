@@ -96,10 +96,10 @@ def test_what_does_not_fit_is_refused():
     layer.kernel_generator.span = nn.Conv2d(8, 49, 1)
     with pytest.raises(ValueError, match="make no kernel field"):
         layer(x)
+    norm, x = nn.BatchNorm2d(16), x.to(memory_format=torch.channels_last)
+    norm.weight = nn.Parameter(torch.ones(8))
     with torch.enable_grad(), pytest.raises(RuntimeError):
-        norm = nn.BatchNorm2d(16)
-        norm.weight = nn.Parameter(torch.ones(8))
-        inference.apply(nn.Conv2d(16, 16, 1), norm, nn.ReLU(), x.to(memory_format=torch.channels_last))
+        inference.apply(nn.Conv2d(16, 16, 1), norm, nn.ReLU(), x)
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ class Last(NamedTuple):
             ValueError: they are for another number of channels.
         """
         for vector in self[:5]:
-            if vector is not None and vector.shape != (channels,):
+            if vector is not None and vector.numel() != channels:
                 raise ValueError(f"norm or bias must have {channels} channels, got shape {tuple(vector.shape)}")
         if self.mean is None or self.variance is None:
             return None, None if self.bias is None else self.bias.contiguous(), self.relu
