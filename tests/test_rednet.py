@@ -144,6 +144,19 @@ def test_stems():
     assert features.feature_info.reduction() == [1, 1, 2, 4, 8]
 
 
+@pytest.mark.parametrize("kind", ["fx", "hook"])
+def test_features_by_other_ways_of_timm(kind):
+    models = []
+    for options in ({}, {"feature_cls": kind}):
+        torch.manual_seed(0)
+        models.append(create(features_only=True, out_indices=(1, 3), **options).eval())
+    model, expected = models
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for one, other in zip(model(x), expected(x), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "millions"),
     [

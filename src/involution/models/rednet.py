@@ -13,7 +13,13 @@ from typing import Any, Literal
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer, get_norm_layer
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
@@ -23,6 +29,10 @@ from ..modules import Involution2d
 from .spatial import SpatialLayer, SpatialLayerName, in_place_of, resolve
 
 __all__ = ["RedNet"]
+
+
+# A leaf of torch.fx's graphs, for its checks are no operators: timm's ``feature_cls="fx"`` needs to know.
+register_notrace_module(Involution2d)
 
 
 class RedBottleneck(Bottleneck):
@@ -63,6 +73,8 @@ class Stage(nn.Sequential):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Apply the blocks one after the other to ``input``."""
+        if not inference.serves(input):
+            return super().forward(input)
         own = False
         for block in self:
             if type(block) is RedBottleneck and inference.unwatched(block):
