@@ -5,9 +5,24 @@
 
 namespace INVOLUTION_ISA {
 
-// out[tap] = Σ_c dy[c] · x[offset[tap] + c] for all taps; `Blocks` vectors of N channels (0: any number, `blocks`).
+// What is set in all bits of a lane keeps its value, zero makes it zero.
+template <class A>
+using lane_mask = std::conditional_t<sizeof(A) == 4, std::int32_t, std::int64_t>;
+
+template <class A, int N>
+inline vec_t<A, N> kept(vec_t<A, N> v, const lane_mask<A>* keep) {
+  if constexpr (N == 1) {
+    return *keep ? v : A(0);
+  } else {
+    using M = vec<lane_mask<A>, N>;
+    return (vec_t<A, N>)((typename M::type)v & M::load(keep));
+  }
+}
+
+// out[tap] = Σ_c dy[c] · x[offset[tap] + c] for all taps, zero where `keep` (if there is one) says so; `Blocks` vectors
+// of N channels (0: any number, `blocks`).
 template <class A, int N, int Blocks>
-void dots(const A* dy, const A* x, const i64* offset, i64 taps, i64 blocks, A* out) {
+void dots(const A* dy, const A* x, const i64* offset, i64 taps, i64 blocks, A* out, const lane_mask<A>* keep) {
   using V = vec<A, N>;
   using v = typename V::type;
   constexpr int held = Blocks ? Blocks : 1;
@@ -26,26 +41,30 @@ void dots(const A* dy, const A* x, const i64* offset, i64 taps, i64 blocks, A* o
   };
   i64 tap = 0;
   if constexpr (N > 1) {
-    for (; tap + N <= taps; tap += N) {
+    // The last of several blocks makes some taps again, so that it is whole.
+    while (taps - tap >= N || (taps - tap > N / 4 && taps >= N)) {
+      const i64 first = smaller(tap, taps - N);
       v products[N];
 #pragma GCC unroll 16
-      for (int j = 0; j < N; j++) products[j] = product(tap + j);
-      V::store(out + tap, sums<A, N>(products));
+      for (int j = 0; j < N; j++) products[j] = product(first + j);
+      const v made = sums<A, N>(products);
+      V::store(out + first, keep ? kept<A, N>(made, keep + first) : made);
+      tap = first + N;
     }
     if (taps - tap > N / 4) {
       v products[N] = {};
       for (i64 j = 0; tap + j < taps; j++) products[j] = product(tap + j);
       A last[N];
       V::store(last, sums<A, N>(products));
-      for (i64 j = 0; tap + j < taps; j++) out[tap + j] = last[j];
+      for (i64 j = 0; tap + j < taps; j++) out[tap + j] = keep && !keep[tap + j] ? A(0) : last[j];
       return;
     }
   }
-  for (; tap < taps; tap++) out[tap] = sum<A, N>(product(tap));
+  for (; tap < taps; tap++) out[tap] = keep && !keep[tap] ? A(0) : sum<A, N>(product(tap));
 }
 
 template <class A>
-using Dots = void (*)(const A*, const A*, const i64*, i64, i64, A*);
+using Dots = void (*)(const A*, const A*, const i64*, i64, i64, A*, const lane_mask<A>*);
 
 template <class A, int N>
 Dots<A> dots_of_lanes(i64 channels, i64& blocks) {
@@ -76,6 +95,9 @@ struct KernelGradient {
   const S* input;
   const S* grad_output;
   T* out;
+
+  // Room for `row`'s offsets.
+  static i64 offset_bytes(const InvolutionProblem& p) { return 4 * taps_of(p) * i64(sizeof(i64)); }
 
   Range3 input_range(const Box& box) const {
     Range3 range;
@@ -113,7 +135,7 @@ struct KernelGradient {
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
     cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
-    const i64 value_bytes = needed(), bytes = value_bytes + 3 * taps * i64(sizeof(i64));
+    const i64 value_bytes = needed(), bytes = value_bytes + offset_bytes(p);
     for_boxes(cut, work_of(p), threads, [&](const Box& box) {
       A* room = static_cast<A*>(scratch().bytes(bytes));
       i64* offsets = reinterpret_cast<i64*>(reinterpret_cast<char*>(room) + value_bytes);
@@ -143,9 +165,14 @@ struct KernelGradient {
     const bool direct = kDirectField && taps_together(p), outside = planes.count == 0 || rows.count == 0;
     i64 blocks;
     const Dots<A> dot = choose_dots<A>(c, blocks);
-    // Taps beyond the border read the nearest one inside; what they give is overwritten with zeros.
+    // Taps beyond the border read the nearest one inside, and what they give is not kept.
     i64 *const inside = offsets + taps, *const base = offsets + 2 * taps;
+    auto* const keep = reinterpret_cast<lane_mask<A>*>(offsets + 3 * taps);
+    // Between the first and the last row of taps inside.
+    i64 from = 0, until = 0;
     if (!outside) {
+      from = (planes.tap * kh + rows.tap) * kw;
+      until = ((planes.tap + planes.count - 1) * kh + rows.tap + rows.count) * kw;
       for (i64 a = 0, i = 0; a < p.taps[0]; a++) {
         const i64 at_a = planes.source + larger(0, smaller(a - planes.tap, planes.count - 1)) * planes.source_step;
         for (i64 u = 0; u < kh; u++) {
@@ -163,24 +190,30 @@ struct KernelGradient {
       }
       const Line columns = axis.forward(w);
       const i64 start = w * axis.stride - axis.padding;
-      const bool whole_row = columns.count == kw;
-      if (!outside && !whole_row && columns.count) {
+      const bool whole_row = columns.count == kw, nothing = outside || columns.count == 0;
+      const bool holes = !whole_row || (planes.count > 1 && rows.count < kh);
+      if (!nothing && holes) {
         for (i64 r = 0, i = 0; r < p.taps[0] * kh; r++) {
-          for (i64 v = 0; v < kw; v++) {
+          const i64 a = r / kh, u = r % kh;
+          const bool in = a >= planes.tap && a < planes.tap + planes.count && u >= rows.tap && u < rows.tap + rows.count;
+          for (i64 v = 0; v < kw; v++, i++) {
             const i64 at_v = larger(columns.tap, smaller(v, columns.tap + columns.count - 1));
-            inside[i++] = base[r] + (start + at_v * axis.dilation) * x.column;
+            inside[i] = base[r] + (start + at_v * axis.dilation) * x.column;
+            keep[i] = -lane_mask<A>(in && at_v == v);
           }
         }
       }
       const A* gradient = grad + w * dy.column;
-      const A* window = x.data + (whole_row ? start * x.column : 0);
+      const A* window = x.data + (holes ? 0 : start * x.column);
+      const i64* const at = (holes ? inside : offsets) + from;
       for (i64 g = 0; g < groups; g++, to += p.f[1], gradient += c * p.y[1], window += c * p.x[1]) {
-        if (outside || columns.count == 0) {
+        if (nothing) {
           for (i64 i = 0; i < taps; i++) to[i] = 0;
           continue;
         }
-        dot(gradient, window, whole_row ? offsets : inside, taps, blocks, to);
-        if (!whole_row || rows.count < kh || planes.count < p.taps[0]) clear_outside(planes, rows, columns, to);
+        for (i64 i = 0; i < from; i++) to[i] = 0;
+        dot(gradient, window, at, until - from, blocks, to + from, holes ? keep + from : nullptr);
+        for (i64 i = until; i < taps; i++) to[i] = 0;
       }
     }
     if (direct) return;
@@ -194,21 +227,6 @@ struct KernelGradient {
         for (i64 u = 0; u < kh; u++) {
           scatter(buffer + (a * kh + u) * kw, taps, target + a * p.f[2] + u * p.f[3], p.f[7], p.f[4], n, kw);
         }
-      }
-    }
-  }
-
-  void clear_outside(const Line& planes, const Line& rows, const Line& columns, A* to) const {
-    const i64 kh = p.taps[1], kw = p.taps[2];
-    for (i64 a = 0; a < p.taps[0]; a++, to += kh * kw) {
-      const bool whole = a < planes.tap || a >= planes.tap + planes.count;
-      const i64 from = whole ? kh : rows.tap, until = whole ? kh : rows.tap + rows.count;
-      for (i64 i = 0; i < from * kw; i++) to[i] = 0;
-      for (i64 i = until * kw; i < kh * kw; i++) to[i] = 0;
-      if (columns.count == kw) continue;
-      for (i64 u = from; u < until; u++) {
-        for (i64 v = 0; v < columns.tap; v++) to[u * kw + v] = 0;
-        for (i64 v = columns.tap + columns.count; v < kw; v++) to[u * kw + v] = 0;
       }
     }
   }

@@ -61,7 +61,7 @@ struct SpanGradients {
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
     while (cut.count() < 2 * threads && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
-    const i64 value_bytes = needed(), bytes = value_bytes + 3 * taps_of(p) * i64(sizeof(i64));
+    const i64 value_bytes = needed(), bytes = value_bytes + KernelGradient<S, A>::offset_bytes(p);
     const i64 boxes = cut.count(), partial = ceil_div(weights() + biases(), 16) * 16;
     const i64 slots = work_of(p) < kSerialWork ? 1 : smaller(threads, boxes);
     std::unique_ptr<A, decltype(&std::free)> sums(
