@@ -145,6 +145,7 @@ def checks(quick: bool) -> Iterator[Check]:
                 yield generation(channels, rows, dtype=dtype)
     yield generation(32, 112, taps=3)
     yield generation(512, 7, batch=1)
+    yield generation(64, 4096)
     for kernel in KERNELS:
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             for channels, rows in STAGES:

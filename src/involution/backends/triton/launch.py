@@ -15,8 +15,8 @@ from . import strips, taps
 
 # Threads per warp: AMD's data-centre GPUs run 64 in step.
 LANES = 64 if torch.version.hip else 32
-# Offsets are 32-bit up to this many elements, with room for the columns that a window reaches outside the map.
-_NARROW = 2**30
+# Offsets are 32-bit up to this many elements, with room for the pixels by which the last tile hangs over.
+NARROW = 2**30
 
 
 class Tile(NamedTuple):
@@ -154,7 +154,13 @@ def _plan(
     pixels = x[0] * prod(counted)
     block = tile(kernel, strip, group_channels, itemsize, pixels * groups, lanes)
     blocks = 1 if kernel == "kernel_gradient" else -(-group_channels // block.channels)
-    wide = max(_extent(x, x_stride), _extent(field, field_stride), _extent(y, y_stride)) > _NARROW
+    # Windows, and in the input gradient the search for them, reach outside the map.
+    reach = [p + d * (k - 1) for p, d, k in zip(padding, dilation, taps_per_dim, strict=True)][3 - dims :]
+    wide = NARROW < max(
+        _extent(x, x_stride, (0, 0, *reach)),
+        _extent(y, y_stride, (0, 0, *reach)),
+        _extent(field, field_stride, (0, 0, *(0,) * dims, *reach)),
+    )
     volume = size[0] > 1 or out_size[0] > 1 or taps_per_dim[0] > 1
     rows = taps_per_dim[1]
     if kernel == "input_gradient" and dilation[1] == 1:
@@ -200,6 +206,6 @@ def serves_strips(
     return kernel == "forward" or group_channels <= _MOST_STRIP_CHANNELS
 
 
-def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return the largest offset between two elements of a tensor."""
-    return sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+def _extent(shape: Sequence[int], strides: Sequence[int], reach: Sequence[int]) -> int:
+    """Return the largest offset in a tensor whose indices are exceeded by ``reach`` in both directions."""
+    return sum((n - 1 + 2 * r) * s for n, s, r in zip(shape, strides, reach, strict=True))
