@@ -66,6 +66,25 @@ def fresh(monkeypatch):
         cache.cache_clear()
 
 
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """Let PyTorch name a GPU, which nothing can be launched on."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+
+
+@pytest.fixture
+def triton_build():
+    """Return Triton's module that builds launchers; newer versions remember the compiler."""
+    build = pytest.importorskip("triton.runtime.build")
+    forget = getattr(getattr(build, "_find_compiler", None), "cache_clear", lambda: None)
+    forget()
+    yield build
+    forget()
+
+
 def test_says_why_it_does_not_serve_the_cpu():
     assert backends.explain("cpu")["triton"] == "it serves GPU tensors (NVIDIA CUDA or AMD ROCm), got a tensor on cpu"
 
@@ -100,6 +119,58 @@ def test_says_what_triton_raised(fresh, error, words):
     fresh.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     fresh.setattr(probe, "_launch", launch)
     assert backends.explain(GPU)["triton"] == words
+
+
+@pytest.mark.parametrize(
+    ("compiler", "words"),
+    [
+        ("/bin/false", "/bin/false did not build its launcher; install a C compiler and Python's headers"),
+        ("/bin/no-such-compiler", "/bin/no-such-compiler did not build its launcher; install a C compiler"),
+        (None, "Failed to find C compiler"),
+    ],
+)
+def test_says_that_the_launcher_cannot_be_built(fresh, triton_build, tmp_path, compiler, words):
+    """Triton's own build of a module, with compilers that fail or are not there."""
+
+    def launch(device):
+        triton_build.compile_module_from_src("int nothing;", "nothing")
+
+    fresh.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    fresh.setenv("PATH", str(tmp_path))
+    if compiler is None:
+        fresh.delenv("CC", raising=False)
+    else:
+        fresh.setenv("CC", compiler)
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    fresh.setattr(probe, "_launch", launch)
+    reason = backends.explain(GPU)["triton"]
+    assert isinstance(reason, backends.Fault)
+    assert reason.startswith(f"Triton cannot launch a kernel on cuda:0: {words}") and "CC" in reason
+
+
+def test_a_full_gpu_says_nothing_about_triton(fresh, one_gpu):
+    """The answer is not kept: as soon as there is memory the backend serves."""
+    full = [True]
+
+    def launch(device):
+        if full[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has 0 bytes free.")
+
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    fresh.setattr(probe, "_launch", launch)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        backends.choose("auto", request(GPU))
+    assert "cuda:0 (a GPU)\n  no memory is left on it to try a kernel; end what holds it" in doctor.report()
+    full[0] = False
+    assert backends.choose("auto", request(GPU)).name == "triton"
+    assert "cuda:0 (a GPU)\n  float32   served by triton" in doctor.report()
+
+
+def test_doctor_says_what_serves_a_gpu_that_is_too_old(fresh, one_gpu):
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    report = doctor.report()
+    assert "cuda:0 (a GPU)\n  float32   served by reference" in report
+    assert "the GPU cuda:0 has compute capability 7.0; its kernels need 8.0 or newer" in report
 
 
 def request(device, dtype=torch.float32):
