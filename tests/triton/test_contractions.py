@@ -71,6 +71,18 @@ def test_launch_table(case):
     check(case, *case.tensors(torch.float32, True), True)
 
 
+@cases(
+    Case((2, 40), kernel=(1, 32), padding=(0, 15), channels=2),
+    Case((70,), kernel=32, padding=30, stride=2, channels=2),
+    Case((40,), kernel=19, dilation=2, channels=2),
+    Case((2, 15), kernel=(1, 11), channels=2),
+    Case((2, 15), kernel=(1, 13), channels=2),
+)
+@pytest.mark.usefixtures("one_tile")
+def test_long_rows_of_taps(case):
+    check(case, *case.tensors(torch.float32, True), True)
+
+
 @pytest.mark.usefixtures("one_tile")
 def test_any_strides():
     case = Case((6, 8), channels=8)
@@ -118,10 +130,8 @@ def test_steps_beyond_32_bits(stride, volume):
     x, h, dy = case.tensors(torch.float16)
     step = 2**30 + 8
     for dim in range(2, x.ndim):
-        check(case, far_apart(x, dim, step), h, dy)
-        check(case, x, h, far_apart(dy, dim, step))
-    for dim in range(2, h.ndim):
-        check(case, x, far_apart(h, dim, step), dy)
+        check(case, *(far_apart(t, dim, step) for t in (x, h, dy)))
+        check(case, x, far_apart(h, dim + case.dims, step), dy)
 
 
 @pytest.mark.usefixtures("one_tile")

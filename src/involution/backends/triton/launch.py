@@ -80,6 +80,8 @@ _TABLE = {
 # Below this number of programs a large GPU has multiprocessors without work: a program gets the share of one warp.
 _FEW_PROGRAMS = 512
 _MOST_CHANNELS = 32
+# A longer row of taps, unrolled over strips, does not fit into the registers.
+_LONGEST_STRIP_ROW = 11
 # Strips of the kernel gradient hold all channels of a group.
 _MOST_STRIP_CHANNELS = 64
 
@@ -199,7 +201,7 @@ def serves_strips(
     kernel: str, group_channels: int, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> bool:
     """Whether the register-reusing kernels serve this geometry: neighbouring pixels share what they read."""
-    if kernel_size[-1] < 3 or stride[-1] != 1 or dilation[-1] != 1:
+    if not 3 <= kernel_size[-1] <= _LONGEST_STRIP_ROW or stride[-1] != 1 or dilation[-1] != 1:
         return False
     if kernel == "input_gradient":
         return all(s == 1 for s in stride)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .tiles import (
+    ANY_VALUE,
     assignment,
     channels_of,
     load_pixels,
@@ -25,7 +26,7 @@ from .tiles import (
 STRIP = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def forward(
     X, Kernel, Y,
     strips, groups, rows,
@@ -79,7 +80,7 @@ def forward(
     store_pixels(y_pixel + 3 * right, total3, inside3, in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def input_gradient(
     X, Kernel, Y,
     strips, groups, rows,
@@ -136,7 +137,7 @@ def input_gradient(
     store_pixels(x_pixel + 3 * right, total3, inside3, in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def kernel_gradient(
     X, Kernel, Y,
     strips, groups, rows,

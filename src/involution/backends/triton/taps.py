@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from .tiles import (
+    ANY_VALUE,
     assignment,
     channels_of,
     load_pixels,
@@ -27,7 +28,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def forward(
     X, Kernel, Y,
     pixels, groups, rows,
@@ -65,7 +66,7 @@ def forward(
     store_pixels(y_pixel, total, inside, in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def input_gradient(
     X, Kernel, Y,
     pixels, groups, rows,
@@ -92,6 +93,9 @@ def input_gradient(
     STEP_D: tl.constexpr = SD if DD == 1 else 1
     STEP_H: tl.constexpr = SH if DH == 1 else 1
     STEP_W: tl.constexpr = SW if DW == 1 else 1
+    COLUMNS: tl.constexpr = (KW + STEP_W - 1) // STEP_W
+    # More columns than this at a time do not fit into the registers.
+    UNROLLED: tl.constexpr = COLUMNS if COLUMNS < 16 else 16
     y_group = Y + (b * y_b)[:, None] + channel * y_c
     w_group = Kernel + b * k_b + g * k_g
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), dtype=tl.float32)
@@ -108,18 +112,19 @@ def input_gradient(
             reads_line = reads_plane & (u < KH) & (line >= 0) & (o_h < out_height) & (o_h * SH == line)
             y_row = y_group + (o_d * y_d + o_h * y_h)[:, None]
             w_row = w_group + (t * k_t + u * k_u + o_d * k_d + o_h * k_h)
-            for v_step in tl.static_range((KW + STEP_W - 1) // STEP_W):
-                v = (j + PW) % STEP_W + v_step * STEP_W
-                column = j + PW - v * DW
-                o_w = column // SW
-                reads = reads_line & (v < KW) & (column >= 0) & (o_w < out_width) & (o_w * SW == column)
-                w = load_weights(w_row + (v * k_v + o_w * k_w), reads)
-                total += w * load_pixels(y_row + (o_w * Y_W)[:, None], reads, in_group)
+            for first in tl.range(0, COLUMNS, UNROLLED):
+                for n in tl.static_range(UNROLLED):
+                    v = (j + PW) % STEP_W + (first + n) * STEP_W
+                    column = j + PW - v * DW
+                    o_w = column // SW
+                    reads = reads_line & (v < KW) & (column >= 0) & (o_w < out_width) & (o_w * SW == column)
+                    w = load_weights(w_row + (v * k_v + o_w * k_w), reads)
+                    total += w * load_pixels(y_row + (o_w * Y_W)[:, None], reads, in_group)
     x_pixel = X + pixel_offset(b, z, i, j, x_b, x_d, x_h, x_w)[:, None] + channel * x_c
     store_pixels(x_pixel, total, inside, in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def kernel_gradient(
     X, Kernel, Y,
     pixels, groups, rows,
@@ -156,7 +161,7 @@ def kernel_gradient(
                 x_tap = x_row + v * DW * X_W
                 total = tl.sum(first * load_pixels(x_tap, reads, in_group), axis=1)
                 for block in tl.range(1, BLOCKS):
-                    _, more = channels_of(g, block, CHANNELS, BLOCK_CHANNELS)
+                    more = channels_of(g, block, CHANNELS, BLOCK_CHANNELS)[1]
                     shift = widen(block * BLOCK_CHANNELS, WIDE)
                     y = load_pixels(y_pixel + shift * y_c, inside, more)
                     total += tl.sum(y * load_pixels(x_tap + shift * x_c, reads, more), axis=1)

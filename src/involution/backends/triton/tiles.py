@@ -11,6 +11,14 @@ import triton
 import triton.language as tl
 
 
+# Sizes and most of the field's strides: nothing that the compiler could make of their values (one, a multiple of 16)
+# helps, and a kernel compiled for one size of map serves them all.
+ANY_VALUE = (
+    "pixels", "strips", "groups", "depth", "height", "width", "out_depth", "out_height", "out_width",
+    "k_b", "k_g", "k_t", "k_u", "k_d", "k_h",
+)  # fmt: skip
+
+
 @triton.jit
 def widen(value, WIDE: tl.constexpr):
     """Return ``value`` with as many bits as offsets need."""
