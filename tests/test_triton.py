@@ -85,6 +85,50 @@ def triton_build():
     forget()
 
 
+@pytest.fixture
+def h100(monkeypatch):
+    """Let Triton compile for an H100: its own way from a call's arguments to machine code, all but the launch."""
+    driver = pytest.importorskip("triton.runtime").driver
+    target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", 90, 32)
+
+    class Driver:
+        get_current_target = staticmethod(lambda: target)
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device: 0)
+
+    monkeypatch.setattr(driver, "_active", Driver())
+
+
+def test_the_compile_check_compiles_what_a_call_launches(h100):
+    from benchmarks import compile_check
+
+    for check in (
+        compile_check.contraction("forward", 16, (6, 8), batch=2, taps=3),
+        compile_check.contraction("input_gradient", 16, (5, 7), batch=1, taps=3, stride=2, channels_last=False),
+        compile_check.contraction("kernel_gradient", 12, (1, 8), group_channels=4, taps=3, dtype=torch.float32),
+        compile_check.generation(32, 5, batch=2, taps=3),
+    ):
+        launch = check.launch(32)
+        tensors = [torch.empty(0, dtype=dtype) for dtype in check.dtypes]
+        source = launch.kernel.warmup(*tensors, *launch.arguments, grid=(1,), **launch.options).src
+        attributes = {place: values for place, values in source.attrs.items() if values}
+        assert (source.signature, source.constants, attributes) == compile_check.signature(check, 32), check.name
+
+
+@pytest.mark.parametrize("kernel", ["forward", "input_gradient", "kernel_gradient"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_other_sizes_are_not_compiled_anew(kernel, stride):
+    from benchmarks import compile_check
+
+    signatures = [
+        compile_check.signature(
+            compile_check.contraction(kernel, size=size, batch=batch, taps=3, stride=stride, dtype=torch.float32), 32
+        )
+        for size, batch in (((64, 48), 8), ((67, 49), 9), ((50, 86), 16))
+    ]
+    assert signatures[0] == signatures[1] == signatures[2]
+
+
 def test_says_why_it_does_not_serve_the_cpu():
     assert backends.explain("cpu")["triton"] == "it serves GPU tensors (NVIDIA CUDA or AMD ROCm), got a tensor on cpu"
 

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("one_tile")
 
 
 def small_net():
-    return nn.Sequential(nn.Conv2d(3, 16, 3), Involution2d(16, kernel_size=3), nn.Flatten(), nn.Linear(256, 1000))
+    involution = Involution2d(16, kernel_size=3, backend="reference")
+    return nn.Sequential(nn.Conv2d(3, 16, 3), involution, nn.Flatten(), nn.Linear(256, 1000))
 
 
 def once(function):
@@ -44,7 +45,7 @@ def gpu(monkeypatch):
         (operators, "TAPS", 3),
         (operators, "_WINDOW", backends.Window((1, 1), (1, 1), (1, 1))),
         (operators, "FIRST", first),
-        (operators, "PLAN", (first, (torch.float32, 1))),
+        (operators, "PLAN", (first,)),
         (operators, "measure", once),
         (operators, "_COPY_BYTES", 1 << 16),
         (timing, "_FLUSH_BYTES", 1 << 16),
@@ -70,7 +71,8 @@ def test_every_section(gpu, tmp_path, monkeypatch):
     with open(tmp_path / "tests.txt", "w") as file:
         process = command.begin_tests(file)
         command.run(records, command.sections(process))
-    assert command.finish(records) == 0
+    # Where all tests are skipped, as here, unittest says so from Python 3.12 on.
+    assert command.finish(records) == (sys.version_info >= (3, 12))
     lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     sections = {line["section"] for line in lines}
     assert sections == {"environment", *(name for name, *_ in command.sections(process))}
@@ -78,7 +80,7 @@ def test_every_section(gpu, tmp_path, monkeypatch):
     # There is nothing to compile CUDA C++ for.
     failed = [line for line in lines if line["section"] != "tests" and line.get("failed")]
     assert {line.get("name") for line in failed} == {"plain CUDA, one thread per output"}, failed
-    assert {"compiled": 3} in [{"compiled": line.get("compiled")} for line in lines]
+    assert {"compiled": 2} in [{"compiled": line.get("compiled")} for line in lines]
     timed = {line["name"] for line in lines if "median_us" in line}
     assert timed >= {
         "copy of 1 GiB",
