@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -251,3 +252,10 @@ def test_the_kernels_are_imported_when_they_are_needed():
 
 def test_doctor_names_it(fresh):
     assert "triton does not serve: it serves GPU tensors (NVIDIA CUDA or AMD ROCm)" in doctor.report()
+
+
+def test_launches_on_the_device_of_the_tensors():
+    there = SimpleNamespace(is_cuda=True, device=torch.device("cuda", 1))
+    assert backends.triton.on_device(there).idx == 1
+    here = backends.triton.on_device(torch.empty(1))
+    assert not isinstance(here, torch.cuda.device)

@@ -20,6 +20,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import baselines, models, operators, parity, processes, report, timing
 from benchmarks.gpu.records import Records, environment
 from fake_gpu import pretend
+
 from involution import Involution2d, backends
 from involution.analysis.records import read
 

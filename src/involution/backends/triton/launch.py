@@ -158,10 +158,13 @@ def _plan(
     blocks = 1 if kernel == "kernel_gradient" else -(-group_channels // block.channels)
     # Windows, and in the input gradient the search for them, reach outside the map.
     reach = [p + d * (k - 1) for p, d, k in zip(padding, dilation, taps_per_dim, strict=True)][3 - dims :]
-    wide = NARROW < max(
-        _extent(x, x_stride, (0, 0, *reach)),
-        _extent(y, y_stride, (0, 0, *reach)),
-        _extent(field, field_stride, (0, 0, *(0,) * dims, *reach)),
+    wide = (
+        max(
+            _extent(x, x_stride, (0, 0, *reach)),
+            _extent(y, y_stride, (0, 0, *reach)),
+            _extent(field, field_stride, (0, 0, *(0,) * dims, *reach)),
+        )
+        > NARROW
     )
     volume = size[0] > 1 or out_size[0] > 1 or taps_per_dim[0] > 1
     rows = taps_per_dim[1]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
 # Sizes and most of the field's strides: nothing that the compiler could make of their values (one, a multiple of 16)
 # helps, and a kernel compiled for one size of map serves them all.
 ANY_VALUE = (
