@@ -81,7 +81,7 @@ _TABLE = {
 _FEW_PROGRAMS = 512
 _MOST_CHANNELS = 32
 # A longer row of taps, unrolled over strips, does not fit into the registers.
-_LONGEST_STRIP_ROW = 11
+_LONGEST_STRIP_ROW = 9
 # Strips of the kernel gradient hold all channels of a group.
 _MOST_STRIP_CHANNELS = 64
 
