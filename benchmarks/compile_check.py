@@ -103,7 +103,8 @@ def contraction(
     def launch(lanes: int) -> Launch:
         return plan(kernel, x, field, y, window, lanes)
 
-    columns = -(-taps // stride) if kernel == "input_gradient" and dilation == 1 else taps
+    # The input gradient reaches a pixel from every s-th column, and takes sixteen of them at a time.
+    columns = min(16, -(-taps // stride)) if kernel == "input_gradient" and dilation == 1 else taps
     # Whole groups of eight channels and more are read 16 bytes at a time: a load per column, two in float32.
     wide = group_channels * dtype.itemsize >= 16
     form = launch(32).kernel.fn.__module__.rpartition(".")[2]
@@ -145,6 +146,7 @@ def checks(quick: bool) -> Iterator[Check]:
                 yield generation(channels, rows, dtype=dtype)
     yield generation(32, 112, taps=3)
     yield generation(512, 7, batch=1)
+    yield generation(64, 4096)
     for kernel in KERNELS:
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             for channels, rows in STAGES:
@@ -157,28 +159,44 @@ def checks(quick: bool) -> Iterator[Check]:
             yield contraction(kernel, 512, (7, 7), batch=1, stride=stride)
             yield contraction(kernel, size=(8, 16, 16), taps=3, stride=stride)
             yield contraction(kernel, size=(2048, 2048), taps=3, stride=stride)
+            yield contraction(kernel, size=(4096,), stride=stride)
+            for taps in (1, 9, 11):
+                yield contraction(kernel, taps=taps, stride=stride)
+            # AMD's compiler unrolls what the source does not.
+            yield contraction(kernel, taps=32, stride=stride, registers=176)
             for group_channels in (1, 2, 4, 8, 32, 64, 128):
                 yield contraction(kernel, 128, (28, 28), group_channels=group_channels, taps=3, stride=stride)
 
 
-def build(check: Check, target: str) -> Built:
-    """Compile a launch as Triton's launcher would for these arguments."""
-    launch = check.launch(TARGETS[target].warp_size)
+def signature(check: Check, lanes: int) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
+    """Return types, constants and attributes of the arguments as Triton's launcher would find them.
+
+    Launches of a kernel for which all three are the same share one compilation.
+    """
+    launch = check.launch(lanes)
     pointers = [_TYPES[dtype] for dtype in check.dtypes]
-    signature, constants, attributes = {}, {}, {}
+    types, constants, attributes = {}, {}, {}
     values: list[Any] = [*pointers, *launch.arguments]
     for index, (parameter, value) in enumerate(zip(launch.kernel.params, values, strict=True)):
         if isinstance(value, str):
-            signature[parameter.name] = value
+            types[parameter.name] = value
             attributes[(index,)] = [["tt.divisibility", 16]]
-        elif parameter.is_constexpr or value == 1:
-            signature[parameter.name] = "constexpr"
+        elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
+            types[parameter.name] = "constexpr"
             constants[(index,)] = value
         else:
-            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
+            types[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return types, constants, attributes
+
+
+def build(check: Check, target: str) -> Built:
+    """Compile a launch as Triton's launcher would for these arguments."""
+    lanes = TARGETS[target].warp_size
+    types, constants, attributes = signature(check, lanes)
+    launch = check.launch(lanes)
+    source = ASTSource(fn=launch.kernel, signature=types, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=TARGETS[target], options=launch.options)
     return _amd(compiled) if "hsaco" in compiled.asm else _nvidia(compiled)
 

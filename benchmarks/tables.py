@@ -12,6 +12,8 @@ from typing import Any
 
 from involution.analysis import records
 
+from .gpu import report
+
 BEGIN, END = "<!-- tables: made by python -m benchmarks.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m benchmarks.tables -->", "<!-- end of cells -->"
 CAMVID, CAMVID_END = "<!-- camvid: made by python -m benchmarks.tables -->", "<!-- end of camvid -->"
@@ -251,13 +253,15 @@ def main() -> None:
         ("training-cpu-*", "Training small nets", training_tables),
         ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
         ("detectors-cpu-*", "Detectors", detector_tables),
+        ("gpu-*", "Operator and nets", lambda record: ["", *report.tables(record["results"])]),
     ):
         for path in sorted(arguments.results.glob(f"{pattern}.json")):
             record = records.read(path)
-            threads = record["machine"]["threads"]
+            threads, gpus = record["machine"]["threads"], record["machine"].get("gpus")
+            place = gpus[0] if path.stem.startswith("gpu-") else f"{threads} thread{'s' if threads > 1 else ''}"
             lines += [
                 "",
-                f"## {title}, {threads} thread{'s' if threads > 1 else ''}",
+                f"## {title}, {place}",
                 *make(record),
                 "",
                 source(record, path),

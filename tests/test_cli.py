@@ -1,7 +1,9 @@
 """The command line before a command runs: names, dashes, lists, and arguments without a name."""
 
 import pytest
+import torch
 
+from involution import cli
 from involution.cli import CommandError, _normalised, main
 
 
@@ -56,3 +58,17 @@ def test_the_usage_names_what_may_go_without_a_name(capsys):
             main([command, "--help"])
         printed = capsys.readouterr().out
         assert printed.startswith(start) and "extra positionals" not in printed
+
+
+def test_a_gpu_without_memory_is_a_sentence(monkeypatch, capsys):
+    def call(name, arguments):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8 GiB of which 1 MiB is free."
+        )
+
+    monkeypatch.setattr(cli, "_call", call)
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == (
+        "involution fit: CUDA out of memory. Tried to allocate 20.00 MiB; "
+        "use a smaller batch, smaller images or half precision\n"
+    )

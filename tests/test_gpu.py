@@ -41,11 +41,31 @@ class TestGpu(unittest.TestCase):
         self.assertEqual(next(name for name, reason in reasons.items() if reason is None), "triton")
 
     def test_output_and_gradients(self):
-        for case in (CASE, CASE.with_(stride=2), CASE.with_(dilation=2, kernel=3), Case((37,), kernel=5, channels=32)):
-            for dtype in (torch.float32, torch.float16, torch.bfloat16):
-                for channels_last in (True, False):
-                    with self.subTest(case=str(case), dtype=dtype, channels_last=channels_last):
-                        self.check(case, *tensors(case, dtype, channels_last))
+        # A cross-section: ``benchmarks.gpu.parity`` goes through all geometries.
+        others = (CASE.with_(stride=2), CASE.with_(dilation=2, kernel=3), Case((37,), kernel=5, channels=32))
+        for case, dtype, channels_last in (
+            *((CASE, dtype, True) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
+            *((case, torch.bfloat16, False) for case in (CASE, *others)),
+        ):
+            with self.subTest(case=str(case), dtype=dtype, channels_last=channels_last):
+                self.check(case, *tensors(case, dtype, channels_last))
+
+    def test_memory_that_begins_anywhere(self):
+        """Loads of 16 bytes are only for tensors that lie so."""
+
+        def shifted(t: Tensor) -> Tensor:
+            memory = torch.empty(t.numel() + 1, device="cuda", dtype=t.dtype)
+            return memory[1:].as_strided(t.shape, t.stride()).copy_(t)
+
+        x, h, dy = (shifted(t) for t in tensors(CASE, torch.bfloat16))
+        self.assertTrue(x.data_ptr() % 16)
+        self.check(CASE, x, h, dy)
+
+    def test_expanded_gradients_and_cropped_maps(self):
+        x, h, dy = tensors(CASE, torch.bfloat16)
+        wide = torch.zeros(2, 64, 15, 20, device="cuda", dtype=x.dtype).to(memory_format=torch.channels_last)
+        cropped = wide[:, :, 1:14, 2:19].copy_(x)
+        self.check(CASE, cropped, h[..., :1, :1].expand_as(h), dy[:, :, :1, :1].expand_as(dy))
 
     def test_float64_goes_through_the_reference(self):
         x, h, _ = tensors(CASE, torch.float64)
@@ -140,6 +160,27 @@ class TestGpu(unittest.TestCase):
         expected = involution2d(x[4:, :, -40:, -40:].float(), h[4:, ..., -40:, -40:].float(), backend="reference")
         error = relative_error(y[4:, :, -32:, -32:], expected[:, :, 8:, 8:])
         self.assertLess(error, 1e-2)
+
+    def test_taps_further_apart_than_32_bits_count(self):
+        free, _ = torch.cuda.mem_get_info()
+        if free < 24 << 30:
+            self.skipTest(f"needs 24 GiB of free GPU memory, {free >> 30} GiB are free")
+        # One image, 49 maps of weights: from the first row of taps to the last there are more than 2³¹ elements.
+        side, near, inner = 7200, 40, 32
+        x = torch.randn(1, 16, side, side, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+        h = torch.randn(1, 1, 7, 7, side, side, device="cuda", dtype=torch.bfloat16)
+        dy = torch.randn_like(x)
+        self.assertGreater(h.stride(2) * 6, 2**31)
+
+        def corner(backend: str, x: Tensor, h: Tensor, dy: Tensor) -> list[Tensor]:
+            x, h = x.detach().requires_grad_(), h.detach().requires_grad_()
+            y = involution2d(x, h, backend=backend)
+            results = (y.detach(), *torch.autograd.grad(y, (x, h), dy))
+            return [t[..., -inner:, -inner:].double() for t in results]
+
+        expected = corner("reference", *(t[..., -near:, -near:].double() for t in (x, h, dy)))
+        for actual, e in zip(corner("triton", x, h, dy), expected, strict=True):
+            self.assertLess(relative_error(actual, e), 1e-2)
 
     def test_fused_forward(self):
         from involution.backends.triton import fused

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
 import subprocess
 import sys
 import traceback
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from involution import backends
 
+from . import models, operators, parity, report
+from .processes import Task, spread
+from .records import Records, environment
+
 ROOT = Path(__file__).parents[2]
+Section = tuple[str, Callable[[Records, float], None], float]
 
 
-def tests(records: Any, seconds: float) -> None:
-    """Run the tests that need a GPU; their output goes to ``tests.txt``."""
+def begin_tests(file: IO[str]) -> subprocess.Popen:
+    """Start the tests that need a GPU; their output goes to ``file``."""
     # They are unittest's, so that they run where pytest is not installed.
     command = [sys.executable, "-m", "unittest", "-v", "test_gpu"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    with open(records.folder / "tests.txt", "w") as file:
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT / "tests", env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
-            )
-            status: int | str = done.returncode
-        except subprocess.TimeoutExpired:
-            status = f"stopped after {seconds:.0f} s"
+    path = [str(ROOT / "src"), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    return subprocess.Popen(command, cwd=ROOT / "tests", env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def end_tests(records: Records, process: subprocess.Popen, seconds: float) -> None:
+    """Wait for the tests and record how they ended."""
+    try:
+        status: int | str = process.wait(max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        status = "stopped when the time was over"
     text = (records.folder / "tests.txt").read_text()
     print(text)
     lines = text.splitlines()
@@ -43,28 +53,70 @@ def tests(records: Any, seconds: float) -> None:
     )
 
 
-def summary(records: Any) -> str:
-    """Return the records as Markdown tables: per stage, batch and dtype the times, then the nets."""
-    lines, shapes = [], defaultdict(list)
-    for row in records.rows:
-        if "stage" in row:
-            shapes[row["stage"], row["batch"], row["dtype"]].append(row)
-    for (stage, batch, dtype), rows in shapes.items():
-        lines += [
-            f"\n### Stage {stage}, batch {batch}, {dtype}\n",
-            "| | median µs | GB/s | of copy |",
-            "|---|---:|---:|---:|",
-        ]
-        for row in rows:
-            numbers = [str(row.get(key, "")) for key in ("median_us", "gb_per_s", "of_copy")]
-            lines.append(f"| {row.get('name', '')} {row.get('failed', '')} | {' | '.join(numbers)} |")
-    lines += ["\n### Nets\n", "| net | step | mode | batch | images/s | peak MiB |", "|---|---|---|---:|---:|---:|"]
-    for row in records.rows:
-        if "net" in row:
-            words = [row[key] for key in ("net", "step", "mode", "batch")]
-            rest = [row.get("images_per_s", row.get("failed", row.get("stopped"))), row.get("peak_mib", "")]
-            lines.append(f"| {' | '.join(map(str, words + rest))} |")
-    return "\n".join(lines) + "\n"
+def check_and_compile(records: Records, seconds: float) -> None:
+    """Compare with the reference, and have every kernel compiled before it is measured, in several processes."""
+    tasks: list[Task] = [(models.compile_ahead, name) for name in models.nets() if "rednet" in name]
+    stages = range(len(operators.STAGES))
+    tasks += [(operators.compile_ahead, (s, batch, dtype)) for dtype, batch in operators.PLAN for s in stages]
+    tasks += [(parity.check, item) for item in parity.work()]
+    checked, compiled, done = [], 0, 0
+    try:
+        for (function, item), result in spread(tasks, seconds):
+            done += 1
+            if function is parity.check:
+                checked.append((item, result))
+            elif isinstance(result, BaseException):
+                records.add(compiling=f"{function.__module__} {item}", error=repr(result)[:500])
+            else:
+                compiled += 1
+    except TimeoutError:
+        records.add(stopped=f"{len(tasks) - done} of {len(tasks)} left when the time was over")
+    records.add(compiled=compiled)
+    parity.record(records, checked)
+
+
+def sections(process: subprocess.Popen) -> list[Section]:
+    """Return what is to be done: a name, a function of the records and the seconds it may take, and these seconds."""
+    copy = 0.0
+
+    def bandwidth(records: Records, seconds: float) -> None:
+        nonlocal copy
+        copy = operators.copy_bandwidth(records)
+
+    return [
+        ("parity", check_and_compile, 130),
+        ("tests", lambda r, s: end_tests(r, process, s), 60),
+        ("copy", bandwidth, 10),
+        ("operators", lambda r, s: operators.run(r, copy, s), 110),
+        ("nets", lambda r, s: models.run(r, ("eager", "graph"), (64,), s), 60),
+        ("operators, compiled", lambda r, s: operators.run_compiled(r, copy, s), 60),
+        ("nets, compiled", lambda r, s: models.run(r, ("compiled",), (64,), s), 600),
+    ]
+
+
+def run(records: Records, todo: list[Section]) -> None:
+    """Run section after section; one that fails does not keep the others from running."""
+
+    def expire(*_: Any) -> None:
+        raise TimeoutError("the time was over")
+
+    # A compiler that takes its time must not take the others' too.
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, records.left() + 5), 5)
+    try:
+        for name, function, seconds in todo:
+            records.section = name
+            try:
+                if records.left() <= 0:
+                    records.add(stopped="the time was over")
+                else:
+                    function(records, min(seconds, records.left()))
+            except Exception:
+                # The sections behind it still have something to say.
+                records.add(failed=traceback.format_exc()[-2000:])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def main() -> int:
@@ -74,7 +126,7 @@ def main() -> int:
         "--out",
         type=Path,
         default=Path(os.environ.get("OUT", "runs/gpu")),
-        help="folder for records.jsonl, tests.txt and summary.md (by default $OUT, else runs/gpu)",
+        help="folder for records.jsonl, tests.txt, summary.md and gpu-….json (by default $OUT, else runs/gpu)",
     )
     parser.add_argument("--minutes", type=float, default=7.5, help="stop after this long")
     options = parser.parse_args()
@@ -85,40 +137,26 @@ def main() -> int:
     if reason is not None:
         print(f"benchmarks.gpu: the triton backend does not serve this GPU: {reason}", file=sys.stderr)
         return 1
-
-    from . import models, operators, parity
-    from .records import Records, environment
-
     records = Records(options.out, options.minutes)
     records.section = "environment"
     records.add(**environment())
-    copy = 0.0
-
-    def bandwidth(records: Records, seconds: float) -> None:
-        nonlocal copy
-        copy = operators.copy_bandwidth(records)
-
-    sections: list[tuple[str, Callable[[Records, float], None], float]] = [
-        ("tests", tests, 110),
-        ("parity", parity.run, 100),
-        ("copy", bandwidth, 10),
-        ("operators", lambda r, s: operators.run(r, copy, s), 110),
-        ("nets", lambda r, s: models.run(r, ("eager", "graph"), (64,), s), 60),
-        ("operators, compiled", lambda r, s: operators.run_compiled(r, copy, s), 60),
-        ("nets, compiled", lambda r, s: models.run(r, ("compiled",), (64,), s), 600),
-    ]
-    for name, run, seconds in sections:
-        records.section = name
-        if records.left() <= 0:
-            records.add(stopped="the time was over")
-            continue
+    with open(options.out / "tests.txt", "w") as file:
+        process = begin_tests(file)
         try:
-            run(records, min(seconds, records.left()))
-        except Exception:
-            # The sections behind it still have something to say.
-            records.add(failed=traceback.format_exc()[-2000:])
-        (options.out / "summary.md").write_text(summary(records))
-    print(summary(records))
+            run(records, sections(process))
+        finally:
+            if process.poll() is None:
+                process.kill()
+    return finish(records)
+
+
+def finish(records: Records) -> int:
+    """Write the summary and the record that tables are made from; return the exit status."""
+    text = "\n".join(report.tables(records.rows)) + "\n"
+    (records.folder / "summary.md").write_text(text)
+    print(text)
+    slug = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
+    print(f"copy to results/ to have it in docs/performance.md: {records.write(f'gpu-{slug}')}")
     tested = [row for row in records.rows if row["section"] == "tests"]
     broken = [row for row in records.rows if row["section"] == "parity" and row.get("failed")]
     return 0 if tested and tested[0].get("status") == 0 and not broken else 1

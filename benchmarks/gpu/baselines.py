@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,14 +62,34 @@ def plain_cuda(x: Tensor, h: Tensor) -> Callable[[], Tensor]:
     blocks = -(-x.numel() // 256)
 
     @lru_cache(maxsize=1)
-    def kernel() -> Any:
-        return torch.cuda._compile_kernel(plain_source(x, h), "involution")
+    def kernel() -> Callable[[], None]:
+        return _compiled(plain_source(x, h), (blocks, 1, 1), y, x, h)
 
     def call() -> Tensor:
-        kernel()(grid=(blocks, 1, 1), block=(256, 1, 1), args=[y, x, h, x.numel()])
+        kernel()()
         return y
 
     return call
+
+
+def _compiled(source: str, grid: tuple[int, int, int], y: Tensor, x: Tensor, h: Tensor) -> Callable[[], None]:
+    """Compile by PyTorch's NVRTC, which looks for CUDA's headers; where it finds none, by CuPy's."""
+    block, count = (256, 1, 1), x.numel()
+    try:
+        ours = torch.cuda._compile_kernel(source, "involution")
+        return lambda: ours(grid=grid, block=block, args=[y, x, h, count])
+    except Exception as error:
+        try:
+            import cupy
+        except ImportError:
+            raise error from None
+        theirs = cupy.RawKernel(source, "involution")
+
+        def call() -> None:
+            with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+                theirs(grid, block, (y.data_ptr(), x.data_ptr(), h.data_ptr(), cupy.int32(count)))
+
+        return call
 
 
 def unfold(x: Tensor, h: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .records import Records
-from .timing import throughput
+from .timing import forget_peak, throughput
 
 _SIZE = 224
 
@@ -82,6 +83,13 @@ def graphed(step: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
+def compile_ahead(name: str) -> None:
+    """Run one step of inference and one of training, so that the kernels lie in Triton's cache."""
+    for make in (inference, training):
+        make(nets()[name](), 64, "eager")()
+    torch.cuda.synchronize()
+
+
 def run(records: Records, modes: tuple[str, ...], batches: tuple[int, ...], seconds: float) -> None:
     """Measure both nets in each mode: ``"eager"``, ``"graph"`` or ``"compiled"``."""
     end = records.left() - seconds
@@ -93,7 +101,10 @@ def run(records: Records, modes: tuple[str, ...], batches: tuple[int, ...], seco
                     if records.left() < end:
                         records.add(**row, stopped="the time was over")
                         return
-                    torch.cuda.empty_cache()
+                    # Compiled nets and graphs refer to themselves in circles, and hold their memory until found.
+                    torch.compiler.reset()
+                    gc.collect()
+                    forget_peak()
                     torch.manual_seed(0)
                     try:
                         records.add(**row, **throughput(make(net(), batch, mode), batch))

@@ -19,6 +19,16 @@ from .timing import measure
 
 STAGES = ((64, 56), (128, 28), (256, 14), (512, 7))
 TAPS = 7
+FIRST = (torch.bfloat16, 64)
+PLAN = (
+    FIRST,
+    (torch.float16, 64),
+    (torch.float32, 64),
+    (torch.bfloat16, 1),
+    (torch.bfloat16, 256),
+    (torch.bfloat16, 32),
+)
+_COPY_BYTES = 1 << 30
 _WINDOW = Window((1, 1), (TAPS // 2,) * 2, (1, 1))
 
 
@@ -150,6 +160,8 @@ def compiled(shape: Shape) -> Iterator[tuple[str, Callable[[], Tensor], float, C
     gigabytes = shape.gigabytes(shape.x, shape.field, shape.y)
     nchw = shape.x.contiguous()
     for name, function in (("shifts, compiled", baselines.shifts), ("unfold, compiled", baselines.unfold)):
+        # Each stage is a compilation of its own, not one too many of the same.
+        torch.compiler.reset()
         fast = torch.compile(function, dynamic=False)
         call = lambda fast=fast: fast(nchw, shape.field)  # noqa: E731
         yield name, call, gigabytes, call
@@ -157,7 +169,7 @@ def compiled(shape: Shape) -> Iterator[tuple[str, Callable[[], Tensor], float, C
 
 def copy_bandwidth(records: Records) -> float:
     """Record and return the GPU's bandwidth of a large copy, bytes read and written, in GB/s."""
-    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
+    a = torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cuda").random_()
     b = torch.empty_like(a)
     time = measure(lambda: b.copy_(a))
     speed = 2 * a.numel() / time["median_us"] / 1e3
@@ -166,8 +178,8 @@ def copy_bandwidth(records: Records) -> float:
 
 
 def record(records: Records, shape: Shape, rows: Iterator[tuple], copy: float) -> None:
-    """Time every row, forwards only after their result was compared."""
-    while True:
+    """Time every row as far as the time goes, forwards only after their result was compared."""
+    while records.left() > 0:
         row: dict[str, Any] = {
             "stage": shape.stage,
             "batch": shape.batch,
@@ -189,22 +201,28 @@ def record(records: Records, shape: Shape, rows: Iterator[tuple], copy: float) -
             # One peer that does not run here must not cost the others' numbers.
             records.add(**row, failed=f"{type(error).__name__}: {str(error)[:300]}")
             continue
-        speed = gigabytes / time["median_us"] * 1e6
-        records.add(**row, **time, gb_per_s=round(speed, 1), of_copy=round(speed / copy, 3))
+        speed = gigabytes / max(time["median_us"], 1e-3) * 1e6
+        share = {"of_copy": round(speed / copy, 3)} if copy else {}
+        records.add(**row, **time, gb_per_s=round(speed, 1), **share)
+
+
+def compile_ahead(item: tuple[int, int, torch.dtype]) -> None:
+    """Call every kernel of ours for a stage, batch and dtype once, so that it lies in Triton's cache."""
+    shape = Shape(*item)
+    for _, call, *_ in ours(shape):
+        call()
+    if (shape.dtype, shape.batch) == FIRST:
+        with without_strips():
+            for _, call, *_ in taps(shape):
+                call()
+    torch.cuda.synchronize()
 
 
 def run(records: Records, copy: float, seconds: float) -> None:
     """Time batch 64 in bfloat16 first, then the other dtypes and batches, as far as the time goes."""
     end = records.left() - seconds
-    plan: list[tuple[torch.dtype, int, tuple[Callable[[Shape], Iterator[tuple]], ...]]] = [
-        (torch.bfloat16, 64, (ours, peers, unfolded)),
-        (torch.float16, 64, (ours, peers)),
-        (torch.float32, 64, (ours, peers)),
-        (torch.bfloat16, 1, (ours, peers)),
-        (torch.bfloat16, 256, (ours, peers)),
-        (torch.bfloat16, 32, (ours, peers)),
-    ]
-    for dtype, batch, groups in plan:
+    for dtype, batch in PLAN:
+        groups = (ours, peers, unfolded) if (dtype, batch) == FIRST else (ours, peers)
         for stage in range(len(STAGES)):
             if records.left() < end:
                 records.add(stopped=f"before batch {batch}, {dtype}, stage {stage + 1}: the time was over")
@@ -212,7 +230,7 @@ def run(records: Records, copy: float, seconds: float) -> None:
             shape = Shape(stage, batch, dtype)
             for rows in groups:
                 record(records, shape, rows(shape), copy)
-            if (dtype, batch) == (torch.bfloat16, 64):
+            if (dtype, batch) == FIRST:
                 with without_strips():
                     record(records, shape, taps(shape), copy)
 
@@ -231,5 +249,5 @@ def run_compiled(records: Records, copy: float, seconds: float) -> None:
         if records.left() < end:
             records.add(stopped=f"before stage {stage + 1}: the time was over")
             return
-        shape = Shape(stage, 64, torch.bfloat16)
+        shape = Shape(stage, FIRST[1], FIRST[0])
         record(records, shape, compiled(shape), copy)

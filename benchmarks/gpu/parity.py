@@ -1,16 +1,10 @@
-"""The Triton backend against the reference in float64 on the GPU, over the geometries of the tests.
-
-Compiling takes most of the time, so several processes share the work.
-"""
+"""The Triton backend against the reference in float64 on the GPU, over the geometries of the tests."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -73,36 +67,23 @@ def check(item: tuple[int, str, bool]) -> list[dict[str, Any]]:
     return rows
 
 
-def run(records: Records, seconds: float) -> None:
-    """Check as much as fits into the time; record failures one by one, and a count and the worst per dtype."""
-    items = list(work())
-    results: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    end = records.left() - seconds
-    context = multiprocessing.get_context("spawn")
-    # Processes of their own: each imports torch, so no more than there are cores, and few on a small GPU.
-    pool = ProcessPoolExecutor(max(1, min(12, (os.cpu_count() or 2) - 2)), mp_context=context)
-    futures = {pool.submit(check, item): item for item in items}
-    try:
-        for future in as_completed(futures, timeout=max(1.0, records.left() - end)):
-            index, dtype, _ = futures[future]
-            try:
-                rows = future.result()
-            except Exception as error:
-                # A fault of any kind is the finding this is for.
-                rows = [
-                    {"case": index, "dtype": dtype, "contraction": "all", "passed": False, "error": repr(error)[:500]}
-                ]
-            for row in rows:
-                results[row["dtype"], row["contraction"]].append(row)
-                if not row["passed"]:
-                    records.add(**row)
-    except TimeoutError:
-        records.add(stopped=f"{sum(not f.done() for f in futures)} of {len(futures)} left when the time was over")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-    for (dtype, contraction), rows in sorted(results.items()):
+def record(records: Records, results: list[tuple[tuple[int, str, bool], Any]]) -> None:
+    """Record the failures of `check` one by one, and a count and the worst error per dtype and contraction.
+
+    Args:
+        records: where they go.
+        results: items of `work`, each with what `check` returned or raised.
+    """
+    done: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for (index, dtype, _), rows in results:
+        if isinstance(rows, BaseException):
+            # A fault of any kind is the finding this is for.
+            rows = [{"case": index, "dtype": dtype, "contraction": "all", "passed": False, "error": repr(rows)[:500]}]
+        for row in rows:
+            done[row["dtype"], row["contraction"]].append(row)
+            if not row["passed"]:
+                records.add(**row)
+    for (dtype, contraction), rows in sorted(done.items()):
         numbers = [row["error"] for row in rows if isinstance(row["error"], float)]
         records.add(
             dtype=dtype,

@@ -32,12 +32,17 @@ class Records:
         """Return the seconds left."""
         return self.end - time.monotonic()
 
+    def write(self, name: str) -> Path:
+        """Write all of them as one record, for the folder of results."""
+        return records.write(name, {"seed": 0, "results": self.rows}, self.folder)
+
     def add(self, **values: Any) -> None:
         """Write one record to the disk and to the terminal."""
         row = {"section": self.section} | values
         self.rows.append(row)
         with open(self.folder / "records.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+            # Whatever it is, it must not cost what was measured.
+            file.write(json.dumps(row, default=str) + "\n")
         words = " ".join(f"{key}={value}" for key, value in values.items())
         print(f"[{time.monotonic() - self.start:5.0f} s] {self.section}: {words}", flush=True)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import torch
+
 
 class Command(NamedTuple):
     """A subcommand: where its function is, imported when it is called, and what the help says of it."""
@@ -59,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (CommandError, ImportError, OSError) as error:
         print(f"involution {name}: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        # Its message goes on about the allocator's settings.
+        words = str(error).partition(". GPU")[0].splitlines()[0]
+        print(f"involution {name}: {words}; use a smaller batch, smaller images or half precision", file=sys.stderr)
         return 1
     return 0
 

@@ -37,7 +37,11 @@ def report() -> str:
     for device in devices:
         name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
         lines += ["", f"{device}{name}"]
-        reasons = {dtype: backends.explain(device, dtype) for dtype in _DTYPES}
+        try:
+            reasons = {dtype: backends.explain(device, dtype) for dtype in _DTYPES}
+        except torch.OutOfMemoryError:
+            lines.append("  no memory is left on it to try a kernel; end what holds it, then ask again")
+            continue
         for dtype, by_backend in reasons.items():
             serving = next(backend for backend, reason in by_backend.items() if reason is None)
             lines.append(f"  {str(dtype).removeprefix('torch.'):<9} served by {serving}")

@@ -52,6 +52,18 @@ def test_equals_generation_and_multiply_add(size, groups, hidden, taps, channels
     assert relative_error(out, exact(x, h, weight, offset)) < bound
 
 
+def test_offsets_of_64_bits(monkeypatch):
+    x, h, weight, bias = tensors((9, 7), 2, 16, (7, 7), torch.float16, True)
+    outs = [torch.full_like(x, float("nan")) for _ in range(2)]
+    for out, narrow in zip(outs, (fused.NARROW, 0), strict=True):
+        monkeypatch.setattr(fused, "NARROW", narrow)
+        fused.span_and_contract(out, x, h, weight, bias)
+    assert torch.equal(*outs)
+    assert fused.plan(1, (9, 7), 2, 16, 16, (7, 7)).arguments[-1]
+    monkeypatch.undo()
+    assert [fused.plan(1, (side, side), 32, 16, 128, (7, 7)).arguments[-1] for side in (1024, 2048)] == [False, True]
+
+
 def test_not_a_number_stays_in_its_image_and_group():
     x, h, weight, bias = tensors((5, 6), 2, 8, (3, 3), torch.float16, True)
     x[0, 20, 2, 3] = float("nan")

@@ -6,6 +6,7 @@ from cases import CASES, Case, cases, relative_error
 
 from involution import backends
 from involution.backends import reference, triton
+from involution.backends.triton import launch
 from involution.geometry import empty_field, empty_map
 
 HALF = [
@@ -70,6 +71,18 @@ def test_launch_table(case):
     check(case, *case.tensors(torch.float32, True), True)
 
 
+@cases(
+    Case((2, 40), kernel=(1, 32), padding=(0, 15), channels=2),
+    Case((70,), kernel=32, padding=30, stride=2, channels=2),
+    Case((40,), kernel=19, dilation=2, channels=2),
+    Case((2, 15), kernel=(1, 11), channels=2),
+    Case((2, 15), kernel=(1, 9), channels=2),
+)
+@pytest.mark.usefixtures("one_tile")
+def test_long_rows_of_taps(case):
+    check(case, *case.tensors(torch.float32, True), True)
+
+
 @pytest.mark.usefixtures("one_tile")
 def test_any_strides():
     case = Case((6, 8), channels=8)
@@ -97,6 +110,49 @@ def test_offsets_beyond_32_bits(stride):
         check(case, *((view, h, dy) if tensor is x else (x, h, view)))
     field = far.as_strided(h.shape, (2**31, *h.stride()[1:]))
     check(case, x, field.copy_(h), dy)
+
+
+def far_apart(tensor, dim, step):
+    """Return ``tensor`` in memory that is never touched elsewhere, ``step`` elements between neighbours along ``dim``."""
+    strides = [*tensor.contiguous().stride()]
+    strides[dim] = step
+    room = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, strides, strict=True))
+    return torch.empty(room, dtype=tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)
+
+
+@pytest.mark.usefixtures("one_tile")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("volume", [False, True])
+def test_steps_beyond_32_bits(stride, volume):
+    """Strides that fit into 32 bits, but not several of them; maps of single channels are used where they lie."""
+    size, kernel = ((2, 2, 4), (3, 1, 3)) if volume else ((3, 5), 3)
+    case = Case(size, kernel, channels=2, groups=2, batch=1, stride=stride)
+    x, h, dy = case.tensors(torch.float16)
+    step = 2**30 + 8
+    for dim in range(2, x.ndim):
+        check(case, *(far_apart(t, dim, step) for t in (x, h, dy)))
+        check(case, x, far_apart(h, dim + case.dims, step), dy)
+
+
+@pytest.mark.usefixtures("one_tile")
+@pytest.mark.parametrize("block_channels", [1, 2])
+def test_channels_beyond_32_bits(block_channels, monkeypatch):
+    """Channels of a group that come in several blocks, far from each other."""
+    case = Case((3, 3), channels=4, groups=1, batch=1, stride=2)
+    monkeypatch.setattr(launch, "_MOST_CHANNELS", block_channels)
+    x, h, dy = case.tensors(torch.float16)
+    check(case, far_apart(x, 1, 2**30 + 8), h, dy)
+    check(case, x, h, far_apart(dy, 1, 2**30 + 8))
+
+
+@pytest.mark.usefixtures("one_tile")
+def test_padding_beyond_32_bits():
+    """Windows that reach further outside than the map is long, in a map of few long rows."""
+    case = Case((2, 2), kernel=(5, 3), padding=(4, 1), channels=2, groups=2, batch=1)
+    x, h, dy = case.tensors(torch.float16)
+    check(case, far_apart(x, 2, 2**29 + 8), h, dy)
+    check(case, x, h, far_apart(dy, 2, 2**27 + 8))
+    check(case, x, far_apart(h, 4, 2**27 + 8), dy)
 
 
 @pytest.mark.usefixtures("one_tile")

@@ -2,8 +2,8 @@
 
 Products are summed in float32, by one program per result in a fixed order: the same call gives the same bits. Tensors
 are used where they lie, through their strides; only a map that every tap reads again is first copied to channels_last
-order if it has another, so that a load takes 16 bytes. Triton is imported when the first GPU tensor comes. With ``TRITON_INTERPRET=1`` in the environment the kernels run in Triton's
-interpreter, on CPU tensors: slow, for tests.
+order if it has another, so that a load takes 16 bytes. Triton is imported when the first GPU tensor comes. With
+``TRITON_INTERPRET=1`` in the environment the kernels run in Triton's interpreter, on CPU tensors: slow, for tests.
 """
 
 from __future__ import annotations

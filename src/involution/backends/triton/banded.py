@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+from .tiles import widen
+
 # The interpreter computes with bfloat16's bits as if they were integers.
 INTERPRETED: tl.constexpr = tl.constexpr(bool(knobs.runtime.interpret))
 
@@ -33,17 +35,18 @@ def forward(
     X, Hidden, Span, Bias, Y,
     height, width,
     GROUPS: tl.constexpr, CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, BLOCKS: tl.constexpr, PARTS: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, BLOCKS: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Write ``Y = involution(X, Span · Hidden + Bias)`` for maps (B, H, W, C) whose channels lie together.
 
     ``Span`` is (G, KH, 8, C_hidden) and ``Bias`` (G, KH, 8), each row of taps padded to eight. A program takes
-    ``BLOCKS`` blocks of 16 pixels and one of ``PARTS`` shares of the groups.
+    ``BLOCKS`` blocks of 16 pixels and one of ``PARTS`` shares of the groups. ``WIDE`` is whether offsets within one
+    image need 64 bits.
     """
     pixels = height * width
     tiles = (pixels + BLOCKS * 16 - 1) // (BLOCKS * 16)
     part = tl.program_id(0) % PARTS
-    tile = (tl.program_id(0) // PARTS) % tiles
+    tile = widen((tl.program_id(0) // PARTS) % tiles, WIDE)
     b = (tl.program_id(0) // PARTS // tiles).to(tl.int64)
     X += b * pixels * (GROUPS * CHANNELS)
     Y += b * pixels * (GROUPS * CHANNELS)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..request import Request, Window
 from . import banded
-from .launch import options, power_of_two
+from .launch import NARROW, options, power_of_two
 
 # Each row of taps is padded to this many columns.
 _COLUMNS = 8
@@ -26,7 +26,7 @@ class FusedLaunch(NamedTuple):
     """The kernel's programs, what follows its five tensors, and the compiler's options."""
 
     programs: int
-    arguments: tuple[int, ...]
+    arguments: tuple[int | bool, ...]
     options: dict[str, Any]
     kernel: Any = banded.forward
 
@@ -58,7 +58,9 @@ def plan(
     while programs * parts < _FEW_PROGRAMS and groups % (2 * parts) == 0:
         parts *= 2
     block_hidden = max(16, power_of_two(hidden))
-    arguments = (*size, groups, group_channels, hidden, block_hidden, *taps, _BLOCKS, parts)
+    # Rows of taps above and below an image are numbered as if they were in it.
+    wide = (size[0] + taps[0]) * size[1] * max(groups * group_channels, hidden) > NARROW
+    arguments = (*size, groups, group_channels, hidden, block_hidden, *taps, _BLOCKS, parts, wide)
     return FusedLaunch(programs * parts, arguments, options(_WARPS) | {"num_stages": _STAGES})
 
 

@@ -15,8 +15,8 @@ from . import strips, taps
 
 # Threads per warp: AMD's data-centre GPUs run 64 in step.
 LANES = 64 if torch.version.hip else 32
-# Offsets are 32-bit up to this many elements, with room for the columns that a window reaches outside the map.
-_NARROW = 2**30
+# Offsets are 32-bit up to this many elements, with room for the pixels by which the last tile hangs over.
+NARROW = 2**30
 
 
 class Tile(NamedTuple):
@@ -80,6 +80,8 @@ _TABLE = {
 # Below this number of programs a large GPU has multiprocessors without work: a program gets the share of one warp.
 _FEW_PROGRAMS = 512
 _MOST_CHANNELS = 32
+# A longer row of taps, unrolled over strips, does not fit into the registers.
+_LONGEST_STRIP_ROW = 9
 # Strips of the kernel gradient hold all channels of a group.
 _MOST_STRIP_CHANNELS = 64
 
@@ -154,7 +156,16 @@ def _plan(
     pixels = x[0] * prod(counted)
     block = tile(kernel, strip, group_channels, itemsize, pixels * groups, lanes)
     blocks = 1 if kernel == "kernel_gradient" else -(-group_channels // block.channels)
-    wide = max(_extent(x, x_stride), _extent(field, field_stride), _extent(y, y_stride)) > _NARROW
+    # Windows, and in the input gradient the search for them, reach outside the map.
+    reach = [p + d * (k - 1) for p, d, k in zip(padding, dilation, taps_per_dim, strict=True)][3 - dims :]
+    wide = (
+        max(
+            _extent(x, x_stride, (0, 0, *reach)),
+            _extent(y, y_stride, (0, 0, *reach)),
+            _extent(field, field_stride, (0, 0, *(0,) * dims, *reach)),
+        )
+        > NARROW
+    )
     volume = size[0] > 1 or out_size[0] > 1 or taps_per_dim[0] > 1
     rows = taps_per_dim[1]
     if kernel == "input_gradient" and dilation[1] == 1:
@@ -193,13 +204,13 @@ def serves_strips(
     kernel: str, group_channels: int, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> bool:
     """Whether the register-reusing kernels serve this geometry: neighbouring pixels share what they read."""
-    if kernel_size[-1] < 3 or stride[-1] != 1 or dilation[-1] != 1:
+    if not 3 <= kernel_size[-1] <= _LONGEST_STRIP_ROW or stride[-1] != 1 or dilation[-1] != 1:
         return False
     if kernel == "input_gradient":
         return all(s == 1 for s in stride)
     return kernel == "forward" or group_channels <= _MOST_STRIP_CHANNELS
 
 
-def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return the largest offset between two elements of a tensor."""
-    return sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+def _extent(shape: Sequence[int], strides: Sequence[int], reach: Sequence[int]) -> int:
+    """Return the largest offset in a tensor whose indices are exceeded by ``reach`` in both directions."""
+    return sum((n - 1 + 2 * r) * s for n, s, r in zip(shape, strides, reach, strict=True))

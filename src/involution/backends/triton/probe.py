@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -24,6 +25,9 @@ def fault(device: torch.device) -> Fault | None:
 
     The first call for a GPU compiles and launches a kernel of one instruction, which needs all that the others need:
     a compiler for the GPU, a C compiler for the launcher, a driver that takes the code.
+
+    Raises:
+        torch.OutOfMemoryError: no memory is left on the GPU to try it, which says nothing about Triton.
     """
     if find_spec("triton") is None:
         return Fault("Triton is not installed; install it with: pip install triton (on Windows: triton-windows)")
@@ -36,12 +40,27 @@ def fault(device: torch.device) -> Fault | None:
             return Fault(f"the GPU {device} has compute capability {have}; its kernels need {need} or newer")
     try:
         _launch(device)
+    except torch.OutOfMemoryError:
+        # Whoever asks now has too little memory for anything else; the answer must not outlive that.
+        raise
     except Exception as error:
         # Triton raises whatever its compilers, the launcher's build or the driver raise.
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "; install a C compiler (Debian: apt install gcc) or name one in CC" if "compiler" in words else ""
-        return Fault(f"Triton cannot launch a kernel on {device}: {words}{advice}")
+        return Fault(f"Triton cannot launch a kernel on {device}: {_words(error)}")
     return None
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong, and what to do where that is known."""
+    if isinstance(error, (subprocess.CalledProcessError, FileNotFoundError)):
+        tool = error.cmd[0] if isinstance(error, subprocess.CalledProcessError) else error.filename
+        return (
+            f"{tool} did not build its launcher; install a C compiler and Python's headers "
+            "(Debian: apt install gcc python3-dev), or name another compiler in CC"
+        )
+    words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "C compiler" in words:
+        words += "; install a C compiler (Debian: apt install gcc) or name one in CC"
+    return words
 
 
 def _launch(device: torch.device) -> None:

@@ -13,36 +13,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def locate(pixel, depth, height, width, VOLUME: tl.constexpr):
-    """Return batch index and coordinates of a pixel's number; ``VOLUME`` is whether there is more than one plane."""
-    column = pixel % width
-    row = pixel // width
-    if VOLUME:
-        plane = row // height
-        return plane // depth, plane % depth, row % height, column
-    else:
-        return row // height, row * 0, row % height, column
-
-
-@triton.jit
-def assignment(pixels, groups, BLOCK_PIXELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr, WIDE: tl.constexpr):
-    """Return pixel numbers, group and channel block of this program; programs of one pixel tile follow each other.
-
-    ``WIDE`` is whether offsets need 64 bits.
-    """
-    program = tl.program_id(0)
-    block = program % CHANNEL_BLOCKS
-    group = (program // CHANNEL_BLOCKS) % groups
-    tile = program // CHANNEL_BLOCKS // groups
-    if WIDE:
-        tile = tile.to(tl.int64)
-        group = group.to(tl.int64)
-    return tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS), group, block
+from .tiles import (
+    ANY_VALUE,
+    assignment,
+    channels_of,
+    load_pixels,
+    load_weights,
+    locate,
+    pixel_offset,
+    row_inside,
+    row_offset,
+    store_pixels,
+    widen,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def forward(
     X, Kernel, Y,
     pixels, groups, rows,
@@ -61,31 +47,26 @@ def forward(
     p, g, block = assignment(pixels, groups, BLOCK_PIXELS, (CHANNELS + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS, WIDE)
     b, z, i, j = locate(p, out_depth, out_height, out_width, VOLUME)
     inside = p < pixels
-    c = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    in_group = (c < CHANNELS)[None, :]
-    channel = (g * CHANNELS + c)[None, :]
+    channel, in_group = channels_of(g, block, CHANNELS, BLOCK_CHANNELS)
     z0, i0, j0 = z * SD - PD, i * SH - PH, j * SW - PW
-    x_pixel = X + (b * x_b + z0 * x_d + i0 * x_h + j0 * X_W)[:, None] + channel * x_c
-    weight = Kernel + (b * k_b + z * k_d + i * k_h + j * k_w) + g * k_g
+    x_pixel = X + pixel_offset(b, z0, i0, j0, x_b, x_d, x_h, X_W)[:, None] + channel * x_c
+    weight = Kernel + pixel_offset(b, z, i, j, k_b, k_d, k_h, k_w) + g * k_g
+    tap = widen(k_v, WIDE)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), dtype=tl.float32)
     for t in tl.range(KD):
         for u in tl.range(rows):
-            row = inside & (i0 + u * DH >= 0) & (i0 + u * DH < height)
-            if VOLUME:
-                row = row & (z0 + t * DD >= 0) & (z0 + t * DD < depth)
-            x_row = x_pixel + (t * DD * x_d + u * DH * x_h)
-            w_row = weight + (t * k_t + u * k_u)
+            row = row_inside(inside, z0 + t * DD, i0 + u * DH, depth, height, VOLUME)
+            x_row = x_pixel + row_offset(t * DD, u * DH, x_d, x_h, WIDE)
+            w_row = weight + row_offset(t, u, k_t, k_u, WIDE)
             for v in tl.static_range(KW):
                 # Outside the map neither is read, so that an infinite weight there meets no zero.
                 reads = row & (j0 + v * DW >= 0) & (j0 + v * DW < width)
-                w = tl.load(w_row + v * k_v, mask=reads, other=0.0).to(tl.float32)
-                x = tl.load(x_row + v * DW * X_W, mask=reads[:, None] & in_group, other=0.0).to(tl.float32)
-                total += w[:, None] * x
-    y_pixel = Y + (b * y_b + z * y_d + i * y_h + j * y_w)[:, None] + channel * y_c
-    tl.store(y_pixel, total.to(Y.dtype.element_ty), mask=inside[:, None] & in_group)
+                total += load_weights(w_row + v * tap, reads) * load_pixels(x_row + v * DW * X_W, reads, in_group)
+    y_pixel = Y + pixel_offset(b, z, i, j, y_b, y_d, y_h, y_w)[:, None] + channel * y_c
+    store_pixels(y_pixel, total, inside, in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def input_gradient(
     X, Kernel, Y,
     pixels, groups, rows,
@@ -108,12 +89,13 @@ def input_gradient(
     p, g, block = assignment(pixels, groups, BLOCK_PIXELS, (CHANNELS + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS, WIDE)
     b, z, i, j = locate(p, depth, height, width, VOLUME)
     inside = p < pixels
-    c = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    in_group = (c < CHANNELS)[None, :]
-    channel = (g * CHANNELS + c)[None, :]
+    channel, in_group = channels_of(g, block, CHANNELS, BLOCK_CHANNELS)
     STEP_D: tl.constexpr = SD if DD == 1 else 1
     STEP_H: tl.constexpr = SH if DH == 1 else 1
     STEP_W: tl.constexpr = SW if DW == 1 else 1
+    COLUMNS: tl.constexpr = (KW + STEP_W - 1) // STEP_W
+    # More columns than this at a time do not fit into the registers.
+    UNROLLED: tl.constexpr = COLUMNS if COLUMNS < 16 else 16
     y_group = Y + (b * y_b)[:, None] + channel * y_c
     w_group = Kernel + b * k_b + g * k_g
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), dtype=tl.float32)
@@ -130,19 +112,19 @@ def input_gradient(
             reads_line = reads_plane & (u < KH) & (line >= 0) & (o_h < out_height) & (o_h * SH == line)
             y_row = y_group + (o_d * y_d + o_h * y_h)[:, None]
             w_row = w_group + (t * k_t + u * k_u + o_d * k_d + o_h * k_h)
-            for v_step in tl.static_range((KW + STEP_W - 1) // STEP_W):
-                v = (j + PW) % STEP_W + v_step * STEP_W
-                column = j + PW - v * DW
-                o_w = column // SW
-                reads = reads_line & (v < KW) & (column >= 0) & (o_w < out_width) & (o_w * SW == column)
-                w = tl.load(w_row + (v * k_v + o_w * k_w), mask=reads, other=0.0).to(tl.float32)
-                y = tl.load(y_row + (o_w * Y_W)[:, None], mask=reads[:, None] & in_group, other=0.0).to(tl.float32)
-                total += w[:, None] * y
-    x_pixel = X + (b * x_b + z * x_d + i * x_h + j * x_w)[:, None] + channel * x_c
-    tl.store(x_pixel, total.to(X.dtype.element_ty), mask=inside[:, None] & in_group)
+            for first in tl.range(0, COLUMNS, UNROLLED):
+                for n in tl.static_range(UNROLLED):
+                    v = (j + PW) % STEP_W + (first + n) * STEP_W
+                    column = j + PW - v * DW
+                    o_w = column // SW
+                    reads = reads_line & (v < KW) & (column >= 0) & (o_w < out_width) & (o_w * SW == column)
+                    w = load_weights(w_row + (v * k_v + o_w * k_w), reads)
+                    total += w * load_pixels(y_row + (o_w * Y_W)[:, None], reads, in_group)
+    x_pixel = X + pixel_offset(b, z, i, j, x_b, x_d, x_h, x_w)[:, None] + channel * x_c
+    store_pixels(x_pixel, total, inside, in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def kernel_gradient(
     X, Kernel, Y,
     pixels, groups, rows,
@@ -161,32 +143,28 @@ def kernel_gradient(
     p, g, _ = assignment(pixels, groups, BLOCK_PIXELS, 1, WIDE)
     b, z, i, j = locate(p, out_depth, out_height, out_width, VOLUME)
     inside = p < pixels
-    c = tl.arange(0, BLOCK_CHANNELS)
-    channel = (g * CHANNELS + c)[None, :]
+    channel, in_group = channels_of(g, 0, CHANNELS, BLOCK_CHANNELS)
     z0, i0, j0 = z * SD - PD, i * SH - PH, j * SW - PW
-    x_pixel = X + (b * x_b + z0 * x_d + i0 * x_h + j0 * X_W)[:, None] + channel * x_c
-    y_pixel = Y + (b * y_b + z * y_d + i * y_h + j * y_w)[:, None] + channel * y_c
-    weight = Kernel + (b * k_b + z * k_d + i * k_h + j * k_w) + g * k_g
+    x_pixel = X + pixel_offset(b, z0, i0, j0, x_b, x_d, x_h, X_W)[:, None] + channel * x_c
+    y_pixel = Y + pixel_offset(b, z, i, j, y_b, y_d, y_h, y_w)[:, None] + channel * y_c
+    weight = Kernel + pixel_offset(b, z, i, j, k_b, k_d, k_h, k_w) + g * k_g
+    tap = widen(k_v, WIDE)
     BLOCKS: tl.constexpr = (CHANNELS + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
-    first = tl.load(y_pixel, mask=inside[:, None] & (c < CHANNELS)[None, :], other=0.0).to(tl.float32)
+    first = load_pixels(y_pixel, inside, in_group)
     for t in tl.range(KD):
         for u in tl.range(rows):
-            row = inside & (i0 + u * DH >= 0) & (i0 + u * DH < height)
-            if VOLUME:
-                row = row & (z0 + t * DD >= 0) & (z0 + t * DD < depth)
-            x_row = x_pixel + (t * DD * x_d + u * DH * x_h)
-            w_row = weight + (t * k_t + u * k_u)
+            row = row_inside(inside, z0 + t * DD, i0 + u * DH, depth, height, VOLUME)
+            x_row = x_pixel + row_offset(t * DD, u * DH, x_d, x_h, WIDE)
+            w_row = weight + row_offset(t, u, k_t, k_u, WIDE)
             for v in tl.static_range(KW):
                 reads = row & (j0 + v * DW >= 0) & (j0 + v * DW < width)
                 x_tap = x_row + v * DW * X_W
-                x = tl.load(x_tap, mask=reads[:, None] & (c < CHANNELS)[None, :], other=0.0).to(tl.float32)
-                total = tl.sum(first * x, axis=1)
+                total = tl.sum(first * load_pixels(x_tap, reads, in_group), axis=1)
                 for block in tl.range(1, BLOCKS):
-                    shift = block * BLOCK_CHANNELS
-                    more = inside[:, None] & (c + shift < CHANNELS)[None, :]
-                    y = tl.load(y_pixel + shift * y_c, mask=more, other=0.0).to(tl.float32)
-                    x = tl.load(x_tap + shift * x_c, mask=more & reads[:, None], other=0.0).to(tl.float32)
-                    total += tl.sum(y * x, axis=1)
+                    more = channels_of(g, block, CHANNELS, BLOCK_CHANNELS)[1]
+                    shift = widen(block * BLOCK_CHANNELS, WIDE)
+                    y = load_pixels(y_pixel + shift * y_c, inside, more)
+                    total += tl.sum(y * load_pixels(x_tap + shift * x_c, reads, more), axis=1)
                 # A tap outside the map has no gradient, even where the output's is infinite.
                 total = tl.where(reads, total, 0.0)
-                tl.store(w_row + v * k_v, total.to(Kernel.dtype.element_ty), mask=inside)
+                tl.store(w_row + v * tap, total.to(Kernel.dtype.element_ty), mask=inside)
