@@ -24,7 +24,7 @@ from . import backends, batch_norm, library
 from .backends import Request, native
 from .geometry import empty_map
 
-__all__ = ["READY", "Last", "Sequential", "apply", "combines", "serves"]
+__all__ = ["READY", "Last", "Sequential", "apply", "check_together", "combines", "serves"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -241,20 +241,21 @@ def _checked_pointwise(
     out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
 ) -> None:
     """Do the same; behind the dispatcher, anybody may call it with anything."""
-    library.check_together(out, x, weight, residual, *last[:5])
-    channels, depth, *taps = weight.shape
-    if x.ndim != weight.ndim or len(stride) != len(taps) or min(stride) < 1:
-        raise ValueError(f"a map {tuple(x.shape)}, a weight {tuple(weight.shape)} and {tuple(stride)} do not fit")
-    size = (x.shape[0], channels, *((n - 1) // s + 1 for n, s in zip(x.shape[2:], stride, strict=True)))
-    if out.shape != size or x.shape[1] != depth or any(n > 1 for n in taps):
-        raise ValueError(
-            f"a map {tuple(x.shape)} and a weight {tuple(weight.shape)} with stride {tuple(stride)} do not give a map "
-            f"{tuple(out.shape)} by a 1×1 convolution"
-        )
-    if residual is not None and residual.shape != size:
-        raise ValueError(f"the residual must have the shape {size} of the result, got {tuple(residual.shape)}")
+    check_together(out, residual, x, weight, *last[:5])
     if out.numel():
         _pointwise_into(out, add, residual, x, weight, stride, *last)
+
+
+def check_together(first: Tensor, *others: Tensor | None) -> None:
+    """Refuse tensors that the native kernels cannot read together.
+
+    Raises:
+        TypeError: they differ in their dtype, or one is not on the CPU.
+    """
+    dtype = first.dtype
+    for other in others:
+        if other is not None and (other.dtype is not dtype or not other.is_cpu):
+            library.check_together(first, other)
 
 
 library.LIBRARY.impl("pointwise", _checked_pointwise, "CPU")

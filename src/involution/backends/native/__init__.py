@@ -189,9 +189,9 @@ def pointwise(
         residual: as ``out``, or None.
     """
     scale, offset, relu = last
-    residual_stride = None if residual is None else residual.stride()
+    beside = None if residual is None else (residual.shape, residual.stride())
     problem = _pointwise_problem(
-        out.dtype, input.shape, input.stride(), out.shape, out.stride(), residual_stride, stride, relu
+        out.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), beside, stride, relu
     )
     library = loader.library()
     status = library.pointwise(
@@ -298,8 +298,22 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _pointwise_problem(
-    dtype: torch.dtype, x: Any, x_stride: Any, y: Any, y_stride: Any, residual_stride: Any, stride: Any, relu: bool
+    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, beside: Any, stride: Any, relu: bool
 ) -> bytes:
+    """Return the call as csrc/problem.h lays it out.
+
+    Raises:
+        ValueError: the sizes are not those of a 1×1 convolution.
+    """
+    fits = weight[1:] == (x[1], *weight[2:]) and all(n == 1 for n in weight[2:]) and len(stride) == len(x) - 2
+    fits = fits and min(stride) > 0 and len(x) <= 5
+    size = (x[0], weight[0], *((n - 1) // s + 1 for n, s in zip(x[2:], stride, strict=True))) if fits else None
+    if size != y or (beside is not None and beside[0] != y):
+        raise ValueError(
+            f"a map {tuple(x)} and a weight {tuple(weight)} with stride {stride} do not give a map {tuple(y)} by a 1×1 "
+            f"convolution{'' if beside is None else f', or a residual {tuple(beside[0])} cannot be added to it'}"
+        )
+    residual_stride = None if beside is None else beside[1]
     missing = 5 - len(x)
 
     def steps(strides: Any) -> tuple[int, ...]:
