@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 
 def medians(functions: dict[str, Callable], rounds: int) -> dict[str, dict[str, float]]:
-    """Time every function once per round; return median and quartiles in milliseconds."""
-    for function in functions.values():
-        function()
+    """Time every function once per round, after three rounds to warm up; return median and quartiles in milliseconds."""
+    for _ in range(3):
+        for function in functions.values():
+            function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
