@@ -126,7 +126,6 @@ struct KernelGradient {
     Cut cut{p.batch, p.out[0], p.out[1], p.out[2], p.groups, p.out[1], p.out[2], p.groups};
     const i64 row_bytes = larger(1, p.out[2] * p.groups * taps_of(p) * i64(sizeof(T)));
     cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
-    const i64 taps = taps_of(p);
     i64 values[3];
     auto needed = [&] {
       scratch_values(cut, values);
