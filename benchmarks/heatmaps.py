@@ -15,7 +15,7 @@ import timm
 import torch
 
 import involution.models  # noqa: F401
-from involution.analysis.heatmaps import kernel_heat_maps, overlay
+from involution.analysis.heatmaps import enlarge, kernel_heat_maps, overlay
 from involution.analysis.plots import png
 from involution.analysis.records import write_atomically
 from involution.data import load
@@ -45,7 +45,7 @@ def main() -> None:
     columns = 1 + len(maps)
     figure = Figure(figsize=(1.7 * columns, 1.8 * len(chosen)))
     grid = figure.subplots(len(chosen), columns, squeeze=False)
-    large = images.repeat_interleave(6, 2).repeat_interleave(6, 3)
+    large = enlarge(images)
     for row, image, label, values in zip(grid, large, data.test_labels[chosen].tolist(), probabilities, strict=True):
         guess = int(values.argmax())
         row[0].imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy())

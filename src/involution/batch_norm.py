@@ -48,11 +48,11 @@ def train(norm: Any, relu: bool, x: Tensor, residual: Tensor | None) -> Tensor |
     ):
         return None
     vectors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    channels = x.shape[1:2]
-    if any(v is not None and (v.shape != channels or v.dtype != x.dtype or not v.is_cpu) for v in vectors):
-        return None
-    if not all(v is None or v.is_contiguous() for v in vectors):
-        return None
+    for v in vectors:
+        if v is not None and (
+            v.shape != x.shape[1:2] or v.dtype != x.dtype or v.device != x.device or not v.is_contiguous()
+        ):
+            return None
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return _NormReLU.apply(x, *vectors[:2], residual, *vectors[2:], norm.momentum, norm.eps, relu)

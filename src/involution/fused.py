@@ -21,7 +21,7 @@ from . import backends, library
 from .backends import Request, Window, native
 from .functional import autocast
 from .geometry import check_contraction, check_span, empty_map, is_channels_last
-from .inference import LAST, READY, Last, check_together
+from .inference import LAST, READY, Last
 
 _LIBRARY = library.LIBRARY
 _ARGUMENTS = (
@@ -144,7 +144,7 @@ def _infer(
 
 
 def _checked_infer(out: Tensor, value: Tensor, *rest: Any) -> None:
-    check_together(out, value, *rest[-7:-2])
+    library.check_together(out, value, *rest[-7:-2])
     _infer(out, value, *rest)
 
 

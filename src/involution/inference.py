@@ -24,7 +24,7 @@ from . import backends, batch_norm, library
 from .backends import Request, native
 from .geometry import empty_map
 
-__all__ = ["READY", "Last", "Sequential", "apply", "check_together", "combines", "serves"]
+__all__ = ["READY", "Last", "Sequential", "apply", "combines", "serves"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -211,10 +211,12 @@ def _convolution(layer: Any, last: Last, x: Tensor, residual: Tensor | None) -> 
     """Fold the norm into the weight where that is smaller than the map it spares a pass over."""
     weight = layer.weight
     # The compiler itself takes norm, addition and ReLU together.
-    if torch.compiler.is_compiling() or last.mean is None or weight.dtype != x.dtype or weight.numel() > x.numel():
+    if torch.compiler.is_compiling() or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
     scale, offset, relu = last.affine(weight.shape[0])
-    y = layer._conv_forward(x, weight if scale is None else weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
+    if scale is None:
+        return None
+    y = layer._conv_forward(x, weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
     if residual is not None:
         y += residual
     return y.relu_() if relu else y
@@ -241,21 +243,9 @@ def _checked_pointwise(
     out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
 ) -> None:
     """Do the same; behind the dispatcher, anybody may call it with anything."""
-    check_together(out, residual, x, weight, *last[:5])
+    library.check_together(out, residual, x, weight, *last[:5])
     if out.numel():
         _pointwise_into(out, add, residual, x, weight, stride, *last)
-
-
-def check_together(first: Tensor, *others: Tensor | None) -> None:
-    """Refuse tensors that the native kernels cannot read together.
-
-    Raises:
-        TypeError: they differ in their dtype, or one is not on the CPU.
-    """
-    dtype = first.dtype
-    for other in others:
-        if other is not None and (other.dtype is not dtype or not other.is_cpu):
-            library.check_together(first, other)
 
 
 library.LIBRARY.impl("pointwise", _checked_pointwise, "CPU")

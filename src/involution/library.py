@@ -159,10 +159,11 @@ def check_together(first: Tensor, *others: Tensor | None) -> None:
     Raises:
         TypeError: they differ.
     """
+    dtype, device = first.dtype, first.device
     for other in others:
-        if other is not None and (other.dtype != first.dtype or other.device != first.device):
+        if other is not None and (other.dtype != dtype or other.device != device):
             raise TypeError(
-                f"all tensors of an involution need one dtype and device, got {first.dtype} on {first.device} and "
+                f"all tensors of an involution need one dtype and device, got {dtype} on {device} and "
                 f"{other.dtype} on {other.device}"
             )
 

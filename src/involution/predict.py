@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from .cli import CommandError
 
-# Pixels, the shorter side of a picture with a heat map.
-_LEAST_SHOWN = 160
 # By the task in the description of a saved net: the module whose ``predict_images`` applies it.
 _PREDICTORS = {"detection": "involution.predict_detection", "segmentation": "involution.predict_segmentation"}
 
@@ -183,14 +181,11 @@ def _draw(net: nn.Module, files: Sequence[Path], inputs: Tensor, layers: Sequenc
     """Write one picture for an image and a layer: the image as the net sees it, and the kernels' heat map over it."""
     from PIL import Image
 
-    from .analysis.heatmaps import kernel_heat_maps, overlay
+    from .analysis.heatmaps import enlarge, kernel_heat_maps, overlay
 
     out.mkdir(parents=True, exist_ok=True)
     low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
-    shown = (255 * (inputs - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8).cpu()
-    # Small images are shown in squares of pixels.
-    times = -(-_LEAST_SHOWN // min(shown.shape[2:]))
-    shown = shown.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    shown = enlarge((255 * (inputs - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8).cpu())
     for layer, maps in kernel_heat_maps(net, inputs, layers).items():
         for file, image, values in zip(files, shown, maps.mean(1), strict=True):
             plain = image.expand(3, -1, -1).permute(1, 2, 0)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..modules import Involution1d, Involution2d, Involution3d
 
-__all__ = ["colours", "heat_map", "kernel_fields", "kernel_heat_maps", "mosaic", "overlay"]
+__all__ = ["colours", "enlarge", "heat_map", "kernel_fields", "kernel_heat_maps", "mosaic", "overlay"]
 
 _INVOLUTIONS = (Involution1d, Involution2d, Involution3d)
 
@@ -129,6 +129,20 @@ def colours(values: Tensor, colormap: str = "magma", limits: tuple[float, float]
     scaled = (values - low) / torch.as_tensor(high - low)
     scaled = scaled.nan_to_num(0.5).clamp(0, 1)
     return torch.from_numpy(colormaps[colormap](scaled.numpy(), bytes=True)[..., :3].copy())
+
+
+def enlarge(images: Tensor, least: int = 160) -> Tensor:
+    """Show small images in squares of pixels: repeat them so often that the shorter side has ``least`` pixels.
+
+    Args:
+        images: ``(..., H, W)``.
+        least: pixels; images that are as large stay as they are.
+
+    Returns:
+        ``(..., n·H, n·W)``, n whole.
+    """
+    times = -(-least // min(images.shape[-2:]))
+    return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str = "magma") -> Tensor:

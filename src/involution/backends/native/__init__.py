@@ -9,15 +9,12 @@ compiled for several instruction sets and the best one the machine has is used; 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
-from struct import Struct
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..request import Fault, Request, Window
-from . import loader
+from . import layouts, loader
 
 __all__ = [
     "affine_of_norm",
@@ -40,7 +37,7 @@ name = "native"
 instruction_set = loader.instruction_set
 instruction_sets = loader.instruction_sets
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+DTYPES = layouts.DTYPES
 Affine = tuple[Tensor | None, Tensor | None, bool]
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
 
@@ -101,8 +98,8 @@ def span_and_contract(
         last: scale and offset per channel and whether to cut at zero, in this order, float32 and float64 only.
     """
     scale, offset, relu = last
-    problem = _fused_problem(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
-    layout = _hidden_layout(hidden.shape, hidden.stride())
+    problem = layouts.fused(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
+    layout = layouts.hidden(hidden.shape, hidden.stride())
     library = loader.library()
     status = library.span_and_contract(
         library.isa,
@@ -111,9 +108,9 @@ def span_and_contract(
         input.data_ptr(),
         hidden.data_ptr(),
         weight.data_ptr(),
-        _pointer(bias),
-        _pointer(scale),
-        _pointer(offset),
+        layouts.pointer(bias),
+        layouts.pointer(scale),
+        layouts.pointer(offset),
         relu,
         out.data_ptr(),
         threads(),
@@ -148,24 +145,24 @@ def span_gradients(
         bias: ``(G·K·K,)``, contiguous, or None.
         window: stride, padding and dilation.
     """
-    problem = _fused_problem(
+    problem = layouts.fused(
         input.dtype, input.shape, input.stride(), weight.shape, grad_output.shape, grad_output.stride(), window
     )
-    layouts = (
-        _hidden_layout(hidden.shape, hidden.stride())
-        + _strides(grad_hidden.ndim, grad_hidden.stride())
-        + _strides(grad_input.ndim, grad_input.stride())
+    steps = (
+        layouts.hidden(hidden.shape, hidden.stride())
+        + layouts.strides(grad_hidden.ndim, grad_hidden.stride())
+        + layouts.strides(grad_input.ndim, grad_input.stride())
     )
     library = loader.library()
     status = library.span_gradients(
         library.isa,
         problem,
-        layouts,
+        steps,
         input.data_ptr(),
         grad_output.data_ptr(),
         hidden.data_ptr(),
         weight.data_ptr(),
-        _pointer(bias),
+        layouts.pointer(bias),
         grad_input.data_ptr(),
         grad_hidden.data_ptr(),
         grad_weight.data_ptr(),
@@ -190,7 +187,7 @@ def pointwise(
     """
     scale, offset, relu = last
     beside = None if residual is None else (residual.shape, residual.stride())
-    problem = _pointwise_problem(
+    problem = layouts.pointwise(
         out.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), beside, stride, relu
     )
     library = loader.library()
@@ -199,9 +196,9 @@ def pointwise(
         problem,
         input.data_ptr(),
         weight.data_ptr(),
-        _pointer(scale),
-        _pointer(offset),
-        _pointer(residual),
+        layouts.pointer(scale),
+        layouts.pointer(offset),
+        layouts.pointer(residual),
         out.data_ptr(),
         threads(),
     )
@@ -214,12 +211,12 @@ def affine_of_norm(
     """Return scale and offset per channel of a batch norm in evaluation; float32 or float64, contiguous."""
     scale, offset = torch.empty_like(mean), torch.empty_like(mean)
     loader.library().affine_of_norm(
-        DTYPES[mean.dtype],
+        layouts.DTYPES[mean.dtype],
         mean.shape[0],
         mean.data_ptr(),
         variance.data_ptr(),
-        _pointer(weight),
-        _pointer(bias),
+        layouts.pointer(weight),
+        layouts.pointer(bias),
         epsilon,
         scale.data_ptr(),
         offset.data_ptr(),
@@ -253,9 +250,9 @@ def norm_forward(
         The result, and for `norm_backward` the rows mean, 1 / standard deviation, scale and offset ``(4, C)``.
     """
     y, statistics = torch.empty_like(x), x.new_empty(4, x.shape[1])
-    tensors = _pointers(x, residual, weight, bias, *running, y, *statistics)
+    tensors = layouts.pointers(x, residual, weight, bias, *running, y, *statistics)
     library = loader.library()
-    norm = _norm(x, relu, epsilon, momentum)
+    norm = layouts.norm(x, relu, epsilon, momentum)
     _check(library.norm_forward(library.isa, norm, tensors, threads()))
     return y, statistics
 
@@ -277,80 +274,10 @@ def norm_backward(
     dy = grad_output if grad_output.stride() == x.stride() else torch.empty_like(x).copy_(grad_output)
     dresidual = torch.empty_like(x) if residual else None
     dweight, dbias = torch.empty_like(statistics[0]), torch.empty_like(statistics[0])
-    tensors = _pointers(dy, x, y, *statistics, dx, dresidual, dweight, dbias)
+    tensors = layouts.pointers(dy, x, y, *statistics, dx, dresidual, dweight, dbias)
     library = loader.library()
-    _check(library.norm_backward(library.isa, _norm(x, relu, 0.0, 0.0), tensors, threads()))
+    _check(library.norm_backward(library.isa, layouts.norm(x, relu, 0.0, 0.0), tensors, threads()))
     return dx, dweight, dbias, dresidual
-
-
-def _norm(x: Tensor, relu: bool, epsilon: float, momentum: float) -> bytes:
-    channels = x.shape[1]
-    return Struct("=4q2d").pack(DTYPES[x.dtype], x.numel() // channels, channels, relu, epsilon, momentum)
-
-
-def _pointers(*tensors: Tensor | None) -> bytes:
-    return Struct(f"={len(tensors)}Q").pack(*(0 if t is None else t.data_ptr() for t in tensors))
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-@lru_cache(maxsize=4096)
-def _pointwise_problem(
-    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, beside: Any, stride: Any, relu: bool
-) -> bytes:
-    """Return the call as csrc/problem.h lays it out.
-
-    Raises:
-        ValueError: the sizes are not those of a 1×1 convolution.
-    """
-    fits = weight[1:] == (x[1], *weight[2:]) and all(n == 1 for n in weight[2:]) and len(stride) == len(x) - 2
-    fits = fits and min(stride) > 0 and len(x) <= 5
-    size = (x[0], weight[0], *((n - 1) // s + 1 for n, s in zip(x[2:], stride, strict=True))) if fits else None
-    if size != y or (beside is not None and beside[0] != y):
-        raise ValueError(
-            f"a map {tuple(x)} and a weight {tuple(weight)} with stride {stride} do not give a map {tuple(y)} by a 1×1 "
-            f"convolution{'' if beside is None else f', or a residual {tuple(beside[0])} cannot be added to it'}"
-        )
-    residual_stride = None if beside is None else beside[1]
-    missing = 5 - len(x)
-
-    def steps(strides: Any) -> tuple[int, ...]:
-        return (*strides[:2], *(0,) * missing, *strides[2:])
-
-    return Struct("=26q").pack(
-        DTYPES[dtype],
-        x[0],
-        x[1],
-        y[1],
-        *(1,) * missing,
-        *y[2:],
-        *(1,) * missing,
-        *stride,
-        *steps(x_stride),
-        *steps(y_stride),
-        *((0,) * 5 if residual_stride is None else steps(residual_stride)),
-        relu,
-    )
-
-
-@lru_cache(maxsize=4096)
-def _fused_problem(
-    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window
-) -> bytes:
-    field = (x[0], *weight[:-1], *y[2:])
-    return _problem(dtype, x, x_stride, field, (0,) * len(field), y, y_stride, window)
-
-
-@lru_cache(maxsize=4096)
-def _hidden_layout(hidden: Any, stride: Any) -> bytes:
-    return Struct("=q").pack(hidden[1]) + _strides(len(hidden), stride)
-
-
-@lru_cache(maxsize=4096)
-def _strides(dims: int, stride: Any) -> bytes:
-    return Struct("=5q").pack(*stride[:2], *(0,) * (5 - dims), *stride[2:])
 
 
 def threads() -> int:
@@ -359,7 +286,9 @@ def threads() -> int:
 
 
 def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
-    problem = _problem(x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window)
+    problem = layouts.contraction(
+        x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
+    )
     library = loader.library()
     status = library.contract(library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads())
     _check(status)
@@ -368,38 +297,3 @@ def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> 
 def _check(status: int) -> None:
     if status:
         raise MemoryError("the native backend could not allocate its scratch memory of a few hundred KiB per thread")
-
-
-_PROBLEM = Struct("=40q")
-
-
-@lru_cache(maxsize=4096)
-def _problem(
-    dtype: torch.dtype, x: Any, x_stride: Any, field: Any, field_stride: Any, y: Any, y_stride: Any, window: Window
-) -> bytes:
-    """Return the call as csrc/problem.h lays it out: maps of fewer dimensions get leading sizes of one."""
-    dims = len(x) - 2
-    groups = field[1]
-
-    def padded(values: Any, fill: int) -> tuple[int, ...]:
-        return (fill,) * (3 - dims) + tuple(values)
-
-    return _PROBLEM.pack(
-        DTYPES[dtype],
-        x[0],
-        groups,
-        x[1] // groups,
-        *padded(x[2:], 1),
-        *padded(y[2:], 1),
-        *padded(field[2 : 2 + dims], 1),
-        *padded(window.stride, 1),
-        *padded(window.padding, 0),
-        *padded(window.dilation, 1),
-        *x_stride[:2],
-        *padded(x_stride[2:], 0),
-        *field_stride[:2],
-        *padded(field_stride[2 : 2 + dims], 0),
-        *padded(field_stride[2 + dims :], 0),
-        *y_stride[:2],
-        *padded(y_stride[2:], 0),
-    )
