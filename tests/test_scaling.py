@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,41 @@ def test_what_is_sharded(tmp_path):
         torch.testing.assert_close(actual, expected)
         actual.square().mean().backward()
         assert not ClassificationTask(net, 10).rebuild()
+    finally:
+        destroy_process_group()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_divided_training_goes_on_with_its_optimiser(tmp_path, momentum):
+    from torch import nn
+    from torch.distributed import destroy_process_group, init_process_group
+    from torch.distributed.device_mesh import init_device_mesh
+
+    def task(lr):
+        module = nn.Linear(4, 2)
+        sharding.shard(module, mesh)
+        strategy = sharding.FullyShardedStrategy()
+        strategy._lightning_module = SimpleNamespace(strict_loading=True)
+        strategy.model, strategy.optimizers = module, [torch.optim.SGD(module.parameters(), lr, momentum)]
+        return module, strategy.optimizers[0], strategy
+
+    init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        module, optimizer, _ = task(0.1)
+        module(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        whole = {name: value.full_tensor() for name, value in module.state_dict().items()}
+        state = optimizer.state_dict()
+        for values in state["state"].values():
+            values["momentum_buffer"] = values["momentum_buffer"].full_tensor()
+        torch.save({"state_dict": whole, "optimizer_states": [state], "epoch": 3}, tmp_path / "last.ckpt")
+        module, optimizer, strategy = task(0.7)
+        assert strategy.load_checkpoint(tmp_path / "last.ckpt")["epoch"] == 3
+        assert strategy.optimizers == [optimizer]
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        assert len(optimizer.state) == (2 if momentum else 0)
+        assert all(torch.equal(value.full_tensor(), whole[name]) for name, value in module.state_dict().items())
     finally:
         destroy_process_group()
 

@@ -140,7 +140,7 @@ def _infer(
     if out.numel():
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
         offset = None if bias is None else bias.contiguous()
-        native.span_and_contract(out, value, hidden, span, offset, window, Last(*last).affine(out.shape[1]))
+        native.span_and_contract(out, value, hidden, span, offset, window, last)
 
 
 def _checked_infer(out: Tensor, value: Tensor, *rest: Any) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.library import register_fake
 from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.flop_counter import register_flop_formula
 
 from . import backends, batch_norm, library
@@ -39,9 +40,9 @@ class Last(NamedTuple):
     """What happens to a result before it is written: a bias is added, a batch norm applied, negatives become zero.
 
     Attributes:
-        bias: one value per channel, or None.
+        bias: one value per channel, contiguous, or None.
         mean: of the norm, one value per channel, contiguous; None without a norm.
-        variance: likewise.
+        variance: likewise, there where the mean is.
         weight: likewise, or None.
         offset: likewise, or None.
         epsilon: added to the variance.
@@ -55,22 +56,6 @@ class Last(NamedTuple):
     offset: Tensor | None = None
     epsilon: float = 0.0
     relu: bool = False
-
-    def affine(self, channels: int) -> native.Affine:
-        """Return the steps as ``result · scale + offset``, then ReLU: scale, offset (or None) and whether ReLU.
-
-        Raises:
-            ValueError: they are for another number of channels.
-        """
-        for vector in self[:5]:
-            if vector is not None and vector.numel() != channels:
-                raise ValueError(f"norm or bias must have {channels} channels, got shape {tuple(vector.shape)}")
-        if self.mean is None or self.variance is None:
-            return None, None if self.bias is None else self.bias.contiguous(), self.relu
-        scale, offset = native.affine_of_norm(self.mean, self.variance, self.weight, self.offset, self.epsilon)
-        if self.bias is not None:
-            offset = torch.addcmul(offset, self.bias, scale)
-        return scale, offset, self.relu
 
 
 def serves(x: Tensor) -> bool:
@@ -158,7 +143,7 @@ def apply(
         if last is not None:
             y = None
             if type(layer) in _CONVOLUTIONS:
-                last = last._replace(bias=layer.bias)
+                last = last._replace(bias=contiguous(layer.bias))
                 y = _pointwise(layer, last, x, residual, own)
                 if y is None:
                     y = _convolution(layer, last, x, residual)
@@ -202,8 +187,10 @@ def _pointwise(layer: Any, last: Last, x: Tensor, residual: Tensor | None, own: 
         return None
     else:
         y = residual if own else empty_map(x, size, True)
-    run = pointwise if torch.compiler.is_compiling() else _pointwise_into
-    run(y, own, None if own else residual, x, weight, layer.stride, *last)
+    if torch.compiler.is_compiling():
+        pointwise(y, own, None if own else residual, x, weight, layer.stride, *last)
+    else:
+        native.pointwise(y, x, weight.contiguous(), layer.stride, last, residual)
     return y
 
 
@@ -211,15 +198,18 @@ def _convolution(layer: Any, last: Last, x: Tensor, residual: Tensor | None) -> 
     """Fold the norm into the weight where that is smaller than the map it spares a pass over."""
     weight = layer.weight
     # The compiler itself takes norm, addition and ReLU together.
-    if torch.compiler.is_compiling() or weight.dtype != x.dtype or weight.numel() > x.numel():
+    if torch.compiler.is_compiling() or last.mean is None or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
-    scale, offset, relu = last.affine(weight.shape[0])
-    if scale is None:
-        return None
-    y = layer._conv_forward(x, weight * scale.view(-1, *[1] * (weight.ndim - 1)), offset)
+    mean, variance, scale, offset, epsilon, relu = last[1:]
+    y = layer._conv_forward(x, *fuse_conv_bn_weights(weight, last.bias, mean, variance, epsilon, scale, offset))
     if residual is not None:
         y += residual
     return y.relu_() if relu else y
+
+
+def contiguous(vector: Tensor | None) -> Tensor | None:
+    """Return the values of a bias one after the other in memory."""
+    return None if vector is None else vector.contiguous()
 
 
 # The 1×1 convolution as an operator of compiled graphs. What it writes to belongs to the graph, which uses it again.
@@ -231,21 +221,16 @@ library.LIBRARY.define(
 pointwise = torch.ops.involution.pointwise.default
 
 
-def _pointwise_into(
-    out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
-) -> None:
-    """Write the convolution and its ``last`` to ``out``, after adding ``residual`` or what ``out`` holds."""
-    steps = Last(*last).affine(out.shape[1])
-    native.pointwise(out, x, weight.contiguous(), tuple(stride), steps, out if add else residual)
-
-
 def _checked_pointwise(
     out: Tensor, add: bool, residual: Tensor | None, x: Tensor, weight: Tensor, stride: Sequence[int], *last: Any
 ) -> None:
-    """Do the same; behind the dispatcher, anybody may call it with anything."""
+    """Write the convolution and its ``last`` to ``out``, after adding ``residual`` or what ``out`` holds.
+
+    Behind the dispatcher, anybody may call it with anything.
+    """
     library.check_together(out, residual, x, weight, *last[:5])
     if out.numel():
-        _pointwise_into(out, add, residual, x, weight, stride, *last)
+        native.pointwise(out, x, weight.contiguous(), tuple(stride), last, out if add else residual)
 
 
 library.LIBRARY.impl("pointwise", _checked_pointwise, "CPU")

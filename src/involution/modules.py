@@ -106,7 +106,7 @@ class _Involution(nn.Module):
         own = type(self).forward is _Involution.forward and self.backend in ("auto", "native")
         if not own or input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
             return None
-        return self._forward_fused(self.value(input), input, last._replace(bias=self.bias))
+        return self._forward_fused(self.value(input), input, last._replace(bias=inference.contiguous(self.bias)))
 
     def _multiply_add(self, value: Tensor, kernel: Tensor) -> Tensor:
         return getattr(functional, f"involution{self._dims}d")(

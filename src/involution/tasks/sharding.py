@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 
@@ -25,6 +27,23 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Make the group as large as the training."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load model and optimisers; one that keeps nothing (SGD without momentum) is more than Lightning expects."""
+        path = Path(self.broadcast(checkpoint_path))
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["optimizer_states"]
+        optimizers = self.optimizers
+        if any(state["state"] for state in saved):
+            return super().load_checkpoint(path, weights_only)
+        try:
+            self.optimizers = []
+            checkpoint = super().load_checkpoint(path, weights_only)
+        finally:
+            self.optimizers = optimizers
+        for optimizer, state in zip(optimizers, saved, strict=True):
+            for group, values in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                group.update({name: value for name, value in values.items() if name != "params"})
+        return checkpoint
 
 
 StrategyRegistry.register(

@@ -9,6 +9,8 @@ compiled for several instruction sets and the best one the machine has is used; 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,6 @@ from ..request import Fault, Request, Window
 from . import layouts, loader
 
 __all__ = [
-    "affine_of_norm",
     "forward",
     "input_gradient",
     "instruction_set",
@@ -38,7 +39,6 @@ instruction_set = loader.instruction_set
 instruction_sets = loader.instruction_sets
 
 DTYPES = layouts.DTYPES
-Affine = tuple[Tensor | None, Tensor | None, bool]
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
 
 # A forked child has none of its parent's OpenMP threads, and waiting for them would never end.
@@ -84,7 +84,7 @@ def span_and_contract(
     weight: Tensor,
     bias: Tensor | None,
     window: Window,
-    last: Affine = (None, None, False),
+    last: Sequence[Any] = (),
 ) -> bool:
     """See `Fusing.span_and_contract`: the field exists only in scratch memory.
 
@@ -95,9 +95,8 @@ def span_and_contract(
         weight: ``(G, K, K, C_hidden)``, contiguous.
         bias: ``(G·K·K,)``, contiguous, or None.
         window: stride, padding and dilation.
-        last: scale and offset per channel and whether to cut at zero, in this order, float32 and float64 only.
+        last: what happens to the output, an `involution.inference.Last`, float32 and float64 only.
     """
-    scale, offset, relu = last
     problem = layouts.fused(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
     layout = layouts.hidden(hidden.shape, hidden.stride())
     library = loader.library()
@@ -109,9 +108,7 @@ def span_and_contract(
         hidden.data_ptr(),
         weight.data_ptr(),
         layouts.pointer(bias),
-        layouts.pointer(scale),
-        layouts.pointer(offset),
-        relu,
+        layouts.last(out.shape[1], *last),
         out.data_ptr(),
         threads(),
     )
@@ -173,22 +170,21 @@ def span_gradients(
 
 
 def pointwise(
-    out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Affine, residual: Tensor | None
+    out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Sequence[Any], residual: Tensor | None
 ) -> None:
-    """Write the 1×1 convolution of ``input``, its scale and offset, ``residual`` added, cut at zero.
+    """Write the 1×1 convolution of ``input`` and what follows it; ``residual`` is added before the ReLU.
 
     Args:
         out: ``(B, C', H', W')``, any layout, float32 or float64.
         input: ``(B, C, H, W)``.
         weight: ``(C', C)`` or with sizes of one behind, contiguous.
         stride: pixels between two pixels that are read.
-        last: scale and offset per channel and whether to cut at zero.
+        last: what happens to the output, an `involution.inference.Last`.
         residual: as ``out``, or None.
     """
-    scale, offset, relu = last
     beside = None if residual is None else (residual.shape, residual.stride())
     problem = layouts.pointwise(
-        out.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), beside, stride, relu
+        out.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), beside, stride
     )
     library = loader.library()
     status = library.pointwise(
@@ -196,32 +192,12 @@ def pointwise(
         problem,
         input.data_ptr(),
         weight.data_ptr(),
-        layouts.pointer(scale),
-        layouts.pointer(offset),
+        layouts.last(out.shape[1], *last),
         layouts.pointer(residual),
         out.data_ptr(),
         threads(),
     )
     _check(status)
-
-
-def affine_of_norm(
-    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Return scale and offset per channel of a batch norm in evaluation; float32 or float64, contiguous."""
-    scale, offset = torch.empty_like(mean), torch.empty_like(mean)
-    loader.library().affine_of_norm(
-        layouts.DTYPES[mean.dtype],
-        mean.shape[0],
-        mean.data_ptr(),
-        variance.data_ptr(),
-        layouts.pointer(weight),
-        layouts.pointer(bias),
-        epsilon,
-        scale.data_ptr(),
-        offset.data_ptr(),
-    )
-    return scale, offset
 
 
 def norm_forward(

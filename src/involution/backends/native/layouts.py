@@ -31,9 +31,43 @@ def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+_LAST = Struct("=5Qdq")
+
+
+def last(
+    channels: int,
+    bias: Tensor | None = None,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    weight: Tensor | None = None,
+    offset: Tensor | None = None,
+    epsilon: float = 0.0,
+    relu: bool = False,
+) -> bytes:
+    """Return what happens to a result before it is written; `involution.inference.Last` says what the arguments are.
+
+    Raises:
+        ValueError: they are for another number of channels, not contiguous, or half of a norm.
+    """
+    addresses = []
+    for vector in (bias, mean, variance, weight, offset):
+        if vector is None:
+            addresses.append(0)
+            continue
+        if vector.numel() != channels or not vector.is_contiguous():
+            raise ValueError(
+                f"norm or bias must have {channels} channels that follow each other in memory, got shape "
+                f"{tuple(vector.shape)} with strides {vector.stride()}"
+            )
+        addresses.append(vector.data_ptr())
+    if (mean is None) != (variance is None):
+        raise ValueError("a norm in evaluation has a mean and a variance, got one of them")
+    return _LAST.pack(*addresses, epsilon, relu)
+
+
 @lru_cache(maxsize=4096)
 def pointwise(
-    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, beside: Any, stride: Any, relu: bool
+    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, beside: Any, stride: Any
 ) -> bytes:
     """Return a 1×1 convolution.
 
@@ -55,7 +89,7 @@ def pointwise(
     def steps(strides: Any) -> tuple[int, ...]:
         return (*strides[:2], *(0,) * missing, *strides[2:])
 
-    return Struct("=26q").pack(
+    return Struct("=25q").pack(
         DTYPES[dtype],
         x[0],
         x[1],
@@ -67,7 +101,6 @@ def pointwise(
         *steps(x_stride),
         *steps(y_stride),
         *((0,) * 5 if residual_stride is None else steps(residual_stride)),
-        relu,
     )
 
 

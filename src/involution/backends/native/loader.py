@@ -14,6 +14,8 @@ import torch  # noqa: F401
 
 _SUFFIXES = {"win32": "dll", "darwin": "dylib"}
 _VARIABLE = "INVOLUTION_NATIVE_ISA"
+# As in csrc/problem.h.
+_INTERFACE = 2
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 
@@ -27,7 +29,6 @@ class Library(NamedTuple):
         pointwise: a 1×1 convolution with what follows it.
         norm_forward: a batch norm with batch statistics and what follows it.
         norm_backward: its derivatives.
-        affine_of_norm: what a batch norm is in evaluation.
         isa: number of the instruction set in use.
         name: its name.
         names: all that were compiled and this machine has, best last.
@@ -39,12 +40,12 @@ class Library(NamedTuple):
     pointwise: Any
     norm_forward: Any
     norm_backward: Any
-    affine_of_norm: Any
     isa: int
     name: str
     names: tuple[str, ...]
 
 
+@lru_cache(maxsize=1)
 def library() -> Library:
     """Return the loaded kernels.
 
@@ -95,6 +96,8 @@ def _load() -> Library | str:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         return f"its kernels could not be loaded ({error}); {_REBUILD}"
+    if not hasattr(handle, "involution_interface") or handle.involution_interface() != _INTERFACE:
+        return f"its kernels ({path}) were built from other sources than these; {_REBUILD}"
     handle.involution_isa_name.restype = ctypes.c_char_p
     built = [handle.involution_isa_name(i).decode() for i in range(handle.involution_isa_count())]
     names = tuple(name for i, name in enumerate(built) if handle.involution_isa_available(i))
@@ -107,18 +110,14 @@ def _load() -> Library | str:
     number, text, pointer = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
     signatures: dict[str, tuple[Any, ...]] = {
         "contract": (number, number, text, *(pointer,) * 3, number),
-        "span_and_contract": (number, text, text, *(pointer,) * 6, number, pointer, number),
+        "span_and_contract": (number, text, text, *(pointer,) * 4, text, pointer, number),
         "span_gradients": (number, text, text, *(pointer,) * 9, number),
-        "pointwise": (number, text, *(pointer,) * 6, number),
+        "pointwise": (number, text, *(pointer,) * 2, text, *(pointer,) * 2, number),
         "norm_forward": (number, text, text, number),
         "norm_backward": (number, text, text, number),
-        "affine_of_norm": (number, ctypes.c_int64, *(pointer,) * 4, ctypes.c_double, pointer, pointer),
     }
     for function, arguments in signatures.items():
-        if not hasattr(handle, f"involution_{function}"):
-            return f"its kernels ({path}) were built from other sources than these; {_REBUILD}"
         getattr(handle, f"involution_{function}").argtypes = arguments
-    handle.involution_affine_of_norm.restype = None
     return Library(
         handle.involution_contract,
         handle.involution_span_and_contract,
@@ -126,7 +125,6 @@ def _load() -> Library | str:
         handle.involution_pointwise,
         handle.involution_norm_forward,
         handle.involution_norm_backward,
-        handle.involution_affine_of_norm,
         built.index(wanted),
         wanted,
         names,

@@ -1,7 +1,6 @@
 // The functions Python calls, and the choice of the instruction set.
 #include "dispatch.h"
 
-#include <cmath>
 #include <cstring>
 #include <exception>
 
@@ -46,6 +45,8 @@ constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
 #define INVOLUTION_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+INVOLUTION_EXPORT int involution_interface() { return kInterface; }
+
 // The number of instruction sets compiled in; the name of each; whether this machine has it.
 INVOLUTION_EXPORT int involution_isa_count() { return kCount; }
 INVOLUTION_EXPORT const char* involution_isa_name(int isa) { return kInstructionSets[isa].name; }
@@ -64,9 +65,8 @@ INVOLUTION_EXPORT int involution_contract(int isa, int op, const InvolutionProbl
 // Forward with the field made on the way: span->hidden and the rest are filled from the arguments.
 INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProblem* problem, const std::int64_t* hidden_layout,
                                                    const void* x, const void* hidden, const void* weight,
-                                                   const void* bias, const void* scale, const void* offset, int relu,
-                                                   void* y, int threads) {
-  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}, {scale, offset, relu}};
+                                                   const void* bias, const InvolutionLast* last, void* y, int threads) {
+  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}, *last};
   std::memcpy(span.h, hidden_layout + 1, sizeof(span.h));
   try {
     kInstructionSets[isa].span_and_contract(*problem, x, span, y, threads);
@@ -96,10 +96,9 @@ INVOLUTION_EXPORT int involution_span_gradients(int isa, const InvolutionProblem
 }
 
 INVOLUTION_EXPORT int involution_pointwise(int isa, const InvolutionPointwise* problem, const void* x, const void* weight,
-                                           const void* scale, const void* offset, const void* residual, void* y,
-                                           int threads) {
+                                           const InvolutionLast* last, const void* residual, void* y, int threads) {
   try {
-    kInstructionSets[isa].pointwise(*problem, x, weight, scale, offset, residual, y, threads);
+    kInstructionSets[isa].pointwise(*problem, x, weight, *last, residual, y, threads);
     return 0;
   } catch (const std::exception&) {
     return 1;
@@ -122,27 +121,4 @@ INVOLUTION_EXPORT int involution_norm_backward(int isa, const InvolutionNorm* no
   } catch (const std::exception&) {
     return 1;
   }
-}
-
-namespace {
-
-template <class A>
-void affine_of_norm(std::int64_t n, const void* mean, const void* variance, const void* weight, const void* bias,
-                    double epsilon, void* scale, void* offset) {
-  const A *m = static_cast<const A*>(mean), *v = static_cast<const A*>(variance);
-  const A *w = static_cast<const A*>(weight), *b = static_cast<const A*>(bias);
-  A *s = static_cast<A*>(scale), *o = static_cast<A*>(offset);
-  for (std::int64_t i = 0; i < n; i++) {
-    s[i] = (w ? w[i] : A(1)) / std::sqrt(v[i] + A(epsilon));
-    o[i] = (b ? b[i] : A(0)) - m[i] * s[i];
-  }
-}
-
-}  // namespace
-
-// The scale and the offset per channel that a batch norm is in evaluation; weight and bias may be null.
-INVOLUTION_EXPORT void involution_affine_of_norm(int dtype, std::int64_t n, const void* mean, const void* variance,
-                                                 const void* weight, const void* bias, double epsilon, void* scale,
-                                                 void* offset) {
-  (dtype == kFloat64 ? affine_of_norm<double> : affine_of_norm<float>)(n, mean, variance, weight, bias, epsilon, scale, offset);
 }

@@ -132,23 +132,24 @@ struct Pointwise {
 };
 
 template <class A>
-void run_as(const InvolutionPointwise& p, const void* x, const void* weight, const void* scale, const void* offset,
+void run_as(const InvolutionPointwise& p, const void* x, const void* weight, const InvolutionLast& last,
             const void* residual, void* y, i64 threads) {
+  Scratch memory;
   Pointwise<A>{p,
                static_cast<const A*>(x),
                static_cast<const A*>(weight),
                static_cast<const A*>(residual),
                static_cast<A*>(y),
-               Affine<A>::of({scale, offset, p.relu})}
+               Affine<A>::of(last, p.out_channels, memory)}
       .run(threads);
 }
 
 }  // namespace
 
-void pointwise(const InvolutionPointwise& p, const void* x, const void* weight, const void* scale, const void* offset,
+void pointwise(const InvolutionPointwise& p, const void* x, const void* weight, const InvolutionLast& last,
                const void* residual, void* y, i64 threads) {
-  if (p.dtype == kFloat64) return run_as<double>(p, x, weight, scale, offset, residual, y, threads);
-  return run_as<float>(p, x, weight, scale, offset, residual, y, threads);
+  if (p.dtype == kFloat64) return run_as<double>(p, x, weight, last, residual, y, threads);
+  return run_as<float>(p, x, weight, last, residual, y, threads);
 }
 
 }  // namespace INVOLUTION_ISA

@@ -4,6 +4,9 @@
 
 #include <cstdint>
 
+// Counts the changes of what is below and of the functions Python calls; loader.py compares it with its own.
+constexpr int kInterface = 2;
+
 extern "C" {
 
 enum InvolutionDtype { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
@@ -19,11 +22,12 @@ struct InvolutionProblem {
   std::int64_t y[5];  // output side, as x
 };
 
-// What happens to a result before it is written: result · scale + offset, then zero where that is negative. One value
-// per channel each; a null pointer leaves the step out.
-struct InvolutionAffine {
-  const void* scale;
-  const void* offset;
+// What happens to a result before it is written: a bias is added, a batch norm in evaluation applied, and negatives
+// become zero. One value per channel each, contiguous. The bias may be null; mean and variance are where there is no
+// norm; so may the norm's weight and offset be.
+struct InvolutionLast {
+  const void *bias, *mean, *variance, *weight, *offset;
+  double epsilon;
   std::int64_t relu;
 };
 
@@ -35,7 +39,7 @@ struct InvolutionSpan {
   const void* bias;
   std::int64_t channels;
   std::int64_t h[5];  // hidden: batch, channel, depth, height, width
-  InvolutionAffine affine;
+  InvolutionLast last;
 };
 
 // Where the gradients of a call with a span go: that of the value, of hidden (with their strides), of weight and bias
@@ -68,13 +72,12 @@ struct InvolutionNormBackward {
   void *dx, *dresidual, *dweight, *dbias;
 };
 
-// A 1×1 convolution without padding, y[n] = affine(Σ_c weight[n, c] · x[c]) + residual; with `relu` the last step is
-// the cut at zero. The weight is contiguous, the residual may be null.
+// A 1×1 convolution without padding, y[n] = Σ_c weight[n, c] · x[c], then bias, norm, residual and ReLU. The weight is
+// contiguous, the residual may be null.
 struct InvolutionPointwise {
   std::int64_t dtype;
   std::int64_t batch, in_channels, out_channels;
   std::int64_t out[3], stride[3];
   std::int64_t x[5], y[5], r[5];  // batch, channel, depth, height, width
-  std::int64_t relu;
 };
 }
