@@ -87,6 +87,17 @@ def test_other_layers(kind):
 
 
 @torch.no_grad()
+def test_norms_and_biases_with_gaps_in_memory():
+    layer, norm, x = nn.Conv2d(16, 32, 1), norm_of(32), torch.randn(2, 16, 9, 8)
+    layer.bias = nn.Parameter(torch.randn(64)[::2])
+    norm.running_mean = torch.randn(64)[::2]
+    torch.testing.assert_close(inference.apply(layer, norm, nn.ReLU(), x), norm(layer(x)).relu(), rtol=1e-4, atol=1e-4)
+    out, gaps = torch.empty(2, 32, 9, 8), torch.randn(64)[::2]
+    with pytest.raises(ValueError, match="follow each other in memory"):
+        torch.ops.involution.pointwise(out, False, None, x, layer.weight, [1, 1], gaps, *[None] * 4, 0.0, False)
+
+
+@torch.no_grad()
 def test_what_does_not_fit_is_refused():
     x = torch.randn(1, 16, 5, 5)
     for layer in (nn.Conv2d(16, 64, 1), Involution2d(16, 64).eval()):

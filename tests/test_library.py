@@ -300,6 +300,7 @@ WINDOW = ([1, 1], [1, 1], [1, 1], "auto")
         ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 3, 3), [1, 1], *[None] * 5, 0.0, False)),
         ("pointwise", (X, False, (2, 32, 9, 7), (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
         ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], None, *[(31,)] * 4, 0.0, False)),
+        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], None, (32,), *[None] * 3, 0.0, False)),
     ],
 )
 def test_nothing_that_contradicts_itself_reaches_a_kernel(name, arguments):
