@@ -198,10 +198,12 @@ def _convolution(layer: Any, last: Last, x: Tensor, residual: Tensor | None) -> 
     """Fold the norm into the weight where that is smaller than the map it spares a pass over."""
     weight = layer.weight
     # The compiler itself takes norm, addition and ReLU together.
-    if torch.compiler.is_compiling() or last.mean is None or weight.dtype != x.dtype or weight.numel() > x.numel():
+    if torch.compiler.is_compiling() or weight.dtype != x.dtype or weight.numel() > x.numel():
         return None
-    mean, variance, scale, offset, epsilon, relu = last[1:]
-    y = layer._conv_forward(x, *fuse_conv_bn_weights(weight, last.bias, mean, variance, epsilon, scale, offset))
+    bias, mean, variance, scale, offset, epsilon, relu = last
+    if mean is None or variance is None:
+        return None
+    y = layer._conv_forward(x, *fuse_conv_bn_weights(weight, bias, mean, variance, epsilon, scale, offset))
     if residual is not None:
         y += residual
     return y.relu_() if relu else y

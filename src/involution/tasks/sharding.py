@@ -32,7 +32,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Load model and optimisers; one that keeps nothing (SGD without momentum) is more than Lightning expects."""
         path = Path(self.broadcast(checkpoint_path))
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["optimizer_states"]
-        optimizers = self.optimizers
+        optimizers = self.optimizers  # type: ignore[has-type]
         if any(state["state"] for state in saved):
             return super().load_checkpoint(path, weights_only)
         try:
