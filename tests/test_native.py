@@ -174,6 +174,8 @@ for case in CASES:
             test_native.check(case, *case.tensors(dtype, channels_last))
 """
 
+EXPLAIN = "import involution; print(involution.backends.explain()['native'])"
+
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -191,15 +193,14 @@ def test_every_instruction_set(name):
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():
-    result = python("import involution; print(involution.backends.explain()['native'])", INVOLUTION_NATIVE_ISA="sve")
+    result = python(EXPLAIN, INVOLUTION_NATIVE_ISA="sve")
     assert "INVOLUTION_NATIVE_ISA asks for 'sve'; this machine and build have 'baseline'" in result.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the library of other sources is one of torch's")
 def test_kernels_of_other_sources_are_refused():
-    other = next((Path(torch.__file__).parent / "lib").glob("libc10.so"))
-    program = "import involution; print(involution.backends.explain()['native'])"
-    result = python(program, INVOLUTION_NATIVE_LIBRARY=str(other))
+    other = Path(torch.__file__).parent / "lib" / "libc10.so"
+    result = python(EXPLAIN, INVOLUTION_NATIVE_LIBRARY=str(other))
     assert f"its kernels ({other}) were built from other sources than these; install a C++17" in result.stdout
 
 

@@ -21,7 +21,7 @@ from . import backends, library
 from .backends import Request, Window, native
 from .functional import autocast
 from .geometry import check_contraction, check_span, empty_map, is_channels_last
-from .inference import LAST, READY, Last
+from .inference import LAST, READY, Last, contiguous
 
 _LIBRARY = library.LIBRARY
 _ARGUMENTS = (
@@ -139,7 +139,7 @@ def _infer(
     _check(value, hidden, weight, bias, groups, kernel_size, out, window)
     if out.numel():
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        offset = None if bias is None else bias.contiguous()
+        offset = contiguous(bias)
         native.span_and_contract(out, value, hidden, span, offset, window, last)
 
 
@@ -205,7 +205,7 @@ def _forward(
     _check(value, hidden, weight, bias, groups, kernel_size, out, window)
     if out.numel():
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        offset = None if bias is None else bias.contiguous()
+        offset = contiguous(bias)
         chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
         fuse = getattr(chosen, "span_and_contract", None)
         if fuse is None or not fuse(out, value, hidden, span, offset, window):
@@ -245,7 +245,7 @@ def _backward(
     fuse = getattr(chosen, "span_gradients", None)
     if fuse is not None and grad_output.numel():
         span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        offset = None if bias is None else bias.contiguous()
+        offset = contiguous(bias)
         fuse(dvalue, dhidden, dweight, dbias, grad_output, value, hidden, span, offset, window)
         return gradients
     field_channels, hidden_channels = weight.shape[:2]

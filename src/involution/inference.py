@@ -25,7 +25,7 @@ from . import backends, batch_norm, library
 from .backends import Request, native
 from .geometry import empty_map
 
-__all__ = ["READY", "Last", "Sequential", "apply", "combines", "serves"]
+__all__ = ["READY", "Last", "Sequential", "apply", "combines", "contiguous", "serves"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
