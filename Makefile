@@ -36,7 +36,7 @@ bench: $(READY)  ## measure operator and nets on the CPU against their peers and
 	$(BIN)/python -m benchmarks.operator
 	$(BIN)/python -m benchmarks.nets --compile
 	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m tools.tables
 
 gpu-compile-check: $(READY)  ## compile every GPU kernel without a GPU, check registers, spills and loads
 	$(BIN)/python -m benchmarks.compile_check

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from involution import backends
-from involution.analysis import records
-from involution.analysis.published import COCO
+from involution import backends, records
 from involution.backends import native
 from involution.models.detection import create
+from involution.studies.costs.published import COCO
 
 from .memory import in_fresh_process, resident_peak_mib
 from .timing import medians

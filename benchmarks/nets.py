@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution import fold_batch_norms
-from involution.analysis import records
+from involution import fold_batch_norms, records
 from involution.backends import native
 
 from .memory import in_fresh_process, resident_peak_mib

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from involution import Involution2d, involution2d, library
-from involution.analysis import records
+from involution import Involution2d, involution2d, records
 from involution.backends import native
 from involution.geometry import empty_field
+from involution.operators import contraction as library
 
 from .timing import medians
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 import involution.models  # noqa: F401
-from involution import Involution2d, involution2d
-from involution.analysis import records
+from involution import Involution2d, involution2d, records
 from involution.backends import native
 from involution.geometry import empty_field
 
@@ -99,7 +98,7 @@ def draw(payload: dict[str, Any], path: Path) -> None:
     """Draw time and memory over pixels, and time over the batch, on logarithmic axes beside a straight line."""
     from matplotlib.figure import Figure
 
-    from involution.analysis.plots import LIGHT, png, style_axes
+    from involution.studies.comparison.plots import LIGHT, png, style_axes
 
     figure = Figure(figsize=(12, 3.6), facecolor=LIGHT.paper)
     axes = figure.subplots(1, 3)

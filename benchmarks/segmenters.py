@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from involution import backends
-from involution.analysis import records
-from involution.analysis.counting import count
+from involution import backends, records
 from involution.backends import native
+from involution.counting import count
 from involution.models.segmentation import semantic_fpn
 
 from .memory import in_fresh_process, resident_peak_mib

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution.analysis import records
-from involution.analysis.counting import count
+from involution import records
 from involution.backends import native
-from involution.models.comparison import DESIGNS, OPERATORS, VARIANTS, comparison_net
-from involution.tasks.comparison import RECIPES
+from involution.counting import count
+from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net
+from involution.studies.comparison.training import RECIPES
 
 from .nets import resident_peak_mib
 from .timing import medians

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from involution.analysis import ablation, records
-from involution.cli import main
+from involution import records
+from involution.commands.main import main
+from involution.studies.ablation import results as ablation
 
 NETS = {ablation.net_key(v.arguments) for variants in ablation.PARTS.values() for v in variants}
 
@@ -36,8 +37,8 @@ def test_the_table_states_means_and_spread_beside_the_paper():
 def test_the_command_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     default = ablation.Variant("K=7", "K=7")
     small = {"kernel size": (ablation.Variant("K=3", "K=3", {"kernel_size": 3}), default)}
-    monkeypatch.setattr("involution.ablate.PARTS", small)
-    monkeypatch.setattr("involution.analysis.ablation.PARTS", small)
+    monkeypatch.setattr("involution.commands.ablate.PARTS", small)
+    monkeypatch.setattr("involution.studies.ablation.results.PARTS", small)
     arguments = ["ablate", "digits", "--epochs", "1", "--out", str(tmp_path)]
     assert main(arguments) == 0
     folder = tmp_path / "ablate" / "digits-1epochs-seed0"

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from involution import Involution2d
-from involution.analysis.architecture import trace
-from involution.analysis.counting import count
-from involution.analysis.drawing import draw
-from involution.models.comparison import OPERATORS, comparison_net
+from involution.counting import count
+from involution.studies.comparison.architecture import trace
+from involution.studies.comparison.drawing import draw
+from involution.studies.comparison.nets import OPERATORS, comparison_net
 
 
 @pytest.mark.parametrize("variant", ["published", "fair"])

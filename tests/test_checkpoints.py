@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 import involution.models  # noqa: F401
-from involution.cli import main
+from involution.commands.main import main
 from involution.models import checkpoints
 from involution.models.checkpoints import CheckpointError
 

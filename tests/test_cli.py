@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from involution import cli
-from involution.cli import CommandError, _normalised, main
+from involution.commands import main as cli
+from involution.commands.main import CommandError, _normalised, main
 
 
 def compare_like(dataset: str | None = None, variant: str | None = None, *, epochs: int = 1, all: bool = False) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_sets import write_mnist
 
-import involution.comparison_run as comparison_run
-from involution import compare as compare_module
-from involution.cli import main
+import involution.studies.comparison.run as comparison_run
+from involution.commands import compare as compare_module
+from involution.commands.main import main
 from involution.tasks import callbacks
 
 EPOCHS = 2
@@ -148,7 +148,7 @@ def test_a_killed_comparison_goes_on(name, finished, tmp_path):
     """Kill the real process in the middle of a training."""
     script = (
         "import os, signal, sys, torch; torch.set_num_threads(1)\n"
-        "from involution.cli import main\n"
+        "from involution.commands.main import main\n"
         "from involution.tasks.callbacks import RunProgressBar\n"
         "def kill(self, trainer, *_):\n"
         f"    if trainer.current_epoch == 1: os.kill(os.getpid(), signal.{name})\n"
@@ -223,7 +223,7 @@ def test_published_nets_on_other_data_with_repeats(tmp_path, capsys):
 
 def test_all_writes_one_table(tmp_path, monkeypatch, capsys):
     designs = {name: comparison_run.DESIGNS[name] for name in ("digits", "mnist")}
-    monkeypatch.setattr("involution.models.comparison.DESIGNS", designs)
+    monkeypatch.setattr("involution.studies.comparison.nets.DESIGNS", designs)
     monkeypatch.setenv("INVOLUTION_DATA", str(tmp_path / "data"))
     write_mnist(tmp_path / "data")
     assert main(["compare", "--all", "--epochs", "1", "--out", str(tmp_path)]) == 0

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from involution import Involution2d
-from involution.analysis.architecture import trace
-from involution.models.comparison import DESIGNS, OPERATORS, VARIANTS, comparison_net, quirks
+from involution.studies.comparison.architecture import trace
+from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net, quirks
 
 
 def trainable(module):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from involution import cli
-from involution.analysis import complexity, published
-from involution.analysis.complexity import count, measure, rows
-from involution.analysis.detectors import dense_and_regions
-from involution.analysis.rows import TABLES, Row
+from involution.commands import main as cli
+from involution.studies.costs import complexity, published
+from involution.studies.costs.complexity import count, measure, rows
+from involution.studies.costs.detectors import dense_and_regions
+from involution.studies.costs.rows import TABLES, Row
 
 timm = pytest.importorskip("timm", reason="the tables count networks of timm")
 

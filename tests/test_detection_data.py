@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from small_coco import CATEGORIES, write_coco
 
-from involution.cli import main
+from involution.commands.main import main
 from involution.data import CocoImages, DataError, DetectionTransforms, DigitObjects
 from involution.data.coco_files import decode_mask, encode_mask, read_coco
 from involution.data.coco_images import AnnotatedImages, read_image

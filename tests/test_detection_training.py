@@ -14,7 +14,7 @@ from PIL import Image
 from small_coco import CATEGORIES, write_coco
 from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 
-from involution.cli import main
+from involution.commands.main import main
 from involution.tasks import DetectionTask, TrainingError
 from involution.tasks.schedules import warmed_up
 
@@ -143,7 +143,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
         "--trainer.max_epochs=1",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "involution.cli", "fit", *flags]
+    command = [sys.executable, "-m", "involution", "fit", *flags]
     one, two = tmp_path / "one", tmp_path / "two"
     # Images of the two sizes in one batch are padded alike only if all are: one image a step and process.
     subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True)
@@ -155,7 +155,16 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
     values = {}
     for name, more in (("one", []), ("two", ["--trainer.devices=2", "--trainer.strategy=ddp"])):
         run = tmp_path / f"judge-{name}"
-        arguments = [sys.executable, "-m", "involution.cli", "validate", *flags, f"--run={run}", checkpoint, *more]
+        arguments = [
+            sys.executable,
+            "-m",
+            "involution",
+            "validate",
+            *flags,
+            f"--run={run}",
+            checkpoint,
+            *more,
+        ]
         subprocess.run(arguments, check=True, env=environment, capture_output=True)
         values[name] = {key: value for key, value in columns(run).items() if key.startswith("val_")}
     assert len(values["one"]) == 7 and values["two"] == pytest.approx(values["one"], abs=1e-6)

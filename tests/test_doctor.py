@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from involution import backends, doctor
-from involution.cli import main
+from involution import backends
+from involution.commands import doctor
+from involution.commands.main import main
 
 
 def test_doctor_names_the_serving_backend_and_the_reasons(capsys, monkeypatch):

@@ -5,8 +5,9 @@ import torch
 from cases import relative_error
 from torch.utils.flop_counter import FlopCounterMode
 
-from involution import Involution1d, Involution2d, Involution3d, backends, fused
+from involution import Involution1d, Involution2d, Involution3d, backends
 from involution.kernel_generation import BottleneckKernelGenerator
+from involution.operators import generation as fused
 
 pytestmark = pytest.mark.skipif(not backends.native.instruction_set(), reason="the native backend was not built")
 

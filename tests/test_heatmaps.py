@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from involution import Involution1d, Involution2d
-from involution.analysis.heatmaps import colours, heat_map, kernel_fields, kernel_heat_maps, mosaic, overlay
+from involution.pictures.heatmaps import colours, heat_map, kernel_fields, kernel_heat_maps, mosaic, overlay
 
 
 class Shared(nn.Module):

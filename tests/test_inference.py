@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import involution.models  # noqa: F401
-from involution import Involution1d, Involution2d, backends, fused, inference
+from involution import Involution1d, Involution2d, backends, inference
 from involution.backends import native
+from involution.operators import generation as fused
 
 pytestmark = pytest.mark.skipif(not native.instruction_set(), reason="the native backend was not built")
 

@@ -6,7 +6,8 @@ from cases import CASES, Case, cases, layouts
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from involution import correlation2d, involution2d, library
+from involution import correlation2d, involution2d
+from involution.operators import contraction as library
 
 SMALL = [case.with_(channels=min(case.channels, 6), groups=1 if case.channels > 6 else case.groups) for case in CASES]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from involution.analysis import records
+from involution import records
 
 
 def test_a_record_holds_what_is_needed_to_repeat_the_measurement(tmp_path):

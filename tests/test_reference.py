@@ -5,8 +5,9 @@ import pytest
 import torch
 from cases import Case, cases, layouts, relative_error
 
-from involution import involution2d, library
+from involution import involution2d
 from involution.geometry import is_channels_last, is_field_channels_last
+from involution.operators import contraction as library
 
 
 @cases()

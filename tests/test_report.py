@@ -7,12 +7,12 @@ import torch
 from markupsafe import escape
 from PIL import Image
 
-from involution.analysis import plots
-from involution.analysis.architecture import trace
-from involution.analysis.comparison import Comparison, NetResult, Samples, duration, headline, millions, table
-from involution.analysis.heatmaps import heat_map
-from involution.analysis.report import render
-from involution.models.comparison import DESIGNS, OPERATORS, comparison_net, quirks
+from involution.pictures.heatmaps import heat_map
+from involution.studies.comparison import plots
+from involution.studies.comparison.architecture import trace
+from involution.studies.comparison.nets import DESIGNS, OPERATORS, comparison_net, quirks
+from involution.studies.comparison.report import render
+from involution.studies.comparison.results import Comparison, NetResult, Samples, duration, headline, millions, table
 
 RECORD = {
     "date": "2026-01-02T03:04:05+00:00",

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from involution.cli import main
+from involution.commands.main import main
 from involution.tasks import sharding
 
 # No batch norm and nothing random beside the order: the two halves of a batch are the batch.
@@ -48,7 +48,7 @@ def test_fsdp2_trains_as_one_process_which_goes_on_from_its_checkpoint(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["fit", *FLAGS, f"--run={one}"]) == 0
     parallel = [f"--run={two}", "--data.batch_size=16", "--trainer.devices=2", "--trainer.strategy=fsdp2"]
-    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, *parallel]
+    command = [sys.executable, "-m", "involution", "fit", *FLAGS, *parallel]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     expected, actual = (weights(run / "checkpoints" / "last.ckpt") for run in (one, two))
@@ -142,7 +142,7 @@ def test_a_full_disk_keeps_the_checkpoint(tmp_path):
     last = run / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
     limit = len(before) // 2
-    command = [sys.executable, "-m", "involution.cli", "fit", *FLAGS, f"--run={run}", "--ckpt_path=last"]
+    command = [sys.executable, "-m", "involution", "fit", *FLAGS, f"--run={run}", "--ckpt_path=last"]
     done = subprocess.run(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

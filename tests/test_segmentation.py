@@ -17,9 +17,9 @@ pytest.importorskip("lightning", reason="the task is Lightning's")
 from torchmetrics.classification import MulticlassJaccardIndex
 from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 
-from involution.analysis import segmentation as analysis
-from involution.cli import main
+from involution.commands.main import main
 from involution.tasks import PolyLR, SegmentationTask, TrainingError
+from involution.tasks import segmentation_results as analysis
 
 FLAGS = [
     "--model=involution.tasks.SegmentationTask",
@@ -158,7 +158,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     assert main(["fit", *flags, f"--run={one}"]) == 0
-    command = [sys.executable, "-m", "involution.cli", "fit", *flags, f"--run={two}"]
+    command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={two}"]
     parallel = [*command, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2"]
     subprocess.run(parallel, check=True, env=environment, capture_output=True)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from involution.cli import main
+from involution.commands.main import main
 from involution.data import DataError, ImageShards, ImageTransforms
 from involution.data.shards import expand, find_shards, read_shard
 
@@ -216,7 +216,7 @@ def test_a_training_from_shards_resumes_to_the_bit(shards, tmp_path):
 
 def test_two_processes_train_from_shards(shards, tmp_path):
     flags = [*MODEL, f"--data.root={shards}", "--data.num_workers=1"]
-    command = [sys.executable, "-m", "involution.cli", "fit", *flags, f"--run={tmp_path}"]
+    command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={tmp_path}"]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == TRAIN // 16

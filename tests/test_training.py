@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from trainings import assert_same_weights, kill_after_a_checkpoint, refusal, weights
 
-from involution.cli import main
+from involution.commands.main import main
 
 FLAGS = [
     "--model=involution.tasks.ClassificationTask",
@@ -199,7 +199,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path)
     ]
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "involution.cli", "fit", *flags]
+    command = [sys.executable, "-m", "involution", "fit", *flags]
     subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True)
     parallel = [*command, f"--run={two}", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
     subprocess.run(parallel, check=True, env=environment, capture_output=True)

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from involution import backends, doctor
+from involution import backends
 from involution.backends.triton import probe
+from involution.commands import doctor
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.device("cuda", 0)

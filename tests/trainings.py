@@ -28,7 +28,7 @@ def refusal(capsys):
 
 def kill_after_a_checkpoint(run, *flags):
     """Start a training in a process of its own and kill it when its first checkpoint is there."""
-    command = [sys.executable, "-m", "involution.cli", "fit", *flags, f"--run={run}"]
+    command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={run}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     last = run / "checkpoints" / "last.ckpt"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from involution.analysis import records
+from involution import records
 
 
 class Records:

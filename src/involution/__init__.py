@@ -1,10 +1,9 @@
 """Involution: per-pixel dynamic kernels for vision in PyTorch."""
 
 from . import backends, kernel_generation
-from .fold import fold_batch_norms
 from .functional import correlation1d, correlation2d, correlation3d, involution1d, involution2d, involution3d
 from .modules import Involution1d, Involution2d, Involution3d
-from .replace import replace_convolutions
+from .surgery import fold_batch_norms, replace_convolutions
 
 __all__ = [
     "Involution1d",

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, library
+from . import backends
 from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
+from .operators import contraction as library
 
 __all__ = [
     "correlation1d",

@@ -21,9 +21,10 @@ from torch.nn.modules import module as nn_module
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.flop_counter import register_flop_formula
 
-from . import backends, batch_norm, library
+from . import backends, batch_norm
 from .backends import Request, native
 from .geometry import empty_map
+from .operators import contraction as library
 
 __all__ = ["READY", "Last", "Sequential", "apply", "combines", "contiguous", "serves"]
 

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from . import functional, fused, inference
+from . import functional, inference
 from .backends import Window
 from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
 from .kernel_generation import _CONV, SpanKernelGenerator, create_kernel_generator, to_output_grid
+from .operators import generation as fused
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
 

@@ -22,7 +22,7 @@ from benchmarks.gpu.records import Records, environment
 from fake_gpu import pretend
 
 from involution import Involution2d, backends
-from involution.analysis.records import read
+from involution.records import read
 
 pytestmark = pytest.mark.usefixtures("one_tile")
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from cases import relative_error
 
-from involution import Involution1d, Involution2d, fused
+from involution import Involution1d, Involution2d
 from involution.backends import triton
+from involution.operators import generation as fused
 
 pytestmark = pytest.mark.usefixtures("one_tile")
 

@@ -10,7 +10,7 @@ import timm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import checkpoints, rednet  # noqa: F401  (registers RedNet)
+from . import checkpoints  # noqa: F401(registers RedNet)
 
 __all__ = ["Backbone"]
 

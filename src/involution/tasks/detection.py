@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from ..analysis import records
+from .. import records
 from ..models import saved
 from ..models.checkpoints import CheckpointError
 from ..models.detection import MaskRCNN, create

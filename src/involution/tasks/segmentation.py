@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ..analysis import segmentation as analysis
 from ..data.label_maps import IGNORE
 from ..models import saved
 from ..models.checkpoints import CheckpointError
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import segment
+from . import segmentation_results as analysis
 from .errors import TrainingError, check_finite
 from .schedules import PolyLR
 
@@ -194,8 +194,8 @@ class SegmentationTask(LightningModule):
         return {name: value.float().to(self.device) for name, value in figures.items()}
 
     def _write_record(self, stage: str, matrix: Tensor) -> None:
-        from ..analysis import records
-        from ..analysis.plots import png
+        from .. import records
+        from ..studies.comparison.plots import png
 
         folder = Path(self.trainer.default_root_dir)
         checkpoint = self.trainer.ckpt_path

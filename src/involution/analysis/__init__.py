@@ -1,1 +1,0 @@
-"""What networks cost and how they look inside: counting, tables, figures."""

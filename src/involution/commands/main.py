@@ -1,0 +1,164 @@
+"""The command ``involution``: each subcommand is a documented function, its flags are that function's arguments."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Command(NamedTuple):
+    """A subcommand: where its function is, imported when it is called, and what the help says of it."""
+
+    module: str
+    function: str
+    summary: str
+
+
+_COMMANDS = {
+    "compare": Command(
+        "involution.commands.compare", "compare", "train convolution against involution on the same data, report"
+    ),
+    "ablate": Command(
+        "involution.commands.ablate", "ablate", "vary kernel size, channels per group and φ in a small RedNet"
+    ),
+    "complexity": Command(
+        "involution.studies.costs.complexity", "complexity", "parameters and multiply-adds beside the paper's"
+    ),
+    "convert": Command(
+        "involution.commands.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"
+    ),
+    "pack": Command("involution.commands.pack", "pack", "write a folder of images as tar shards to stream from"),
+    "voc2coco": Command(
+        "involution.commands.voc2coco", "voc2coco", "bring annotations of Pascal VOC into COCO's format"
+    ),
+    "predict": Command(
+        "involution.commands.predict", "predict", "apply a trained net to images: classes, heat maps, objects"
+    ),
+    "fit": Command(
+        "involution.commands.training", "run", "train a net: classification, detection (Lightning's flags and YAML)"
+    ),
+    "validate": Command("involution.commands.training", "run", "evaluate a checkpoint on the validation images"),
+    "test": Command("involution.commands.training", "run", "evaluate a checkpoint on the test images"),
+    "doctor": Command(
+        "involution.commands.doctor", "doctor", "say what serves this machine, and why something else does not"
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 1 refused with a sentence, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(import_module("involution").__version__)
+        return 0
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        print(f"involution: unknown command {name!r}; expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        _call(name, rest)
+    except KeyboardInterrupt:
+        print(f"involution {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (CommandError, ImportError, OSError) as error:
+        print(f"involution {name}: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        # Its message goes on about the allocator's settings.
+        words = str(error).partition(". GPU")[0].splitlines()[0]
+        print(f"involution {name}: {words}; use a smaller batch, smaller images or half precision", file=sys.stderr)
+        return 1
+    return 0
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the message is the sentence the user reads."""
+
+
+def _call(name: str, arguments: Sequence[str]) -> Any:
+    command = _COMMANDS[name]
+    function = getattr(import_module(command.module), command.function)
+    if not inspect.signature(function).parameters and not arguments:
+        return function()
+    try:
+        from jsonargparse import auto_cli
+    except ImportError as error:
+        raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
+    if command.module == "involution.commands.training":
+        return function(name, arguments)
+    optional = _positionals(function)[1]
+    hint = "".join(f" [{word}" for word in optional) + "]" * len(optional)
+    return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}{hint}")
+
+
+def _positionals(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Return the arguments that may be given without their name: those that must be there, and those that may."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [p.name for p in named if p.default is p.empty], [p.name for p in named if p.default is not p.empty]
+
+
+def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """Let switches stand alone (``--json``), options be spelt with dashes (``--data-root``) and lists without brackets.
+
+    A list as first parameter takes all that stands before the first option (``predict a.jpg b.jpg --top 3``), another
+    one commas (``--heatmaps layer1.0.conv2,layer2.0.conv2``). What follows the arguments that must be there without a
+    name gets the name of the next one that may be (``compare mnist`` is ``compare --dataset mnist``).
+    """
+    parameters = inspect.signature(function).parameters
+    switches = {name for name, p in parameters.items() if p.default is False}
+    lists = [name for name, p in parameters.items() if str(p.annotation).startswith("list[")]
+    rest, result = list(arguments), []
+    if lists and next(iter(parameters)) == lists[0]:
+        end = next((i for i, argument in enumerate(rest) if argument.startswith("-")), len(rest))
+        if end:
+            result.append(json.dumps(rest[:end], ensure_ascii=False))
+        rest = rest[end:]
+    required, optional = _positionals(function)
+    unnamed = [""] * (len(required) - len(result)) + optional
+    is_value = False
+    while rest:
+        argument = rest.pop(0)
+        if not is_value and unnamed and not argument.startswith("-"):
+            name = unnamed.pop(0)
+            argument = f"--{name}={argument}" if name else argument
+        is_value = False
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+            if option[2:] not in (*parameters, "help", "config", "print_config"):
+                known = ", ".join("--" + name.replace("_", "-") for name in parameters)
+                raise CommandError(f"unknown option {argument.partition('=')[0]}; expected one of {known}")
+            if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
+                equals, value = "=", "true"
+            if option[2:] in lists:
+                value = value if equals else rest.pop(0) if rest else ""
+                equals, value = (
+                    "=",
+                    value if value.startswith("[") else json.dumps(value.split(","), ensure_ascii=False),
+                )
+            is_value = not equals and option not in ("--help", "--print_config")
+        result.append(option + equals + value)
+    return result
+
+
+def _help() -> str:
+    lines = ["usage: involution COMMAND [--help] …", "", "commands:"]
+    lines += [f"  {name:<12}{command.summary}" for name, command in _COMMANDS.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    # Run as a script this file is a second module, whose CommandError is not the one that commands raise.
+    sys.exit(import_module("involution.commands.main").main())

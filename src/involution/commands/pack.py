@@ -1,0 +1,58 @@
+"""The command ``involution pack``: a folder of images to tar shards for streaming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .main import CommandError
+
+__all__ = ["pack"]
+
+
+def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) -> None:
+    """Write ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg`` as tar shards that training streams from.
+
+    The shards have WebDataset's format; the training images are shuffled once. ``index.json`` beside them holds the
+    names of the classes, the number of images and the size of every shard, by which a truncated one is found.
+
+    Args:
+        root: folder of the images, one folder per class in every part; train, val and test are taken where they exist.
+        out: folder of the shards, made where it does not exist.
+        images_per_shard: how many a shard holds; let there be at least as many shards as processes times workers.
+        seed: of the order of the training images.
+
+    Raises:
+        CommandError: there are no images, or the shards cannot be written.
+    """
+    from .. import records
+    from ..data import DataError, shards
+    from ..data.image_folders import FolderImages
+
+    if images_per_shard < 1:
+        raise CommandError(f"--images-per-shard must be at least 1, got {images_per_shard}")
+    parts = [part for part in ("train", "val", "test") if (root / part).is_dir()]
+    if not parts:
+        raise CommandError(
+            f"{root} holds neither train nor val; expected such folders with one folder per class inside"
+        )
+    if (out / shards.INDEX).exists():
+        raise CommandError(f"{out} already holds shards; delete them or choose another folder")
+    index: dict[str, object] = {}
+    classes: list[str] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            images = FolderImages(root / part, None)
+            if classes and images.classes != classes:
+                differing = ", ".join(sorted(set(images.classes) ^ set(classes))[:5])
+                raise CommandError(f"{root / part} has other classes than {root / parts[0]}: {differing}")
+            classes = images.classes
+            packed = shards.pack(images.samples, out, part, images_per_shard, seed if part == "train" else None)
+            sizes = {name: (out / name).stat().st_size for name in packed.shards}
+            index[part] = {"images": packed.images, "bytes": sizes}
+            print(f"{part}: {packed.images:,} images in {len(sizes)} shard{'s' if len(sizes) > 1 else ''}", flush=True)
+    except DataError as error:
+        raise CommandError(str(error)) from error
+    # Last: a folder without it is not whole.
+    records.write_atomically(out / shards.INDEX, json.dumps({**index, "classes": classes}, indent=1))

@@ -1,0 +1,196 @@
+"""The command that applies a trained net to images: classes, objects or a map of classes, by what the net was made for."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .main import CommandError
+
+# By the task in the description of a saved net: the module whose ``predict_images`` applies it.
+_PREDICTORS = {
+    "detection": "involution.commands.predict_detection",
+    "segmentation": "involution.commands.predict_segmentation",
+}
+
+
+def predict(
+    images: list[str],
+    *,
+    model: str = "rednet50",
+    weights: Path | None = None,
+    top: int = 5,
+    heatmaps: list[str] | None = None,
+    min_score: float = 0.5,
+    window: list[int] | None = None,
+    scales: list[float] | None = None,
+    flip: bool = False,
+    out: Path = Path("runs/predict"),
+    json: bool = False,
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> None:
+    """Apply a trained net to images: print classes, draw objects, or write maps of classes, as the net was made for.
+
+    Args:
+        images: image files, and folders that are searched for them.
+        model: a folder that ``involution fit`` wrote (``runs/…/model``), a timm name such as ``rednet50``, or a hub
+            address such as ``hf-hub:user/model``.
+        weights: a checkpoint for a net given by name: safetensors, or released weights of the authors or PaddleClas.
+        top: how many classes of an image a classifier prints.
+        heatmaps: names of involutions of a classifier whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for
+            every one.
+        min_score: least score of the objects that a detector draws and prints.
+        window: height and width of the windows in which a segmentation net sees a large image, e.g. ``512,1024``.
+        scales: factors by which a segmentation net sees an image resized, averaged, e.g. ``0.75,1,1.25``.
+        flip: let a segmentation net see the flipped image, too.
+        out: folder of what is drawn or written.
+        json: print one JSON object a line instead of text.
+        batch_size: images that pass the net together.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …
+    """
+    from ..data import DataError
+    from ..data.image_folders import list_images
+    from ..models import saved
+
+    if top < 1 or batch_size < 1:
+        raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
+    try:
+        files = list_images(images)
+        place = _device(device)
+        description = saved.describe(model) if Path(model).is_dir() else None
+        if description is not None:
+            if weights is not None or heatmaps:
+                raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
+            predictor = import_module(_PREDICTORS[description.task])
+            own: dict[str, dict[str, Any]] = {
+                "detection": {"batch_size": batch_size, "min_score": min_score},
+                "segmentation": {"window": window, "scales": scales, "flip": flip},
+            }
+            predictor.predict_images(files, model, out=out, json=json, device=place, **own[description.task])
+            return
+        net = load(model, weights).to(place).eval()
+        names = class_names(net)
+        for chunk, inputs in _batches(net, files, batch_size):
+            with torch.inference_mode():
+                probabilities = net(inputs.to(place)).softmax(1).cpu()
+            for file, row in zip(chunk, probabilities, strict=True):
+                _print(file, row, names, top, json)
+            if heatmaps:
+                _draw(net, chunk, inputs.to(place), None if heatmaps == ["all"] else heatmaps, out)
+    except (DataError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    if heatmaps and not json:
+        print(f"heat maps in {out}")
+
+
+def load(model: str, weights: Path | None = None) -> nn.Module:
+    """Build a net with its weights.
+
+    Args:
+        model: a folder, a timm name or a hub address; see `predict`.
+        weights: a checkpoint for a net given by name.
+
+    Raises:
+        CommandError: the net is unknown, has no weights, or the weights are another net's.
+    """
+    import timm
+
+    import involution.models  # noqa: F401  (registers RedNet)
+
+    from ..models import checkpoints
+
+    folder = Path(model)
+    try:
+        if weights is not None:
+            converted = checkpoints.to_timm(checkpoints.read(weights))
+            if converted.model != model:
+                raise CommandError(
+                    f"{weights} holds the weights of {converted.model}, not of {model}; use --model {converted.model}"
+                )
+            net = timm.create_model(model, **converted.arguments)
+            net.load_state_dict(converted.state)
+            return net
+        if folder.is_dir():
+            return timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return timm.create_model(model, pretrained=True)
+    except CommandError:
+        raise
+    except checkpoints.CheckpointError as error:
+        raise CommandError(str(error)) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CommandError(
+            f"{model} cannot be loaded: {error} Give --weights, or as --model a folder that involution fit wrote"
+        ) from error
+
+
+def class_names(net: Any) -> Sequence[str]:
+    """Return what the outputs of a timm model mean: the names it carries, ImageNet's for 1,000 classes, or numbers."""
+    names = net.pretrained_cfg.get("label_names")
+    if names:
+        return list(names.values()) if isinstance(names, dict) else list(names)
+    if net.num_classes == 1000:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo()
+        return [info.index_to_description(i) for i in range(1000)]
+    return [str(i) for i in range(net.num_classes)]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:
+    """Yield images as the net was evaluated on them, with their files."""
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    from ..data import DataError
+
+    transform = create_transform(**resolve_data_config(model=net))
+    channels = getattr(net, "in_chans", 3)
+    for start in range(0, len(files), size):
+        chunk, tensors = list(files[start : start + size]), []
+        for file in chunk:
+            try:
+                with Image.open(file) as image:
+                    tensors.append(transform(image.convert("L" if channels == 1 else "RGB")))
+            except (OSError, SyntaxError, ValueError) as error:
+                raise DataError(f"{file} cannot be read as an image: {error}; repair or remove it") from error
+        yield chunk, torch.stack(tensors)
+
+
+def _print(file: Path, probabilities: Tensor, names: Sequence[str], top: int, json: bool) -> None:
+    values, classes = probabilities.topk(min(top, len(probabilities)))
+    best = [(names[i], p) for p, i in zip(values.tolist(), classes.tolist(), strict=True)]
+    if json:
+        classes_by_name = [{"class": name, "probability": p} for name, p in best]
+        print(json_module.dumps({"image": str(file), "top": classes_by_name}, ensure_ascii=False), flush=True)
+    else:
+        print(f"{file}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in best), flush=True)
+
+
+def _draw(net: nn.Module, files: Sequence[Path], inputs: Tensor, layers: Sequence[str] | None, out: Path) -> None:
+    """Write one picture for an image and a layer: the image as the net sees it, and the kernels' heat map over it."""
+    from PIL import Image
+
+    from ..pictures.heatmaps import enlarge, kernel_heat_maps, overlay
+
+    out.mkdir(parents=True, exist_ok=True)
+    low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
+    shown = enlarge((255 * (inputs - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8).cpu())
+    for layer, maps in kernel_heat_maps(net, inputs, layers).items():
+        for file, image, values in zip(files, shown, maps.mean(1), strict=True):
+            plain = image.expand(3, -1, -1).permute(1, 2, 0)
+            picture = torch.cat([plain, overlay(image, values)], 1)
+            Image.fromarray(picture.numpy()).save(out / f"{file.stem}-{layer.replace(':', '-')}.png")

@@ -1,0 +1,128 @@
+"""What ``involution predict`` does with a detector: draw the objects it finds, and write them in COCO's format."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.coco_files import encode_mask
+from ..data.coco_images import read_image
+from ..models import saved
+from ..pictures.objects import draw_objects
+from ..records import write_atomically
+
+__all__ = ["predict_images"]
+
+JSON_NAME = "predictions.json"
+
+
+def predict_images(
+    files: Sequence[Path],
+    model: str | Path,
+    *,
+    out: Path,
+    json: bool,
+    batch_size: int,
+    device: torch.device,
+    min_score: float,
+) -> None:
+    """Find the objects of images; draw those above ``min_score``, print them, and write all into one JSON file.
+
+    Args:
+        files: of the images.
+        model: folder that ``involution fit`` wrote.
+        out: folder for ``<image>.png`` and ``predictions.json``: images, categories and annotations with scores, the
+            annotations in the form of COCO's results. Images are numbered in the order of ``files``.
+        json: print one JSON object per image instead of text.
+        batch_size: images that pass the net together.
+        device: where the net runs.
+        min_score: least score of what is drawn and printed.
+    """
+    net, description = saved.load(model)
+    net.to(device)
+    out.mkdir(parents=True, exist_ok=True)
+    ids = description.details.get("category_ids", range(1, len(description.classes) + 1))
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    names = _picture_names(files)
+    for start in range(0, len(files), batch_size):
+        chunk = files[start : start + batch_size]
+        pixels = [read_image(file) for file in chunk]
+        with torch.inference_mode():
+            found = net([image.to(device).float() / 255 for image in pixels])
+        for number, (file, image, objects) in enumerate(zip(chunk, pixels, found, strict=True), start + 1):
+            objects = {name: value.cpu() for name, value in objects.items()}
+            if "masks" in objects:
+                objects["masks"] = objects["masks"][:, 0] > 0.5
+            images.append({"id": number, "file_name": str(file), "width": image.shape[2], "height": image.shape[1]})
+            for annotation in _annotations(objects, number, ids):
+                annotations.append({"id": len(annotations) + 1, **annotation})
+            shown = {name: value[objects["scores"] >= min_score] for name, value in objects.items()}
+            texts = [
+                f"{description.classes[label]} {score:.2f}"
+                for label, score in zip(shown["labels"].tolist(), shown["scores"].tolist(), strict=True)
+            ]
+            picture = draw_objects(image, shown["boxes"], shown["labels"].tolist(), texts, shown.get("masks"))
+            picture.save(out / names[file])
+            _print(file, shown, description.classes, json)
+    categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    write_atomically(out / JSON_NAME, json_module.dumps(content, ensure_ascii=False) + "\n")
+    if not json:
+        print(f"pictures and {JSON_NAME} in {out}")
+
+
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Name each picture after its image; images of the same name in different folders get a number."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        name, number = f"{file.stem}.png", 1
+        while name in taken and file not in names:
+            number += 1
+            name = f"{file.stem}-{number}.png"
+        taken.add(name)
+        names.setdefault(file, name)
+    return names
+
+
+def _annotations(objects: Mapping[str, Tensor], image_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
+    annotations = []
+    for i, (box, label, score) in enumerate(
+        zip(objects["boxes"].tolist(), objects["labels"].tolist(), objects["scores"].tolist(), strict=True)
+    ):
+        x1, y1, x2, y2 = box
+        annotation = {
+            "image_id": image_id,
+            "category_id": ids[label],
+            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 5),
+            "area": round((x2 - x1) * (y2 - y1), 2),
+            "iscrowd": 0,
+        }
+        if "masks" in objects:
+            annotation["segmentation"] = encode_mask(objects["masks"][i])
+            annotation["area"] = int(objects["masks"][i].sum())
+        annotations.append(annotation)
+    return annotations
+
+
+def _print(file: Path, objects: Mapping[str, Tensor], classes: Sequence[str], json: bool) -> None:
+    found = [
+        {"class": classes[label], "score": round(score, 5), "box": [round(value, 2) for value in box]}
+        for label, score, box in zip(
+            objects["labels"].tolist(), objects["scores"].tolist(), objects["boxes"].tolist(), strict=True
+        )
+    ]
+    if json:
+        print(json_module.dumps({"image": str(file), "objects": found}, ensure_ascii=False), flush=True)
+        return
+    counts: dict[str, int] = {}
+    for entry in found:
+        counts[entry["class"]] = counts.get(entry["class"], 0) + 1
+    print(f"{file}: " + (", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing"), flush=True)

@@ -1,0 +1,105 @@
+"""What the command predict does with a segmentation net: label images, and overlays with a legend."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.label_maps import ClassTable, read_image
+from ..data.segmentation_transforms import SegmentationTransforms
+from ..models import saved
+from ..models.segmentation_inference import segment
+from ..pictures.overlays import class_shares, percent, with_legend
+from .main import CommandError
+
+__all__ = ["predict_images"]
+
+
+def predict_images(
+    files: Sequence[Path],
+    model: str | Path,
+    *,
+    out: Path,
+    json: bool,
+    device: torch.device,
+    window: Sequence[int] | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool = False,
+) -> None:
+    """Write for every image a label image ``NAME.png``, in the values of the data set, and ``NAME-overlay.png``.
+
+    Args:
+        files: the images.
+        model: the folder that ``involution fit`` wrote.
+        out: where the pictures go.
+        json: print one JSON object a line instead of text.
+        device: where the net runs.
+        window: height and width of sliding windows, see `segment`; those of the training's evaluation by default.
+        scales: factors by which the image is resized, averaged; likewise.
+        flip: whether to average with the flipped image; likewise.
+
+    Raises:
+        CommandError: two images would be written to the same file, or over an image.
+        DataError: an image cannot be read.
+        CheckpointError: the folder holds no net of ours.
+        ValueError: the views are out of range.
+    """
+    targets = _targets(files, out)
+    net, description = saved.load(model)
+    net.to(device).to(memory_format=torch.channels_last)
+    details = dict(description.details)
+    table = ClassTable.from_dict(details)
+    size = details.get("image_size")
+    transforms = SegmentationTransforms(
+        image_size=tuple(size) if size else None, mean=description.mean, std=description.std
+    )
+    views: dict = dict(details.get("views") or {})
+    if window is not None:
+        views |= {"window": window, "stride": None}
+    if scales is not None:
+        views["scales"] = scales
+    if flip:
+        views["flip"] = True
+    out.mkdir(parents=True, exist_ok=True)
+    for file, (labels, overlay) in zip(files, targets, strict=True):
+        image = read_image(file)
+        pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            probabilities = segment(net, pixels, size=(image.height, image.width), **views)
+        classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
+        table.label_image(classes).save(labels)
+        with_legend(image, classes, table.names, table.colours).save(overlay)
+        _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
+
+
+def _targets(files: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Return the files of labels and overlay of every image; refuse to write one twice, or over an image."""
+    targets = [(out / f"{file.stem}.png", out / f"{file.stem}-overlay.png") for file in files]
+    images = {file.resolve() for file in files}
+    first: dict[Path, Path] = {}
+    for file, pair in zip(files, targets, strict=True):
+        for target in pair:
+            if target.resolve() in images:
+                raise CommandError(f"{target} is one of the images and would be overwritten; choose another --out")
+            if target in first:
+                raise CommandError(
+                    f"{first[target]} and {file} would both be written to {target.name}; give them to two runs with "
+                    "two --out"
+                )
+            first[target] = file
+    return targets
+
+
+def _print(file: Path, labels: Path, overlay: Path, shares: np.ndarray, names: Sequence[str], json: bool) -> None:
+    order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
+    if json:
+        by_name = {names[i]: round(100 * float(shares[i]), 3) for i in order}
+        record = {"image": str(file), "labels": str(labels), "overlay": str(overlay), "share_percent": by_name}
+        print(json_module.dumps(record, ensure_ascii=False), flush=True)
+    else:
+        parts = ", ".join(f"{names[i]} {percent(shares[i])}" for i in order[:5]) + (", …" if len(order) > 5 else "")
+        print(f"{file}: {parts} → {overlay}", flush=True)

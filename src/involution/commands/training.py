@@ -1,0 +1,142 @@
+"""``involution fit|validate|test``: Lightning's command line with a folder per training that can always be resumed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from ..data import DataError
+from ..tasks import TrainingError
+from ..tasks.callbacks import EpochSeed
+from ..tasks.checkpointing import WholeCheckpointIO, WriteErrors, write_refusal
+from ..tasks.sharding import is_sharded
+from .main import CommandError
+
+SUBCOMMANDS = ("fit", "validate", "test")
+
+
+class SaveModel(Callback):
+    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
+        task: Any = pl_module
+        if not trainer.is_global_zero or not hasattr(task, "save_model"):
+            return
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        # What is divided among processes has whole weights in its checkpoints alone.
+        if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
+            return
+        if best:
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+            task.load_state_dict(state)
+        task.model.to("cpu", memory_format=torch.contiguous_format)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.folder.parent, prefix=f".{self.folder.name}.") as partial:
+            task.save_model(Path(partial))
+            files = [file for file in Path(partial).rglob("*") if file.is_file()]
+            for file in files:
+                target = self.folder / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+
+
+class _Cli(LightningCLI):
+    """Lightning's command line; ``--run`` names the folder of the training."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run", type=Path, default=Path("runs/train"), help="folder of logs, checkpoints and model"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse to start a new training in the folder of another one."""
+        run = self._get(self.config, "run")
+        last = run / "checkpoints" / "last.ckpt"
+        if self.subcommand == "fit" and last.exists() and not self._get(self.config, "ckpt_path"):
+            raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""
+        run, config = self._get(self.config_init, "run"), self._get(self.config_init, "trainer")
+        kwargs["default_root_dir"] = str(run)
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
+        callbacks = [*(config.get("callbacks") or []), WriteErrors()]
+        kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
+        seed = self._get(self.config_init, "seed_everything")
+        if self.subcommand == "fit":
+            callbacks.append(EpochSeed(0 if isinstance(seed, bool) or seed is None else seed))
+            if kwargs.get("logger") or config.get("logger"):
+                callbacks.append(LearningRateMonitor("epoch"))
+            if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+                folder = run / "checkpoints"
+                monitor = getattr(self.model, "monitor", None)
+                if monitor:
+                    mode = getattr(self.model, "monitor_mode", "min")
+                    callbacks.append(
+                        ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+                    )
+                # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
+                callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
+            callbacks.append(SaveModel(run / "model"))
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def run(subcommand: str, arguments: Sequence[str]) -> None:
+    """Run one of Lightning's subcommands.
+
+    Raises:
+        CommandError: the data, the model or the training refuse, in one sentence.
+    """
+    # What Lightning says of its own uses here, none of which the user can or should change.
+    for words in (
+        "LightningCLI's args parameter",
+        "Checkpoint directory .* exists and is not empty",
+        ".*callbacks used to create",
+    ):
+        warnings.filterwarnings("ignore", words)
+    try:
+        _Cli(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "involution"},
+            args=[subcommand, *arguments],
+        )
+    except (DataError, TrainingError, ValueError, OSError) as error:
+        unwritten = write_refusal(error)
+        if unwritten:
+            raise CommandError(unwritten) from error
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        # What a worker process raised arrives with its traceback in the message; its last line is the sentence.
+        sentence = str(refusal).strip().splitlines()[-1]
+        raise CommandError(sentence.partition("DataError: ")[2] or sentence) from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _refusal(error: BaseException | None) -> BaseException | None:
+    """Return the refusal of ours that led to ``error``: the parser wraps what a constructor raises."""
+    while error is not None and not isinstance(error, (DataError, TrainingError)):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,111 @@
+"""The command that brings annotations of Pascal VOC, one XML file an image, into COCO's format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from .main import CommandError
+
+
+def voc2coco(
+    annotations: Path,
+    out: Path,
+    *,
+    names: Path | None = None,
+    classes: list[str] | None = None,
+    keep_difficult: bool = False,
+) -> None:
+    """Write the boxes of a folder of Pascal VOC's XML files as one JSON file in COCO's format.
+
+    Args:
+        annotations: folder of the XML files.
+        out: JSON file to write.
+        names: text file with one image name a line, such as ``ImageSets/Main/train.txt``; all XML files by default.
+        classes: names of the classes in the order of their ids, which start at 1; by default all that occur, sorted.
+            Give them for the parts of one data set, so that their ids agree.
+        keep_difficult: treat objects marked difficult as any other; by default they are crowds, which training leaves
+            out and evaluation neither asks for nor punishes.
+    """
+    files = _files(annotations, names)
+    read = [_read(file) for file in files]
+    occurring = sorted({entry["class"] for _, objects in read for entry in objects})
+    unknown = sorted(set(occurring) - set(classes)) if classes else []
+    if unknown:
+        raise CommandError(f"{annotations} has classes that --classes does not name: {', '.join(unknown)}")
+    ids = {name: i for i, name in enumerate(classes or occurring, 1)}
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for image_id, (image, objects) in enumerate(read, 1):
+        images.append({"id": image_id, **image})
+        for entry in objects:
+            x, y, width, height = entry["bbox"]
+            boxes.append(
+                {
+                    "id": len(boxes) + 1,
+                    "image_id": image_id,
+                    "category_id": ids[entry["class"]],
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": int(entry["difficult"] and not keep_difficult),
+                    "segmentation": [],
+                }
+            )
+    categories = [{"id": i, "name": name} for name, i in ids.items()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}), encoding="utf-8")
+    print(f"{len(images)} images with {len(boxes)} boxes of {len(ids)} classes written to {out}")
+
+
+def _files(annotations: Path, names: Path | None) -> list[Path]:
+    if names is None:
+        files = sorted(annotations.glob("*.xml"))
+        if not files:
+            raise CommandError(f"there are no XML files in {annotations}")
+        return files
+    try:
+        lines = names.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise CommandError(f"{names} cannot be read: {error.strerror}; expected one image name a line") from error
+    # Lists of one class have a second column: 1, 0 or -1.
+    chosen = [line.split()[0] for line in lines if line.strip()]
+    files = [annotations / f"{Path(name).name}.xml" for name in chosen]
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        raise CommandError(f"{names} names images without annotations: {missing[0] if missing else 'none at all'}")
+    return files
+
+
+def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    try:
+        root = ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, OSError) as error:
+        raise CommandError(f"{file} cannot be read as XML: {error}") from error
+    image = {
+        "file_name": root.findtext("filename") or f"{file.stem}.jpg",
+        "width": int(_number(root, "size/width", file)),
+        "height": int(_number(root, "size/height", file)),
+    }
+    return image, list(_objects(root, file))
+
+
+def _objects(root: ElementTree.Element, file: Path) -> Iterator[dict[str, Any]]:
+    for entry in root.findall("object"):
+        left, top, right, bottom = (_number(entry, f"bndbox/{key}", file) for key in ("xmin", "ymin", "xmax", "ymax"))
+        name = entry.findtext("name")
+        if not name:
+            raise CommandError(f"{file} has an object without a name")
+        # Pascal VOC counts pixels from 1 and includes the last one.
+        box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+        yield {"class": name, "bbox": box, "difficult": (entry.findtext("difficult") or "0").strip() == "1"}
+
+
+def _number(element: ElementTree.Element, path: str, file: Path) -> float:
+    text = element.findtext(path)
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise CommandError(f"{file} needs a number in {path}, got {text!r}") from error

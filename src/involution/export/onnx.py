@@ -1,0 +1,121 @@
+"""Leaving PyTorch: the operators in terms that other runtimes know.
+
+``torch.export`` keeps the operators as they are (a program runs wherever this library is installed). ONNX knows
+neither, so `to_onnx` first replaces them by pads, slices, products and sums, which every runtime has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["decompositions", "to_onnx"]
+
+
+def decompositions() -> dict[Any, Callable[..., Tensor]]:
+    """Return involution's operators in terms of PyTorch's, as ``ExportedProgram.run_decompositions`` takes them.
+
+    The result has K² slices per involution and works with dynamic batch and spatial sizes. A kernel value over the
+    border is multiplied by a zero of the padding instead of being skipped, so infinite values there give NaN.
+    """
+    return {
+        torch.ops.involution.forward.default: _forward,
+        torch.ops.involution.kernel_gradient.default: _kernel_gradient,
+    }
+
+
+def to_onnx(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    file: str | Path,
+    *,
+    dynamic_shapes: Any = None,
+    opset_version: int | None = None,
+) -> None:
+    """Write ``model`` as an ONNX file of standard operators.
+
+    Args:
+        model: any module that holds involutions; it is exported in eval mode and left in the mode it had.
+        inputs: example inputs.
+        file: where to write, usually ``*.onnx``.
+        dynamic_shapes: as ``torch.export.export`` takes them, e.g. ``({0: Dim("batch"), 2: Dim("height")},)``.
+        opset_version: passed on to ``torch.onnx.export``.
+
+    Raises:
+        ImportError: onnx or onnxscript is missing.
+
+    Example:
+        >>> import torch
+        >>> from involution import Involution2d
+        >>> from involution.export.onnx import to_onnx
+        >>> to_onnx(Involution2d(32), (torch.randn(1, 32, 14, 14),), "involution.onnx")  # doctest: +SKIP
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'{error.name} is missing; install it with: pip install "involution[export]"') from error
+    training = model.training
+    try:
+        program = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic_shapes)
+    finally:
+        model.train(training)
+    program = program.run_decompositions(decompositions())
+    torch.onnx.export(program, f=str(file), dynamo=True, opset_version=opset_version, verbose=False)
+
+
+def _shifts(
+    x: Tensor, kernel_size: Sequence[int], out_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[Tensor]:
+    """Return for each tap the pixels of the padded ``x`` that it reads, ``(B, C, H', ...)``."""
+    shifts = []
+    for tap in product(*map(range, kernel_size)):
+        shifted = x
+        for axis, (t, n, s, d) in enumerate(zip(tap, out_size, stride, dilation, strict=True)):
+            shifted = shifted[(slice(None),) * (2 + axis) + (slice(t * d, t * d + (n - 1) * s + 1, s),)]
+        shifts.append(shifted)
+    return shifts
+
+
+def _padded(x: Tensor, padding: Sequence[int]) -> Tensor:
+    return F.pad(x, [p for p in reversed(padding) for _ in range(2)])
+
+
+def _forward(
+    input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], backend: str
+) -> Tensor:
+    dims, groups = input.ndim - 2, kernel.shape[1]
+    kernel_size, out_size = kernel.shape[2 : 2 + dims], kernel.shape[2 + dims :]
+    weights = kernel.flatten(2, 1 + dims)
+    total = None
+    for tap, x in enumerate(_shifts(_padded(input, padding), kernel_size, out_size, stride, dilation)):
+        term = x.unflatten(1, (groups, input.shape[1] // groups)) * weights[:, :, tap].unsqueeze(2)
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError("an involution needs at least one tap")
+    return total.flatten(1, 2)
+
+
+def _kernel_gradient(
+    grad_output: Tensor,
+    input: Tensor,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+) -> Tensor:
+    out_size = grad_output.shape[2:]
+    query = grad_output.unflatten(1, (groups, input.shape[1] // groups))
+    products = [
+        (query * x.unflatten(1, query.shape[1:3])).sum(2)
+        for x in _shifts(_padded(input, padding), kernel_size, out_size, stride, dilation)
+    ]
+    return torch.stack(products, 2).unflatten(2, tuple(kernel_size))

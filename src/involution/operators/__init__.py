@@ -1,0 +1,1 @@
+"""The operators as PyTorch knows them: schemas, fakes, derivatives, rules for vmap, operation counts."""

@@ -1,0 +1,1 @@
+"""Heat maps, objects, overlays and plots as images."""

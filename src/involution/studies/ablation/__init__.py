@@ -1,0 +1,1 @@
+"""The paper's ablations of kernel size, channels per group and φ."""

@@ -1,0 +1,6 @@
+"""Changes to whole models: involutions for convolutions, norms folded into the layers before them."""
+
+from .fold import fold_batch_norms
+from .replace import replace_convolutions
+
+__all__ = ["fold_batch_norms", "replace_convolutions"]

@@ -1,0 +1,64 @@
+"""Draw the learning curves of trainings from their logs.
+
+python -m tools.curves NAME=RUN … --keys train_loss val_miou [--output docs/images/curves.png]
+
+Each of NAME=RUN is a title and the folder of a training of ``involution fit``; each key is a column of its metrics.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+from involution.records import write_atomically
+from involution.studies.comparison.plots import png
+
+COLOURS = ("#3b6fd4", "#e8590c", "#2b8a3e", "#862e9c")
+# Different ones, to see curves that lie on each other.
+STYLES = ("-", "--", "-.", ":")
+
+
+def read(run: Path, key: str) -> tuple[list[int], list[float]]:
+    """Return epochs (from 1) and values of a column, from all logs of a run: a resumed training has several."""
+    values: dict[int, float] = {}
+    for path in sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.partition("_")[2])):
+        with path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row.get(key) and row.get("epoch"):
+                    values[int(row["epoch"]) + 1] = float(row[key])
+    return sorted(values), [values[epoch] for epoch in sorted(values)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
+    parser.add_argument("--keys", nargs="+", default=["train_loss", "val_miou"])
+    parser.add_argument("--output", type=Path, default=Path("docs/images/curves.png"))
+    arguments = parser.parse_args()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(4.6 * len(arguments.keys), 3.2))
+    for axes, key in zip(figure.subplots(1, len(arguments.keys), squeeze=False)[0], arguments.keys, strict=True):
+        for colour, style, entry in zip(COLOURS, STYLES, arguments.runs, strict=False):
+            name, _, run = entry.partition("=")
+            epochs, values = read(Path(run), key)
+            if not epochs:
+                raise SystemExit(f"{run} has no logs with a column {key}")
+            marker = "o" if len(epochs) < 12 else ""
+            axes.plot(epochs, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
+        axes.set_title(key, loc="left", fontsize=10)
+        axes.set_xlabel("epoch", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.grid(color="#e4e7ec")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.output, png(figure, dpi=110))
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

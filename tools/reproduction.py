@@ -1,0 +1,108 @@
+"""Write the tables of docs/reproduction.md from the records in results/: the report's, the ablations', CIFAR-10's.
+
+python -m tools.reproduction [--results results] [--docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from involution import records
+from involution.studies.ablation.results import AblationResult, markdown
+from involution.studies.comparison.results import REPORTED, duration
+
+from .tables import source, table, write_between
+
+BEGIN, END = "<!-- tables: made by python -m tools.reproduction -->", "<!-- end of tables -->"
+
+
+def with_spread(values: list[float]) -> str:
+    """Return the mean, with the standard deviation where there are several seeds."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def report(folder: Path) -> Iterator[str]:
+    """Yield the report's table: accuracy of our trainings, time of a machine that did nothing else."""
+    times: dict[tuple[str, str, str], float] = {}
+    timing = sorted(folder.glob("training-cpu-*.json"))
+    for path in timing:
+        times = {(r["dataset"], r["kind"], r["net"]): r["epoch_s"] for r in records.read(path)["results"]}
+    paths = [path for path in (folder / "compare" / f"{v}.json" for v in ("published", "fair")) if path.exists()]
+    rows = []
+    for path in paths:
+        nets: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for result in records.read(path)["results"]:
+            nets.setdefault((result["dataset"], result["variant"], result["operator"]), []).append(result)
+        for (dataset, variant, operator), results in nets.items():
+            reported = REPORTED.get((dataset, operator)) if variant == "published" else None
+            epochs = len(results[0]["history"])
+            seconds = times.get((dataset, variant, operator))
+            rows.append(
+                [
+                    dataset,
+                    variant,
+                    operator,
+                    epochs,
+                    len(results),
+                    with_spread([r["test_accuracy_percent"] for r in results]),
+                    f"{reported.test_accuracy_percent:.2f}" if reported else "",
+                    f"{results[0]['params']:,}",
+                    f"{reported.params:,}" if reported else "",
+                    duration(epochs * seconds) if seconds else "",
+                    duration(reported.cpu_s) if reported else "",
+                ]
+            )
+    if rows:
+        head = ["data set", "nets", "operator", "epochs", "seeds", "accuracy %", "reported %", "parameters", "reported"]
+        yield from ["## The report's table", "", *table([*head, "training", "reported, CPU"], rows), ""]
+        yield "Training is the epochs times what one takes on a machine that does nothing else (last record)."
+        yield ""
+        yield from (f"- {source(records.read(path), path)}" for path in [*paths, *timing])
+
+
+def cifar(folder: Path) -> Iterator[str]:
+    """Yield RedNet beside its control on CIFAR-10."""
+    rows, paths = [], sorted((folder / "cifar10").glob("*.json"))
+    for path in paths:
+        record = records.read(path)
+        results = record["results"]
+        last, best = results["history"][-1], max(row["val_accuracy"] for row in results["history"])
+        rows.append(
+            [
+                path.stem,
+                f"{results['params']:,}",
+                f"{results['macs'] / 1e6:.2f}",
+                record["settings"]["epochs"],
+                f"{100 * last['val_accuracy']:.2f}",
+                f"{100 * best:.2f}",
+            ]
+        )
+    if rows:
+        head = ["net", "parameters", "MACs M", "epochs", "accuracy after the last, %", "best, %"]
+        yield from ["", "## RedNet and its control on CIFAR-10", "", *table(head, rows), ""]
+        yield from (f"- {source(records.read(path), path)}" for path in paths)
+
+
+def ablation(folder: Path) -> Iterator[str]:
+    """Yield the ablations beside the paper's."""
+    for path in sorted(folder.glob("ablation-*.json")):
+        record = records.read(path)
+        results = [AblationResult(**result) for result in record["results"]]
+        yield from ["", "## The ablations, as trends", "", *markdown(results).splitlines(), "", source(record, path)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    lines = [*report(arguments.results), *cifar(arguments.results), *ablation(arguments.results)]
+    write_between(arguments.docs / "reproduction.md", BEGIN, END, lines)
+
+
+if __name__ == "__main__":
+    main()

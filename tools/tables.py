@@ -1,0 +1,275 @@
+"""Write the tables of docs/performance.md, docs/segmentation.md and docs/detection.md from the records in results/.
+
+python -m tools.tables [--results results] [--docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import report
+
+from involution import records
+
+BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
+CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
+CAMVID, CAMVID_END = "<!-- camvid: made by python -m tools.tables -->", "<!-- end of camvid -->"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    head = list(head)
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def source(record: dict[str, Any], path: Path) -> str:
+    """Return the line that says where figures come from."""
+    machine, instructions = record["machine"], record.get("instruction_set")
+    return (
+        f"`{record['command']}`, commit {str(record['commit'])[:10]}, {machine['processor']}, {machine['cores']} cores, "
+        f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
+        f"record: `{path.as_posix()}`."
+    )
+
+
+def operator_tables(record: dict[str, Any]) -> list[str]:
+    """Return forward and backward times of the operator and its peers, and the ratios."""
+    lines: list[str] = []
+    for part in ("forward", "backward"):
+        names = list(record["results"][0][part])
+        rows = [
+            [f"{r['batch']}×{r['channels']}×{r['size']}²", *(f"{r[part][n]['median_ms']:.2f}" for n in names)]
+            for r in record["results"]
+        ]
+        lines += ["", f"**{part.capitalize()}, median ms**", "", *table(["shape", *names], rows)]
+    names = list(record["results"][0]["ratios"])
+    rows = [
+        [f"{r['batch']}×{r['channels']}×{r['size']}²", *(f"{r['ratios'][n]:.2f}" for n in names)]
+        for r in record["results"]
+    ]
+    return [*lines, "", "**Ratios**", "", *table(["shape", *names], rows)]
+
+
+def net_tables(record: dict[str, Any]) -> list[str]:
+    """Return times and ratios of whole nets, and the memory of training."""
+    rows = []
+    for result in record["results"]:
+        for name, time in result["times"].items():
+            peak = f"{result['peak_mib'][name]:.0f}" if "peak_mib" in result and name in result["peak_mib"] else ""
+            saved = f"{result['saved_mib'][name]:.0f}" if "saved_mib" in result and name in result["saved_mib"] else ""
+            what = f"{result['kind']}, batch {result['batch']}"
+            rows.append([what, name, f"{time['median_ms']:.1f}", f"{result['ratios'][name]:.2f}", peak, saved])
+    return ["", *table(["", "net", "median ms", "to ResNet", "peak MiB", "saved for backward MiB"], rows)]
+
+
+def latency_tables(record: dict[str, Any]) -> list[str]:
+    """Return the latency of the RedNets of all depths beside the ResNets'."""
+    batches = sorted({result["batch"] for result in record["results"]})
+    rows: dict[str, list[str]] = {}
+    for batch in batches:
+        for result in (r for r in record["results"] if r["batch"] == batch and r["kind"] == "inference"):
+            for name, time in result["times"].items():
+                low, high = time["quartile_1_ms"], time["quartile_3_ms"]
+                rows.setdefault(name, []).extend(
+                    [f"{time['median_ms']:.1f} ({low:.1f} to {high:.1f})", f"{result['ratios'][name]:.2f}"]
+                )
+    head = [text for batch in batches for text in (f"batch {batch}, median ms (quartiles)", "to ResNet")]
+    return ["", *table(["net", *head], ([name, *cells] for name, cells in rows.items()))]
+
+
+def training_tables(record: dict[str, Any]) -> list[str]:
+    """Return what an epoch of the small nets takes."""
+    rows = [
+        [
+            r["dataset"],
+            r["kind"],
+            r["net"],
+            f"{r['params']:,}",
+            f"{r['macs'] / 1e6:.2f}",
+            f"{r['epoch_s']:.1f}",
+            f"{r['training_images_per_s']:,.0f}",
+            f"{r['inference_images_per_s']:,.0f}",
+            f"{r['peak_mib']:.0f}" if "peak_mib" in r else "",
+        ]
+        for r in record["results"]
+    ]
+    head = ["data set", "nets", "net", "parameters", "MACs M", "epoch s", "training images/s", "inference images/s"]
+    return ["", *table([*head, "peak MiB"], rows)]
+
+
+def scaling_tables(record: dict[str, Any]) -> list[str]:
+    """Return what more threads bring, and the exponents of growth."""
+    threads = str(record["machine"]["threads"])
+    rows = [
+        [r["work"], *(f"{r['times'][n]['median_ms']:.2f}" for n in ("1", threads)), f"{r['speedup']:.2f}"]
+        for r in record["threads"]
+    ]
+    exponents = "; ".join(f"{name}: {value:.2f}" for name, value in record["exponents"].items())
+    return [
+        "",
+        *table(["", "1 thread, ms", f"{threads} threads, ms", "ratio"], rows),
+        "",
+        "![Time and memory over pixels and over the batch](images/scaling.png)",
+        "",
+        f"Exponents of growth of the layer's forward and backward pass (1 is linear): {exponents}.",
+    ]
+
+
+def segmenter_tables(record: dict[str, Any]) -> list[str]:
+    """Return latency and peak memory of the segmentation nets."""
+    rows = [
+        [
+            f"{r['size'].replace('x', '×')}",
+            r["net"],
+            f"{r['macs_g']:.1f}",
+            f"{r['median_ms']:.0f} ({r['quartile_1_ms']:.0f} to {r['quartile_3_ms']:.0f})",
+            f"{r['ratio']:.2f}",
+            f"{r['peak_mib']:.0f}",
+        ]
+        for r in record["results"]
+    ]
+    head = ["image", "Semantic FPN", "MACs G", "median ms (quartiles)", "to ResNet", "peak MiB"]
+    return ["", *table(head, rows)]
+
+
+TITLES = {
+    "retinanet": "RetinaNet",
+    "faster_rcnn": "Faster R-CNN",
+    "mask_rcnn": "Mask R-CNN",
+    "resnet50": "ResNet-50",
+    "rednet50": "RedNet-50",
+}
+
+
+def detector_tables(record: dict[str, Any]) -> list[str]:
+    """Return latency and peak memory of the detectors."""
+    rows = [
+        [
+            TITLES[r["detector"]],
+            ", ".join([TITLES[r["backbone"]], *(f"{r[part]} {part}" for part in ("neck", "head"))]),
+            f"{r['median_ms']:.0f} ({r['quartile_1_ms']:.0f} to {r['quartile_3_ms']:.0f})",
+            f"{r['ratio']:.2f}",
+            f"{r['peak_mib']:.0f}",
+        ]
+        for r in record["results"]
+    ]
+    size = record["results"][0]["size"].replace("x", "×")
+    return ["", *table([f"image {size}", "", "median ms (quartiles)", "to ResNet", "peak MiB"], rows)]
+
+
+AP = {
+    "map": "AP",
+    "map_50": "AP50",
+    "map_75": "AP75",
+    "map_small": "small",
+    "map_medium": "medium",
+    "map_large": "large",
+}
+
+
+def cell_tables(folder: Path) -> list[str]:
+    """Return the average precisions on the blood cells by detector, and those of the images learnt by heart."""
+    found = {path: records.read(path) for path in sorted(folder.glob("*.json"))}
+    lines: list[str] = []
+    for kind in ("", "mask_"):
+        rows = []
+        for path, record in found.items():
+            results = record["results"]
+            if f"{kind}map" not in results:
+                continue
+            values = [results[f"{kind}{name}"] for name in AP]
+            shown = ["–" if value is None or value < 0 else f"{100 * value:.1f}" for value in values]
+            rows.append([path.stem, record["images"], record["epochs"], f"{record['params_m']:.2f}", *shown])
+        if rows:
+            what = "masks, %" if kind else "boxes, %"
+            lines += ["", *table([what, "images", "epochs", "parameters M", *AP.values()], rows)]
+    return [*lines, "", *(f"- {source(record, path)}" for path, record in found.items())]
+
+
+def camvid_tables(folder: Path) -> list[str]:
+    """Return the IoU of every class of CamVid by net, the largest class first, and what the nets cost."""
+    import torch
+
+    from involution.counting import count
+    from involution.models.segmentation import create
+
+    found = {path: records.read(path) for path in sorted(folder.glob("*.json"), key=_camvid_order)}
+    if not found:
+        return []
+    results = {path.stem: record["results"] for path, record in found.items()}
+    first = next(iter(results.values()))
+    classes = sorted(first["classes"], key=lambda name: -first["pixel_share_percent"][name])
+    rows = [
+        [
+            name,
+            f"{first['pixel_share_percent'][name]:.1f}",
+            *(f"{r['iou_percent'][name]:.1f}" for r in results.values()),
+        ]
+        for name in classes
+    ]
+    for key, title in (("miou", "**mIoU**"), ("pixel_accuracy", "pixel accuracy"), ("mean_accuracy", "mean accuracy")):
+        rows.append([title, "", *(f"{r[f'{key}_percent']:.1f}" for r in results.values())])
+    costs = []
+    for record in found.values():
+        with torch.device("meta"):
+            net = create(record["model"], len(classes), **record["model_args"])
+        costs.append(count(net, (3, 240, 320)))
+    rows.append(["parameters M", "", *(f"{cost.params / 1e6:.2f}" for cost in costs)])
+    rows.append(["multiply-adds G, 320×240", "", *(f"{cost.macs / 1e9:.2f}" for cost in costs)])
+    lines = ["", *table(["IoU %", "share of pixels %", *results], rows), ""]
+    return [*lines, *(f"- {source(record, path)}" for path, record in found.items())]
+
+
+def _camvid_order(path: Path) -> tuple[int, str]:
+    """Sort the control first and the net with most involutions last."""
+    return len(path.stem.removeprefix("resnet")), path.stem
+
+
+def write_between(page: Path, begin: str, end: str, lines: Iterable[str]) -> None:
+    """Replace what stands between two marker lines of a page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not rest or end not in text:
+        raise SystemExit(f"{page} must hold the lines {begin!r} and {end!r}")
+    content = "\n".join(lines).strip()
+    records.write_atomically(page, f"{before}{begin}\n{content}\n\n{end}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    lines: list[str] = []
+    for pattern, title, make in (
+        ("operator-cpu-*", "The operator", operator_tables),
+        ("latency-cpu-*", "RedNet-26 to -152", latency_tables),
+        ("nets-cpu-*", "Nets", net_tables),
+        ("scaling-cpu-*", "Growth", scaling_tables),
+        ("training-cpu-*", "Training small nets", training_tables),
+        ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
+        ("detectors-cpu-*", "Detectors", detector_tables),
+        ("gpu-*", "Operator and nets", lambda record: ["", *report.tables(record["results"])]),
+    ):
+        for path in sorted(arguments.results.glob(f"{pattern}.json")):
+            record = records.read(path)
+            threads, gpus = record["machine"]["threads"], record["machine"].get("gpus")
+            place = gpus[0] if path.stem.startswith("gpu-") else f"{threads} thread{'s' if threads > 1 else ''}"
+            lines += [
+                "",
+                f"## {title}, {place}",
+                *make(record),
+                "",
+                source(record, path),
+            ]
+    write_between(arguments.docs / "performance.md", BEGIN, END, lines)
+    write_between(arguments.docs / "detection.md", CELLS, CELLS_END, cell_tables(arguments.results / "detection"))
+    write_between(arguments.docs / "segmentation.md", CAMVID, CAMVID_END, camvid_tables(arguments.results / "camvid"))
+
+
+if __name__ == "__main__":
+    main()
