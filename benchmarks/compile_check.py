@@ -23,11 +23,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from involution.backends.request import Window
 from involution.backends.triton import fused
 from involution.backends.triton.fused import FusedLaunch
 from involution.backends.triton.launch import Launch, plan
-from involution.geometry import empty_field, empty_map, output_size
+from involution.geometry import Window
+from involution.memory_layout import empty_field, empty_map
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -92,8 +92,8 @@ def contraction(
     """Return the check of one contraction, from tensors without memory."""
     dims = len(size)
     kernel_size, padding = (taps,) * dims, (dilation * (taps - 1) // 2,) * dims
-    window = Window((stride,) * dims, padding, (dilation,) * dims)
-    out = output_size(size, kernel_size, *window)
+    window = Window(tuple(kernel_size), (stride,) * dims, padding, (dilation,) * dims)
+    out = window.output_size(size)
     like = torch.empty(0, dtype=dtype, device="meta")
     # The map that the taps gather from always comes with its channels together.
     x = empty_map(like, (batch, channels, *size), channels_last or kernel != "input_gradient")

@@ -11,6 +11,7 @@ matrix product, both measured in the same run.
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,14 +22,15 @@ from torch.nn import functional as F
 
 from involution import Involution2d, involution2d, records
 from involution.backends import native
-from involution.geometry import empty_field
-from involution.operators import contraction as library
+from involution.geometry import Window
+from involution.memory_layout import empty_field
+from involution.operators import contraction
 
 from .timing import medians
 
 SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
 KERNEL, GROUP_CHANNELS = 7, 16
-WINDOW = ((1, 1), (3, 3), (1, 1))
+WINDOW = Window((KERNEL, KERNEL), (1, 1), (3, 3), (1, 1))
 
 
 def unfold_form(x: Tensor, h: Tensor) -> Tensor:
@@ -73,8 +75,8 @@ def check_parity(x: Tensor, h: Tensor, dy: Tensor) -> float:
     y.backward(dy.double())
     ours = [
         involution2d(x, h),
-        library.input_gradient(dy, h, x.shape[2:], *WINDOW, "auto"),
-        library.kernel_gradient(dy, x, h.shape[1], (KERNEL, KERNEL), *WINDOW, "auto"),
+        contraction.input_gradient(dy, h, x.shape[2:], WINDOW, "auto"),
+        contraction.kernel_gradient(dy, x, h.shape[1], WINDOW, "auto"),
     ]
     pairs = zip(ours, [y.detach(), exact[0].grad, exact[1].grad], strict=True)
     error = max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs if b is not None)
@@ -109,15 +111,15 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
     depthwise = nn.Conv2d(channels, channels, KERNEL, padding=3, groups=channels, bias=False)
     depthwise = depthwise.to(memory_format=torch.channels_last)
     module = Involution2d(channels).eval()
-    unfused = Involution2d(channels, fused=False).eval()
-    unfused.load_state_dict(module.state_dict())
+    unfused = copy.deepcopy(module)
+    unfused.generate_kernel = lambda x: module.generate_kernel(x).field()
     torch.testing.assert_close(module(x), unfused(x), rtol=1e-4, atol=1e-4)
     functions = {
         "involution": partial(involution2d, x, h),
         "depthwise 7×7": partial(depthwise, x),
         "convolution 3×3": partial(convolution, x),
         "module": partial(module, x),
-        "module, not fused": partial(unfused, x),
+        "module, field kept": partial(unfused, x),
     }
     with torch.no_grad():
         forward = medians(functions, rounds)
@@ -130,13 +132,13 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
             slow |= {f"{name}, compiled": partial(torch.compile(slow[name].func), x, h) for name in ("unfold", "shift")}
         forward |= medians(slow, max(5, rounds // 5))
     gradients = {
-        "input gradient": lambda: library.input_gradient(dy, h, x.shape[2:], *WINDOW, "auto"),
-        "kernel gradient": lambda: library.kernel_gradient(dy, x, groups, (KERNEL, KERNEL), *WINDOW, "auto"),
+        "input gradient": lambda: contraction.input_gradient(dy, h, x.shape[2:], WINDOW, "auto"),
+        "kernel gradient": lambda: contraction.kernel_gradient(dy, x, groups, WINDOW, "auto"),
         "involution forward": functions["involution"],
         "convolution 3×3": backward_of(convolution, x),
         "depthwise 7×7": backward_of(depthwise, x),
         "module": backward_of(module, x),
-        "module, not fused": backward_of(unfused, x),
+        "module, field kept": backward_of(unfused, x),
     }
     with torch.no_grad():
         backward = medians(gradients, rounds)

@@ -22,7 +22,7 @@ from torch import Tensor
 import involution.models  # noqa: F401
 from involution import Involution2d, involution2d, records
 from involution.backends import native
-from involution.geometry import empty_field
+from involution.memory_layout import empty_field
 
 from .memory import in_fresh_process, resident_peak_mib
 from .operator import GROUP_CHANNELS, KERNEL, SHAPES, unfold_form
@@ -36,11 +36,11 @@ BATCH_MAP = 56
 
 def step(size: int, batch: int, unfold: bool = False) -> Callable[[], None]:
     """Return a function that runs one forward and one backward pass of the layer."""
-    layer = Involution2d(CHANNELS, fused=not unfold)
+    layer = Involution2d(CHANNELS)
     x = torch.randn(batch, CHANNELS, size, size).to(memory_format=torch.channels_last).requires_grad_()
 
     def run() -> None:
-        y: Tensor = unfold_form(x, layer.generate_kernel(x)) if unfold else layer(x)
+        y: Tensor = unfold_form(x, layer.generate_kernel(x).field()) if unfold else layer(x)
         y.sum().backward()
 
     return run

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from involution import backends, functional
-from involution.geometry import IntOrTuple, Padding, empty_field, empty_map, output_size, resolve_padding, to_tuple
+from involution import functional
+from involution.geometry import IntOrTuple, Padding, Window, to_tuple, to_window
+from involution.memory_layout import empty_field, empty_map
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,12 @@ class Case:
         return to_tuple(self.kernel, self.dims, "kernel")
 
     @property
-    def window(self) -> backends.Window:
-        stride = to_tuple(self.stride, self.dims, "stride")
-        dilation = to_tuple(self.dilation, self.dims, "dilation")
-        return backends.Window(stride, resolve_padding(self.padding, self.kernel_size, dilation), dilation)
+    def window(self) -> Window:
+        return to_window(self.kernel, self.stride, self.padding, self.dilation, self.dims)
 
     @property
     def output_size(self) -> tuple[int, ...]:
-        return output_size(self.size, self.kernel_size, *self.window)
+        return self.window.output_size(self.size)
 
     @property
     def parameters(self) -> dict:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def _neighbour(case: Case, pixel: tuple[int, ...], tap: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the input pixel that ``tap`` of the window at output ``pixel`` reads, None outside the map."""
-    position = tuple(s * i + d * u - p for i, u, s, p, d in zip(pixel, tap, *case.window, strict=True))
+    position = tuple(s * i + d * u - p for i, u, s, p, d in zip(pixel, tap, *case.window[1:], strict=True))
     inside = all(0 <= h < n for h, n in zip(position, case.size, strict=True))
     return position if inside else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from involution import Involution2d, backends, involution2d
 from involution.backends import triton
-from involution.geometry import empty_field, empty_map
+from involution.memory_layout import empty_field, empty_map
 
 CASE = Case((13, 17), kernel=7, channels=64, groups=4)
 

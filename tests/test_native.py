@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from involution import backends, involution2d
 from involution.backends import Request, Window, native, reference
-from involution.geometry import output_size
+from involution.geometry import to_window
 
-REASON = native.unsupported(Request(torch.device("cpu"), torch.float32, 2, 16, (7, 7), (1, 1), (1, 1)))
+REASON = native.unsupported(Request(torch.device("cpu"), torch.float32, 16, to_window(7, 1, "same", 1, 2)))
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"the native backend cannot serve: {REASON}")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -142,7 +142,7 @@ def calls(draw):
 def test_any_geometry(drawn):
     case, dtype, choice = drawn
     try:
-        output_size(case.size, case.kernel_size, *case.window)
+        case.window.output_size(case.size)
     except ValueError:
         return
     plain, last = case.tensors(dtype), case.tensors(dtype, channels_last=True)
@@ -285,7 +285,7 @@ def test_auto_takes_it_on_the_cpu_only():
 )
 def test_more_than_two_to_the_31_values():
     """A field whose last values lie beyond what 32 bits count."""
-    window = Window((1, 1), (0, 1), (1, 1))
+    window = Window((1, 3), (1, 1), (0, 1), (1, 1))
     x = torch.zeros(1, 1, 8, 90_000_000, dtype=torch.bfloat16)
     x[0, 0, 7, -1] = 2
     out = torch.full((1, 1, 1, 3, 8, 90_000_000), 7, dtype=torch.bfloat16)

@@ -6,8 +6,8 @@ import torch
 from cases import Case, cases, layouts, relative_error
 
 from involution import involution2d
-from involution.geometry import is_channels_last, is_field_channels_last
-from involution.operators import contraction as library
+from involution.memory_layout import is_channels_last, is_field_channels_last
+from involution.operators import contraction
 
 
 @cases()
@@ -28,14 +28,14 @@ def test_output_and_gradients_equal_the_definition(case, channels_last):
 @layouts()
 def test_half_precision_accumulates_in_float32(case, dtype, channels_last):
     x, h, dy = case.tensors(dtype, channels_last)
-    arguments = (*case.window, "reference")
-    exact = library.forward(x.double(), h.double(), *arguments)
+    arguments = (case.window, "reference")
+    exact = contraction.forward(x.double(), h.double(), *arguments)
     rounded = exact.to(dtype)
-    result = library.forward(x, h, *arguments)
+    result = contraction.forward(x, h, *arguments)
     # A float32 sum rounded once differs from the exact one rounded once only where they round apart.
     assert relative_error(result, rounded) < torch.finfo(dtype).eps / 4
-    for operator, other in ((library.input_gradient, h), (library.kernel_gradient, x)):
-        sizes = (case.size,) if operator is library.input_gradient else (case.groups, case.kernel_size)
+    for operator, other in ((contraction.input_gradient, h), (contraction.kernel_gradient, x)):
+        sizes = (case.size,) if operator is contraction.input_gradient else (case.groups,)
         exact = operator(dy.double(), other.double(), *sizes, *arguments)
         assert relative_error(operator(dy, other, *sizes, *arguments), exact.to(dtype)) < torch.finfo(dtype).eps / 4
 
@@ -44,10 +44,10 @@ def test_half_precision_accumulates_in_float32(case, dtype, channels_last):
 @layouts()
 def test_layout_follows_the_input(case, channels_last):
     x, h, dy = case.tensors(channels_last=channels_last)
-    arguments = (*case.window, "reference")
-    assert is_channels_last(library.forward(x, h, *arguments)) == channels_last
-    assert is_channels_last(library.input_gradient(dy, h, case.size, *arguments)) == channels_last
-    field = library.kernel_gradient(dy, x, case.groups, case.kernel_size, *arguments)
+    arguments = (case.window, "reference")
+    assert is_channels_last(contraction.forward(x, h, *arguments)) == channels_last
+    assert is_channels_last(contraction.input_gradient(dy, h, case.size, *arguments)) == channels_last
+    field = contraction.kernel_gradient(dy, x, case.groups, *arguments)
     assert is_field_channels_last(field) == channels_last
 
 

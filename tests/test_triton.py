@@ -13,6 +13,7 @@ import torch
 from involution import backends
 from involution.backends.triton import probe
 from involution.commands import doctor
+from involution.geometry import to_window
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.device("cuda", 0)
@@ -220,7 +221,7 @@ def test_doctor_says_what_serves_a_gpu_that_is_too_old(fresh, one_gpu):
 
 
 def request(device, dtype=torch.float32):
-    return backends.Request(device, dtype, 2, 16, (7, 7), (1, 1), (1, 1))
+    return backends.Request(device, dtype, 16, to_window(7, 1, "same", 1, 2))
 
 
 def test_auto_falls_back_with_one_warning(fresh):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from involution.backends import Window, reference, triton
-from involution.geometry import empty_field, empty_map
+from involution.memory_layout import empty_field, empty_map
 
 from . import baselines
 from .records import Records
@@ -29,7 +29,7 @@ PLAN = (
     (torch.bfloat16, 32),
 )
 _COPY_BYTES = 1 << 30
-_WINDOW = Window((1, 1), (TAPS // 2,) * 2, (1, 1))
+_WINDOW = Window((TAPS, TAPS), (1, 1), (TAPS // 2,) * 2, (1, 1))
 
 
 class Shape:

@@ -33,7 +33,7 @@ def check(item: tuple[int, str, bool]) -> list[dict[str, Any]]:
     from cases import CASES, relative_error
 
     from involution.backends import reference, triton
-    from involution.geometry import empty_field, empty_map
+    from involution.memory_layout import empty_field, empty_map
 
     index, dtype_name, channels_last = item
     case, dtype = CASES[index], getattr(torch, dtype_name)

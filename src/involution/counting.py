@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .geometry import to_tuple
-from .operators import generation as fused
+from .operators import generation
 
 __all__ = ["Cost", "OperatorCounter", "count"]
 
@@ -151,9 +151,9 @@ class OperatorCounter(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if operator is _involution.fused_forward:
+        if operator is _involution.forward_of_span:
             value, hidden, weight, bias = args[:4]
-            window, span = fused.macs(value.shape, hidden.shape, weight.shape, args[5])
+            window, span = generation.macs(value.shape, hidden.shape, weight.shape, args[5])
             self.kinds["involution"] += window
             self.kinds["convolution"] += span
             self.kinds["convolution bias"] += span // hidden.shape[1] if isinstance(bias, Tensor) else 0

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import backends
-from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
-from .operators import contraction as library
+from .backends import Epilogue
+from .geometry import IntOrTuple, Padding, describe, to_tuple, to_window
+from .operators import contraction, generation
+from .operators.contract import FIELD, MAP, check_tensor
 
 __all__ = [
+    "Span",
     "correlation1d",
     "correlation2d",
     "correlation3d",
     "involution1d",
     "involution2d",
     "involution3d",
+    "involution_of_span",
 ]
+
+
+class Span(NamedTuple):
+    """A kernel field whose last step, one matrix, is still to be done: ``H = weight · hidden + bias``.
+
+    Every involution takes it in the place of the field, and then never holds the field as a whole: neither in the
+    forward pass where the backend can make it tile by tile, nor for the backward pass. φ of the layers returns it.
+
+    Attributes:
+        hidden: ``(B, C_hidden, H', W')``.
+        weight: ``(G·K·K, C_hidden, 1, 1)``, as of a 1×1 convolution.
+        bias: ``(G·K·K,)`` or None.
+        groups: G.
+        kernel_size: K, taps per dimension.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    groups: int
+    kernel_size: tuple[int, ...]
+
+    def field(self) -> Tensor:
+        """Return the kernel field ``(B, G, K, K, H', W')``."""
+        convolution = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
+        return convolution(self.hidden, self.weight, self.bias).unflatten(1, (self.groups, *self.kernel_size))
 
 
 def involution2d(
     input: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | Span,
     *,
     stride: IntOrTuple = 1,
     padding: Padding = "same",
@@ -64,12 +96,12 @@ def involution2d(
         >>> involution2d(input, kernel).shape
         torch.Size([2, 32, 14, 14])
     """
-    return _involution(2, input, kernel, stride, padding, dilation, backend)
+    return _involution(involution2d, 2, input, kernel, stride, padding, dilation, backend)
 
 
 def involution1d(
     input: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | Span,
     *,
     stride: IntOrTuple = 1,
     padding: Padding = "same",
@@ -80,12 +112,12 @@ def involution1d(
 
     Everything else as in `involution2d`.
     """
-    return _involution(1, input, kernel, stride, padding, dilation, backend)
+    return _involution(involution1d, 1, input, kernel, stride, padding, dilation, backend)
 
 
 def involution3d(
     input: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | Span,
     *,
     stride: IntOrTuple = 1,
     padding: Padding = "same",
@@ -96,7 +128,7 @@ def involution3d(
 
     Returns ``(B, C, D', H', W')``; everything else as in `involution2d`.
     """
-    return _involution(3, input, kernel, stride, padding, dilation, backend)
+    return _involution(involution3d, 3, input, kernel, stride, padding, dilation, backend)
 
 
 def correlation2d(
@@ -143,7 +175,7 @@ def correlation2d(
         >>> correlation2d(torch.randn(2, 32, 14, 14), torch.randn(2, 32, 14, 14), 7, groups=2).shape
         torch.Size([2, 2, 7, 7, 14, 14])
     """
-    return _correlation(2, query, key, kernel_size, groups, stride, padding, dilation, backend)
+    return _correlation(correlation2d, 2, query, key, kernel_size, groups, stride, padding, dilation, backend)
 
 
 def correlation1d(
@@ -161,7 +193,7 @@ def correlation1d(
 
     Everything else as in `correlation2d`.
     """
-    return _correlation(1, query, key, kernel_size, groups, stride, padding, dilation, backend)
+    return _correlation(correlation1d, 1, query, key, kernel_size, groups, stride, padding, dilation, backend)
 
 
 def correlation3d(
@@ -179,83 +211,142 @@ def correlation3d(
 
     Returns ``(B, G, K_d, K_h, K_w, D', H', W')``; everything else as in `correlation2d`.
     """
-    return _correlation(3, query, key, kernel_size, groups, stride, padding, dilation, backend)
+    return _correlation(correlation3d, 3, query, key, kernel_size, groups, stride, padding, dilation, backend)
+
+
+def involution_of_span(
+    input: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    groups: int,
+    kernel_size: IntOrTuple,
+    stride: IntOrTuple = 1,
+    padding: Padding = "same",
+    dilation: IntOrTuple = 1,
+    scale: Tensor | None = None,
+    offset: Tensor | None = None,
+    relu: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Involution with the kernel field of a φ whose last step is one matrix, in one operator.
+
+    .. math::
+        Y = \mathrm{involution}(X,\; W \cdot \mathrm{hidden} + b)
+
+    The field, the largest tensor of an involution by far, is not kept for the backward pass, and where the backend
+    can, never whole in memory. With ``scale``, ``offset`` and ``relu`` (a norm in evaluation and what follows it) the
+    result is ``relu(scale · Y + offset)``, written at once where no gradient is wanted.
+
+    Args:
+        input: ``(B, C, H, W)``, or a map of one or three spatial dimensions.
+        hidden: ``(B, C_hidden, H', W')`` on the output grid.
+        weight: ``(G·K·K, C_hidden, 1, 1)``, as of a 1×1 convolution.
+        bias: ``(G·K·K,)`` or None.
+        groups: G, a divisor of C.
+        kernel_size: K, taps per dimension.
+        stride: as in `involution2d`.
+        padding: as in `involution2d`.
+        dilation: as in `involution2d`.
+        scale: ``(C,)`` or None.
+        offset: ``(C,)`` or None.
+        relu: whether negative values become zero.
+        backend: as in `involution2d`.
+
+    Returns:
+        ``(B, C, H', W')``, equal to `involution2d` of the field within rounding.
+
+    Raises:
+        TypeError: as in `involution2d`.
+        ValueError: as in `involution2d`.
+        RuntimeError: as in `involution2d`.
+
+    Example:
+        >>> import torch
+        >>> from involution import involution_of_span
+        >>> input, hidden, weight = torch.randn(2, 32, 14, 14), torch.randn(2, 8, 14, 14), torch.randn(98, 8, 1, 1)
+        >>> involution_of_span(input, hidden, weight, groups=2, kernel_size=7).shape
+        torch.Size([2, 32, 14, 14])
+    """
+    tensors = (input, hidden, weight, bias, scale, offset)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            involution_of_span,
+            tensors,
+            input,
+            hidden,
+            weight,
+            bias,
+            groups=groups,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            scale=scale,
+            offset=offset,
+            relu=relu,
+            backend=backend,
+        )
+    dims = _dims_of("input", input)
+    window = to_window(kernel_size, stride, padding, dilation, dims)
+    (groups,) = to_tuple(groups, 1, "groups")
+    _check_name(backend)
+    input, hidden, weight, bias, scale, offset = _autocast(*tensors)
+    epilogue = Epilogue(scale, offset, relu)
+    if not torch.is_grad_enabled():
+        return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
+    output = generation.forward_of_span(input, hidden, weight, bias, groups, window, backend)
+    return finish(output, scale, offset, relu)
+
+
+def as_field(kernel: Tensor | Span) -> Tensor:
+    """Return the kernel field ``(B, G, K, K, H', W')`` of what a φ returned: the field, or a `Span`."""
+    # Backward hooks hand on what a module returns as a plain tuple.
+    return Span(*kernel).field() if isinstance(kernel, tuple) else kernel
+
+
+def finish(output: Tensor, scale: Tensor | None, offset: Tensor | None, relu: bool) -> Tensor:
+    """Return ``relu(scale · output + offset)`` of a map ``(B, C, ...)``, each step where it is asked for."""
+    ones = [1] * (output.ndim - 2)
+    if scale is not None:
+        output = output * scale.view(-1, *ones)
+    if offset is not None:
+        output = output + offset.view(-1, *ones)
+    return output.relu() if relu else output
 
 
 def _involution(
+    function: Any,
     dims: int,
     input: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | Span,
     stride: IntOrTuple,
     padding: Padding,
     dilation: IntOrTuple,
     backend: str,
 ) -> Tensor:
-    # The meta device knows no autocast.
-    if type(input) is not Tensor or type(kernel) is not Tensor or input.is_meta or torch.compiler.is_compiling():
-        input, kernel, window = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
-        return library.forward(input, kernel, *window, backend)
-    # What was checked once need not be checked again: the checks take longer than a small involution.
-    key = (
-        *(dims, input.shape, kernel.shape, input.dtype, kernel.dtype, input.device, kernel.device, backend),
-        *(_exactly(stride), _exactly(padding), _exactly(dilation), _is_autocast(input.device.type)),
-    )
-    known = _CHECKED.get(key)
-    if known is None:
-        input, kernel, known = _check_involution(dims, input, kernel, stride, padding, dilation, backend)
-        if len(_CHECKED) >= _MOST_CHECKED:
-            _CHECKED.clear()
-        _CHECKED[key] = known
-    else:
-        input, kernel = autocast(input, kernel)
-    return library.forward(input, kernel, *known, backend)
-
-
-_CHECKED: dict[tuple[Any, ...], tuple[tuple[int, ...], ...]] = {}
-_MOST_CHECKED = 4096
-
-
-def _exactly(value: Any) -> Any:
-    """Return ``value`` as part of a key that tells 1 from True and 1.0."""
-    if type(value) in (int, str):
-        return value
-    if type(value) is tuple:
-        return value, tuple(map(type, value))
-    return type(value), repr(value)
-
-
-def _check_involution(
-    dims: int,
-    input: Tensor,
-    kernel: Tensor,
-    stride: IntOrTuple,
-    padding: Padding,
-    dilation: IntOrTuple,
-    backend: str,
-) -> tuple[Tensor, Tensor, tuple[tuple[int, ...], ...]]:
-    """Return both tensors as autocast wants them, and stride, padding and dilation in numbers."""
-    _check_tensor("input", input, dims + 2, _MAP[dims])
-    _check_tensor("kernel", kernel, 2 * dims + 2, _FIELD[dims])
-    input, kernel = autocast(input, kernel)
-    _check_pair("input", input, "kernel", kernel)
-    groups, kernel_size = kernel.shape[1], kernel.shape[2 : 2 + dims]
-    _check_groups(input.shape[1], groups)
-    if any(k < 1 for k in kernel_size):
+    geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "backend": backend}
+    # Backward hooks hand on what a module returns as a plain tuple.
+    if isinstance(kernel, tuple):
+        hidden, weight, bias, groups, kernel_size = kernel
+        if len(kernel_size) != dims:
+            raise ValueError(f"kernel must have {dims} dimensions, got a span with kernels of {kernel_size}")
+        return involution_of_span(input, hidden, weight, bias, groups=groups, kernel_size=kernel_size, **geometry)
+    if has_torch_function((input, kernel)):
+        return handle_torch_function(function, (input, kernel), input, kernel, **geometry)
+    check_tensor("input", input, dims + 2, MAP[dims])
+    check_tensor("kernel", kernel, 2 * dims + 2, FIELD[dims])
+    if any(k < 1 for k in kernel.shape[2 : 2 + dims]):
         raise ValueError(f"kernel must have at least one tap per dimension, got {describe(kernel)}")
-    stride, dilation = to_tuple(stride, dims, "stride"), to_tuple(dilation, dims, "dilation")
-    padding = resolve_padding(padding, kernel_size, dilation)
-    expected = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
-    if any(n != m for n, m in zip(kernel.shape[2 + dims :], expected, strict=True)):
-        raise ValueError(
-            f"kernel must hold one kernel per output pixel, {_FIELD[dims]} with an output grid of {tuple(expected)} for "
-            f"an input of {tuple(input.shape[2:])}, stride {stride}, padding {padding}, dilation {dilation}; "
-            f"got {describe(kernel)}"
-        )
-    _check_backend(backend, input, groups, kernel_size, stride, dilation)
-    return input, kernel, (stride, padding, dilation)
+    window = to_window(tuple(kernel.shape[2 : 2 + dims]), stride, padding, dilation, dims)
+    _check_name(backend)
+    input, kernel = _autocast(input, kernel)
+    return contraction.forward(input, kernel, window, backend)
 
 
 def _correlation(
+    function: Any,
     dims: int,
     query: Tensor,
     key: Tensor,
@@ -266,83 +357,37 @@ def _correlation(
     dilation: IntOrTuple,
     backend: str,
 ) -> Tensor:
-    _check_tensor("query", query, dims + 2, _MAP[dims])
-    _check_tensor("key", key, dims + 2, _MAP[dims])
-    query, key = autocast(query, key)
-    _check_pair("query", query, "key", key)
-    if query.shape[1] != key.shape[1]:
-        raise ValueError(f"query and key need the same number of channels, got {describe(query)} and {describe(key)}")
+    if has_torch_function((query, key)):
+        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "backend": backend}
+        return handle_torch_function(function, (query, key), query, key, kernel_size, groups=groups, **geometry)
+    check_tensor("query", query, dims + 2, MAP[dims])
+    check_tensor("key", key, dims + 2, MAP[dims])
     (groups,) = to_tuple(groups, 1, "groups")
-    _check_groups(key.shape[1], groups)
-    kernel_size = to_tuple(kernel_size, dims, "kernel_size")
-    stride, dilation = to_tuple(stride, dims, "stride"), to_tuple(dilation, dims, "dilation")
-    padding = resolve_padding(padding, kernel_size, dilation)
-    expected = output_size(key.shape[2:], kernel_size, stride, padding, dilation)
-    if any(n != m for n, m in zip(query.shape[2:], expected, strict=True)):
+    window = to_window(kernel_size, stride, padding, dilation, dims)
+    _check_name(backend)
+    query, key = _autocast(query, key)
+    return contraction.kernel_gradient(query, key, groups, window, backend)
+
+
+def _dims_of(name: str, tensor: Any) -> int:
+    """Return the spatial dimensions of a map."""
+    if not isinstance(tensor, Tensor) or tensor.ndim - 2 not in MAP:
         raise ValueError(
-            f"query must lie on the output grid {tuple(expected)} of a key of {tuple(key.shape[2:])} with stride {stride}, "
-            f"padding {padding}, dilation {dilation}; got {describe(query)}"
+            f"{name} must be a map of one to three spatial dimensions such as {MAP[2]}, got {tensor!r:.80}"
         )
-    _check_backend(backend, key, groups, kernel_size, stride, dilation)
-    return library.kernel_gradient(query, key, groups, kernel_size, stride, padding, dilation, backend)
+    return tensor.ndim - 2
 
 
-_MAP = {1: "(B, C, L)", 2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}
-_FIELD = {1: "(B, G, K, L')", 2: "(B, G, K_h, K_w, H', W')", 3: "(B, G, K_d, K_h, K_w, D', H', W')"}
+def _check_name(backend: str) -> None:
+    if backend != "auto":
+        backends.check_name(backend)
 
 
-def _check_tensor(name: str, tensor: Any, rank: int, shape: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(tensor).__name__}")
-    if tensor.ndim != rank:
-        raise ValueError(f"{name} must have shape {shape}, got {describe(tensor)}")
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {describe(tensor)}; convert it, e.g. with .float()"
-        )
-
-
-def _check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
-    if a.dtype != b.dtype:
-        raise TypeError(
-            f"{name_a} and {name_b} must have the same dtype, got {describe(a)} and {describe(b)}; convert one with .to()"
-        )
-    if a.device != b.device:
-        raise ValueError(
-            f"{name_a} and {name_b} must be on the same device, got {describe(a)} and {describe(b)}; move one with .to()"
-        )
-    if a.shape[0] != b.shape[0]:
-        raise ValueError(f"{name_a} and {name_b} must have the same batch size, got {describe(a)} and {describe(b)}")
-
-
-def _check_groups(channels: int, groups: int) -> None:
-    if groups < 1 or channels < 1 or channels % groups:
-        raise ValueError(
-            f"the channels must be divisible by the groups, got {channels} channels and {groups} groups; "
-            "choose a number of groups that divides the channels"
-        )
-
-
-def _check_backend(
-    backend: str, input: Tensor, groups: int, kernel_size: Any, stride: tuple[int, ...], dilation: tuple[int, ...]
-) -> None:
-    """Refuse an unknown backend, or one that cannot serve this call, before the operator is traced or run."""
-    if backend == "auto":
-        return
-    backends.check_name(backend)
-    if not torch.compiler.is_compiling():
-        library.backend_for(backend, input, groups, kernel_size, stride, dilation)
-
-
-def _is_autocast(device: str) -> bool:
-    """Whether autocast is active for a kind of device; PyTorch refuses to say so of the meta device."""
-    return device != "meta" and torch.is_autocast_enabled(device)
-
-
-def autocast(*tensors: Tensor) -> list[Tensor]:
+def _autocast(*tensors: Any) -> list[Any]:
     """Cast to the dtype of an active autocast, as PyTorch's own operators do (float64 stays as it is)."""
     device = tensors[0].device.type
-    if not _is_autocast(device):
+    # PyTorch refuses to say so of the meta device, which knows no autocast.
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
-    return [tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors]
+    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,6 +35,42 @@ def to_tuple(value: IntOrTuple, dims: int, name: str, minimum: int = 1) -> tuple
     if any(v < minimum for v in values):
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return tuple(values)
+
+
+class Window(NamedTuple):
+    """How the windows of an input map lie under the pixels of the output; it travels as one thing.
+
+    Attributes:
+        kernel_size: taps per dimension.
+        stride: pixels between two windows, per dimension.
+        padding: zeros around the map, per dimension.
+        dilation: pixels between two taps, per dimension.
+    """
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the output grid over a map of ``size``: ``⌊(H + 2p − d·(K − 1) − 1) / s⌋ + 1`` per dimension.
+
+        Raises:
+            ValueError: a dimension of ``size`` is zero, or the window does not fit into the padded map.
+        """
+        return output_size(size, *self)
+
+
+def to_window(kernel_size: IntOrTuple, stride: IntOrTuple, padding: Padding, dilation: IntOrTuple, dims: int) -> Window:
+    """Return the window of the arguments of a layer or an operator in ``dims`` dimensions.
+
+    Raises:
+        TypeError: one of them is neither an int nor a sequence of ints (nor, for ``padding``, a known word).
+        ValueError: one is out of range or has another length than ``dims``.
+    """
+    kernel_size = to_tuple(kernel_size, dims, "kernel_size")
+    stride, dilation = to_tuple(stride, dims, "stride"), to_tuple(dilation, dims, "dilation")
+    return Window(kernel_size, stride, resolve_padding(padding, kernel_size, dilation), dilation)
 
 
 def resolve_padding(padding: Padding, kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -83,131 +117,3 @@ def output_size(
             f"into a map of {tuple(size)} with padding {tuple(padding)}; use a larger map, more padding or a smaller kernel"
         )
     return tuple((n + 2 * p - span) // s + 1 for n, p, s, span in zip(size, padding, stride, spans, strict=True))
-
-
-@lru_cache(maxsize=4096)
-def check_contraction(
-    x: tuple[int, ...],
-    field: tuple[int, ...],
-    y: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> None:
-    """Refuse sizes that are not those of one involution; the operators stand behind checks with more words.
-
-    Args:
-        x: ``(B, C, H, W)``.
-        field: ``(B, G, K, K, H', W')``.
-        y: ``(B, C, H', W')``.
-        stride: pixels between two windows.
-        padding: zeros around the map.
-        dilation: pixels between two taps.
-
-    Raises:
-        ValueError: the sizes contradict each other.
-    """
-    dims = len(x) - 2
-    kernel_size = tuple(field[2 : 2 + dims])
-    fits = (
-        dims > 0
-        and (len(field), len(y)) == (2 * dims + 2, dims + 2)
-        and all(len(numbers) == dims for numbers in (stride, padding, dilation))
-        and min(*kernel_size, *stride, *dilation, field[1]) > 0
-        and min(padding) >= 0
-        and (x[0], x[1]) == (y[0], y[1])
-        and x[0] == field[0]
-        and x[1] % field[1] == 0
-        and tuple(field[2 + dims :]) == tuple(y[2:])
-    )
-    if not fits or output_size(x[2:], kernel_size, stride, padding, dilation) != tuple(y[2:]):
-        raise ValueError(
-            f"a map {tuple(x)}, a kernel field {tuple(field)} and a result {tuple(y)} with stride {tuple(stride)}, "
-            f"padding {tuple(padding)} and dilation {tuple(dilation)} are not those of an involution"
-        )
-
-
-@lru_cache(maxsize=4096)
-def check_span(
-    value: tuple[int, ...],
-    hidden: tuple[int, ...],
-    weight: tuple[int, ...],
-    bias: tuple[int, ...] | None,
-    field: tuple[int, ...],
-) -> None:
-    """Refuse sizes with which ``weight · hidden + bias`` is no kernel field.
-
-    Args:
-        value: ``(B, C, H, W)``.
-        hidden: ``(B, C_hidden, H', W')``.
-        weight: ``(G·K·K, C_hidden, ...)`` in any arrangement that begins so.
-        bias: ``(G·K·K,)`` or None.
-        field: ``(B, G, K, K, H', W')``.
-
-    Raises:
-        ValueError: the sizes contradict each other.
-    """
-    dims = len(value) - 2
-    channels = prod(field[1 : 2 + dims])
-    if (
-        len(hidden) != dims + 2
-        or prod(weight) != channels * hidden[1]
-        or (bias is not None and tuple(bias) != (channels,))
-        or hidden[0] != value[0]
-    ):
-        raise ValueError(
-            f"a weight {tuple(weight)}, a bias {None if bias is None else tuple(bias)} and a hidden map {tuple(hidden)} "
-            f"make no kernel field {tuple(field)} for a map {tuple(value)}"
-        )
-
-
-def is_channels_last(tensor: torch.Tensor) -> bool:
-    """Whether the channels (dimension 1) of ``tensor`` (B, C, ...) lie together in memory, pixel after pixel.
-
-    Unlike ``Tensor.is_contiguous(memory_format=…)`` it knows any number of spatial dimensions and accepts maps that
-    were cropped from a larger channels_last map.
-    """
-    if tensor.ndim < 3:
-        return False
-    strides, sizes = tensor.stride(), tensor.shape
-    if strides[1] != 1:
-        return False
-    extent = sizes[1]
-    for dim in range(tensor.ndim - 1, 1, -1):
-        if strides[dim] < extent:
-            return False
-        extent = strides[dim] * sizes[dim]
-    return True
-
-
-def empty_map(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
-    """Allocate a (B, C, ...) map with dtype and device of ``like``, in NCHW or channels_last order."""
-    batch, channels, *spatial = size
-    if not channels_last:
-        return like.new_empty((batch, channels, *spatial))
-    strides = [channels]
-    for n in reversed(spatial[1:]):
-        strides.insert(0, strides[0] * n)
-    # Not a permuted map: autograd forbids in-place activations on what an operator returns as a view.
-    return like.new_empty_strided((batch, channels, *spatial), (strides[0] * spatial[0], 1, *strides))
-
-
-def empty_field(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
-    """Allocate a (B, G, K..., H'...) kernel field; in channels_last order a pixel's G·K·K weights lie together."""
-    dims = (len(size) - 2) // 2
-    if not channels_last:
-        return like.new_empty(tuple(size))
-    batch, taps, spatial = size[0], size[1 : 2 + dims], size[2 + dims :]
-    field = like.new_empty((batch, *spatial, *taps))
-    return field.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
-
-
-def is_field_channels_last(kernel: torch.Tensor) -> bool:
-    """Whether the G·K·K weights of one pixel of ``kernel`` (B, G, K..., H'...) lie together in memory."""
-    dims = (kernel.ndim - 2) // 2
-    extent = 1
-    for dim in (*range(1 + dims, 0, -1), *range(kernel.ndim - 1, 1 + dims, -1)):
-        if kernel.stride(dim) < extent or (dim == 1 + dims and kernel.stride(dim) != 1):
-            return False
-        extent = kernel.stride(dim) * kernel.shape[dim]
-    return True

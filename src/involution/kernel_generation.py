@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
-from . import functional, inference
-from .geometry import IntOrTuple, Padding, resolve_padding, to_tuple
+from . import functional
+from .functional import Span
+from .geometry import IntOrTuple, Padding, Window, to_tuple, to_window
 
 __all__ = [
     "BottleneckKernelGenerator",
@@ -37,50 +40,39 @@ class KernelGenerator(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise every convolution with Kaiming's normal in fan-out mode and zero biases (the paper's recipe)."""
         for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, SpanMatrix)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
 
-class SpanKernelGenerator(KernelGenerator):
-    """φ whose last step is one matrix: ``H = span(hidden(x))``, ``span`` a 1×1 convolution to G·K·K channels."""
+class SpanMatrix(nn.Module):
+    """The matrix of a φ's last step, with the parameters of a 1×1 convolution; it is left to the involution to apply.
+
+    Args:
+        hidden_channels: channels of the hidden map.
+        kernel_size: K, taps per dimension.
+        groups: G, number of kernels per pixel.
+        bias: whether a bias per tap and group is added.
+        dims: spatial dimensions, 1 to 3.
+    """
 
     def __init__(self, hidden_channels: int, kernel_size: IntOrTuple, groups: int, bias: bool, dims: int) -> None:
         super().__init__()
-        self.groups = groups
-        self.kernel_size = to_tuple(kernel_size, dims, "kernel_size")
-        field_channels = groups
-        for taps in self.kernel_size:
-            field_channels *= taps
-        self.span = _CONV[dims](hidden_channels, field_channels, 1, bias=bias)
+        self.groups, self.kernel_size = groups, to_tuple(kernel_size, dims, "kernel_size")
+        rows = groups * prod(self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(rows, hidden_channels, *[1] * dims))
+        self.bias = nn.Parameter(torch.empty(rows)) if bias else None
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return what ``span`` turns into the field, ``(B, C_hidden, H', W')``."""
-        raise TypeError(f"{type(self).__name__} must define hidden(x)")
+    def forward(self, hidden: Tensor) -> Span:
+        """Return the field of ``hidden`` ``(B, C_hidden, H', W')`` as a `Span`."""
+        return Span(hidden, self.weight, self.bias, self.groups, self.kernel_size)
 
-    def field(self, hidden: Tensor) -> Tensor:
-        """Return the field ``(B, G, K, K, H', W')`` of ``hidden`` ``(B, C_hidden, H', W')``."""
-        return self.span(hidden).unflatten(1, (self.groups, *self.kernel_size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the field ``(B, G, K, K, H', W')`` of ``x`` ``(B, C, H', W')``."""
-        return self.field(self.hidden(x))
-
-    @property
-    def fusible(self) -> bool:
-        """Whether ``span``'s matrix says all about it: nothing is overridden, replaced or hooked into its call."""
-        kind = type(self)
-        return (
-            kind.forward is SpanKernelGenerator.forward
-            and kind.field is SpanKernelGenerator.field
-            and type(self.span) in _CONV.values()
-            and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (self, self.span))
-            and not any(m._backward_pre_hooks for m in (self, self.span))
-        )
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, kernel_size={self.kernel_size}, groups={self.groups}, bias={self.bias is not None}"
 
 
-class BottleneckKernelGenerator(SpanKernelGenerator):
+class BottleneckKernelGenerator(KernelGenerator):
     r"""The paper's kernel generation, :math:`H_{ij} = W_1 \, \mathrm{ReLU}(\mathrm{BN}(W_0 x_{ij}))`.
 
     ``(C² + K²GC) / r`` weights, K²G biases and the parameters of the norm.
@@ -101,7 +93,7 @@ class BottleneckKernelGenerator(SpanKernelGenerator):
     Example:
         >>> import torch
         >>> from involution.kernel_generation import BottleneckKernelGenerator
-        >>> BottleneckKernelGenerator(64, kernel_size=7, groups=4)(torch.randn(2, 64, 14, 14)).shape
+        >>> BottleneckKernelGenerator(64, kernel_size=7, groups=4)(torch.randn(2, 64, 14, 14)).field().shape
         torch.Size([2, 4, 7, 7, 14, 14])
     """
 
@@ -119,18 +111,38 @@ class BottleneckKernelGenerator(SpanKernelGenerator):
     ) -> None:
         (reduction,) = to_tuple(reduction, 1, "reduction")
         hidden_channels = max(1, in_channels // reduction)
-        super().__init__(hidden_channels, kernel_size, groups, bias=True, dims=dims)
+        super().__init__()
+        # The matrix comes first: optimisers in checkpoints know parameters by their order.
+        self.span = SpanMatrix(hidden_channels, kernel_size, groups, bias=True, dims=dims)
         self.reduce = _CONV[dims](in_channels, hidden_channels, 1, bias=reduce_bias)
         self.norm = (norm_layer or _NORM[dims])(hidden_channels)
         self.act = act_layer()
         self.reset_parameters()
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return ``ReLU(BN(W0 · x))``, ``(B, C / r, H', W')``."""
-        return inference.apply(self.reduce, self.norm, self.act, x)
+    def forward(self, x: Tensor) -> Span:
+        """Return the field ``(B, G, K, K, H', W')`` of ``x`` ``(B, C, H', W')``, as a `Span`."""
+        x = self.reduce(x)
+        x = _with_running_statistics(self.norm, x) if _lacks_statistics(self.norm, x) else self.norm(x)
+        return self.span(self.act(x))
 
 
-class LinearKernelGenerator(SpanKernelGenerator):
+def _lacks_statistics(norm: Any, x: Tensor) -> bool:
+    """Whether a batch norm in training sees at most one value per channel, of which PyTorch refuses the statistics.
+
+    Involutions stand where convolutions stood: on the coarsest map of a pyramid, or for no region at all.
+    """
+    # What a tracer hands in has no sizes yet.
+    if has_torch_function((x,)) or not isinstance(norm, tuple(_NORM.values())):
+        return False
+    return norm.training and norm.running_mean is not None and x.numel() <= x.shape[1]
+
+
+def _with_running_statistics(norm: Any, x: Tensor) -> Tensor:
+    # Copies, for a larger map that shares the norm may change the statistics before the backward pass reads them.
+    return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), norm.weight, norm.bias, eps=norm.eps)
+
+
+class LinearKernelGenerator(KernelGenerator):
     r"""One matrix, :math:`H_{ij} = W x_{ij}`: the "W" row of the paper's ablation of φ, ``K²GC`` weights.
 
     Args:
@@ -144,12 +156,13 @@ class LinearKernelGenerator(SpanKernelGenerator):
     def __init__(
         self, in_channels: int, kernel_size: IntOrTuple, groups: int, *, bias: bool = True, dims: int = 2
     ) -> None:
-        super().__init__(in_channels, kernel_size, groups, bias=bias, dims=dims)
+        super().__init__()
+        self.span = SpanMatrix(in_channels, kernel_size, groups, bias=bias, dims=dims)
         self.reset_parameters()
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return ``x``: there is no hidden step."""
-        return x
+    def forward(self, x: Tensor) -> Span:
+        """Return the field ``(B, G, K, K, H', W')`` of ``x`` ``(B, C, H', W')``, as a `Span`."""
+        return self.span(x)
 
 
 class LocalAttentionKernelGenerator(KernelGenerator):
@@ -196,14 +209,11 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         super().__init__()
         (head_channels,) = to_tuple(head_channels or max(1, in_channels // groups), 1, "head_channels")
         self.dims, self.groups, self.head_channels, self.softmax = dims, groups, head_channels, softmax
-        self.kernel_size = to_tuple(kernel_size, dims, "kernel_size")
-        self.stride = to_tuple(stride, dims, "stride")
-        self.dilation = to_tuple(dilation, dims, "dilation")
-        self.padding = resolve_padding(padding, self.kernel_size, self.dilation)
+        self.window = to_window(kernel_size, stride, padding, dilation, dims)
         self.query = _CONV[dims](in_channels, groups * head_channels, 1, bias=False)
         self.key = _CONV[dims](in_channels, groups * head_channels, 1, bias=False)
         self.relative_position = (
-            nn.Parameter(torch.empty(groups, head_channels, *self.kernel_size)) if relative_position else None
+            nn.Parameter(torch.empty(groups, head_channels, *self.window.kernel_size)) if relative_position else None
         )
         self.reset_parameters()
 
@@ -216,17 +226,12 @@ class LocalAttentionKernelGenerator(KernelGenerator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
-        query = self.query(to_output_grid(x, self.kernel_size, self.stride, self.padding, self.dilation))
+        query = self.query(to_output_grid(x, self.window))
         query = query * self.head_channels**-0.5
         correlation = getattr(functional, f"correlation{self.dims}d")
+        kernel_size, stride, padding, dilation = self.window
         field = correlation(
-            query,
-            self.key(x),
-            self.kernel_size,
-            groups=self.groups,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
+            query, self.key(x), kernel_size, groups=self.groups, stride=stride, padding=padding, dilation=dilation
         )
         if self.relative_position is not None:
             q = query.unflatten(1, (self.groups, self.head_channels)).flatten(3)
@@ -240,8 +245,9 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         """Normalise over the taps whose neighbour lies inside the map."""
         inside = torch.ones((), dtype=torch.bool, device=x.device)
         for axis in range(self.dims):
-            taps = torch.arange(self.kernel_size[axis], device=x.device) * self.dilation[axis] - self.padding[axis]
-            pixels = torch.arange(field.shape[2 + self.dims + axis], device=x.device) * self.stride[axis]
+            taps = torch.arange(self.window.kernel_size[axis], device=x.device)
+            taps = taps * self.window.dilation[axis] - self.window.padding[axis]
+            pixels = torch.arange(field.shape[2 + self.dims + axis], device=x.device) * self.window.stride[axis]
             position = taps[:, None] + pixels
             shape = [1] * (2 * self.dims)
             shape[axis], shape[self.dims + axis] = position.shape
@@ -251,21 +257,17 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         return field.flatten(2, 1 + self.dims).softmax(2).view(field.shape)
 
 
-def to_output_grid(
-    x: Tensor,
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Tensor:
+def to_output_grid(x: Tensor, window: Window) -> Tensor:
     """Average-pool ``x`` so that one pixel remains per window of the involution.
 
     The paper pools with window and stride s. Here the map is first cropped (or padded) to the windows' centres where
     ``padding`` is not ``d·(K − 1)/2``, and a last window that hangs over the border averages what it covers, so that
     the result fits the output grid for every size; on sizes divisible by s it is the paper's definition.
     """
-    crops = []
-    for k, p, d in zip(kernel_size, padding, dilation, strict=True):
+    if has_torch_function((x,)):
+        return handle_torch_function(to_output_grid, (x,), x, window)
+    stride, crops = window.stride, []
+    for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True):
         margin = d * (k - 1) - 2 * p
         crops.append((-(margin // 2), margin // 2 - margin))
     if any(map(any, crops)):

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
-from . import functional, inference
-from .backends import Window
-from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
-from .kernel_generation import _CONV, SpanKernelGenerator, create_kernel_generator, to_output_grid
-from .operators import generation as fused
+from . import functional
+from .functional import Span
+from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
+from .kernel_generation import _CONV, create_kernel_generator, to_output_grid
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
 
@@ -38,7 +38,6 @@ class _Involution(nn.Module):
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] = nn.ReLU,
         backend: str = "auto",
-        fused: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -46,13 +45,10 @@ class _Involution(nn.Module):
         dims = self._dims
         (self.in_channels,) = to_tuple(in_channels, 1, "in_channels")
         (self.out_channels,) = to_tuple(in_channels if out_channels is None else out_channels, 1, "out_channels")
-        self.kernel_size = to_tuple(kernel_size, dims, "kernel_size")
-        self.stride = to_tuple(stride, dims, "stride")
-        self.dilation = to_tuple(dilation, dims, "dilation")
-        self.padding = resolve_padding(padding, self.kernel_size, self.dilation)
+        window = to_window(kernel_size, stride, padding, dilation, dims)
+        self.kernel_size, self.stride, self.padding, self.dilation = window
         self.groups = _resolve_groups(self.out_channels, groups, group_channels)
         self.backend = backend
-        self.fused = fused
         with torch.device(device) if device is not None else nullcontext():
             self.value = (
                 nn.Identity()
@@ -80,78 +76,45 @@ class _Involution(nn.Module):
                 )
             self.kernel_generator = kernel_generator
             self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
+            # What `involution.fold_batch_norms` lets the layer take along; the bias is added after the scale.
+            self.register_parameter("scale", None)
+            self.relu = False
         if dtype is not None:
             self.to(dtype=dtype)
 
+    @property
+    def window(self) -> Window:
+        """Kernel size, stride, padding and dilation as one thing."""
+        return Window(self.kernel_size, self.stride, self.padding, self.dilation)
+
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``input`` ``(B, C, H, W)``; see the class for the shape of the result."""
-        if input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
+        # What a tracer hands in has no sizes yet; a tensor of another class is checked by the operator.
+        if not has_torch_function((input,)) and (input.ndim != self._dims + 2 or input.shape[1] != self.in_channels):
             raise ValueError(
                 f"input must have {self._dims + 2} dimensions, {self.in_channels} channels in the second, "
                 f"got {describe(input)}"
             )
-        value = self.value(input)
-        direct = self.backend in ("auto", "native") and inference.serves(input)
-        output = self._forward_fused(value, input, inference.Last() if direct else None)
-        if output is None:
-            output = self._multiply_add(value, self.generate_kernel(input))
-        if self.bias is not None:
-            output = output + self.bias.view(-1, *[1] * self._dims)
-        return output
+        value, kernel = self.value(input), self.generate_kernel(input)
+        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "backend": self.backend}
+        # Backward hooks hand on what a module returns as a plain tuple.
+        if isinstance(kernel, tuple):
+            epilogue = {"scale": self.scale, "offset": self.bias, "relu": self.relu}
+            hidden, weight, bias, groups, kernel_size = kernel
+            return functional.involution_of_span(
+                value, hidden, weight, bias, groups=groups, kernel_size=kernel_size, **geometry, **epilogue
+            )
+        involution = (functional.involution1d, functional.involution2d, functional.involution3d)[self._dims - 1]
+        return functional.finish(involution(value, kernel, **geometry), self.scale, self.bias, self.relu)
 
-    def infer(self, input: Tensor, last: inference.Last) -> Tensor | None:
-        """Return ``last`` of the output, computed in one pass without derivatives, or None where that cannot be done.
+    def generate_kernel(self, input: Tensor) -> Tensor | Span:
+        """Return what φ makes of ``input`` ``(B, C, H, W)``.
 
-        `inference.serves` has to hold for ``input``.
+        Returns:
+            The kernel field ``(B, G, K, K, H', W')``, or a `involution.Span`, whose ``field()`` it is.
         """
-        own = type(self).forward is _Involution.forward and self.backend in ("auto", "native")
-        if not own or input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
-            return None
-        return self._forward_fused(self.value(input), input, last._replace(bias=inference.contiguous(self.bias)))
-
-    def _multiply_add(self, value: Tensor, kernel: Tensor) -> Tensor:
-        return getattr(functional, f"involution{self._dims}d")(
-            value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
-        )
-
-    def _forward_fused(self, value: Tensor, input: Tensor, last: inference.Last | None) -> Tensor | None:
-        """Return the output (without its bias) without a kernel field in memory, or None where that cannot be done.
-
-        With ``last``, that of the output, without derivatives.
-        """
-        generator = self.kernel_generator
-        if not (self.fused and isinstance(generator, SpanKernelGenerator) and generator.fusible):
-            return None
-        span = generator.span
-        if not fused.serves(self.backend, value, span.weight):
-            return None
-        hidden = generator.hidden(to_output_grid(input, self.kernel_size, self.stride, self.padding, self.dilation))
-        grid = output_size(value.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation)
-        if (generator.groups, generator.kernel_size, tuple(hidden.shape[2:])) != (self.groups, self.kernel_size, grid):
-            # The operator has the words for what does not fit.
-            if last not in (None, inference.Last()):
-                return None
-            return self._multiply_add(value, generator.field(hidden))
-        if last is not None and value.numel():
-            window = Window(self.stride, self.padding, self.dilation)
-            return fused.infer(value, hidden, span.weight, span.bias, self.groups, self.kernel_size, window, last)
-        return fused.involution_of_span(
-            value,
-            hidden,
-            span.weight,
-            span.bias,
-            self.groups,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            backend=self.backend,
-        )
-
-    def generate_kernel(self, input: Tensor) -> Tensor:
-        """Return the kernel field ``(B, G, K, K, H', W')`` that φ makes of ``input`` ``(B, C, H, W)``."""
         if getattr(self.kernel_generator, "pooled", True):
-            input = to_output_grid(input, self.kernel_size, self.stride, self.padding, self.dilation)
+            input = to_output_grid(input, self.window)
         return self.kernel_generator(input)
 
     def extra_repr(self) -> str:
@@ -209,13 +172,11 @@ class Involution2d(_Involution):
         reduction: r, the ratio C to hidden width of the bottleneck φ.
         bias: add a learned offset per output channel (the paper has none).
         kernel_generator: φ: ``"bottleneck"`` (the paper's, default), ``"linear"``, ``"attention"``, or any callable
-            from ``(B, C, H', W')`` to the field ``(B, G, K, K, H', W')``.
+            from ``(B, C, H', W')`` to the field ``(B, G, K, K, H', W')`` or to a `involution.Span`, whose field is
+            never kept in memory (those with a name do so, but for attention).
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.
-        fused: where the native CPU backend or a GPU serves and φ ends in one matrix (bottleneck, linear), do not keep
-            the kernel field for the backward pass but make it again there, and on the CPU make it tile by tile in the
-            cache instead of in memory; False turns it off.
         device: where the parameters live.
         dtype: their floating dtype.
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from cases import relative_error
 
-from involution.backends import Request, Window, reference
+from involution.backends import Request, reference
 from involution.backends.triton import fused
-from involution.geometry import empty_map
+from involution.geometry import to_window
+from involution.memory_layout import empty_map
 
 
 def exact(x, hidden, weight, bias):
@@ -16,7 +17,7 @@ def exact(x, hidden, weight, bias):
     if bias is not None:
         field += bias.double().view(-1, *[1] * dims)
     out = torch.empty_like(x, dtype=torch.float64)
-    window = Window((1,) * dims, tuple(k // 2 for k in taps), (1,) * dims)
+    window = to_window(taps, 1, "same", 1, dims)
     reference.forward(out, x.double(), field.unflatten(1, (groups, *taps)), window)
     return out
 
@@ -79,10 +80,19 @@ def test_not_a_number_stays_in_its_image_and_group():
     [
         ({}, None),
         ({"dtype": torch.float32}, "it computes in float16 and bfloat16, got float32"),
-        ({"dims": 3}, "it serves one and two dimensions, got 3"),
-        ({"stride": (2, 1)}, r"it serves stride 1 and dilation 1, got stride (2, 1) and dilation (1, 1)"),
-        ({"kernel_size": (7, 9)}, "it serves odd kernels up to 7 with padding 'same', got (7, 9) and padding (3, 3)"),
-        ({"kernel_size": (5, 7)}, "it serves odd kernels up to 7 with padding 'same', got (5, 7) and padding (3, 3)"),
+        ({"window": to_window(7, 1, "same", 1, 3)}, "it serves one and two dimensions, got 3"),
+        (
+            {"window": to_window(7, (2, 1), "same", 1, 2)},
+            r"it serves stride 1 and dilation 1, got stride (2, 1) and dilation (1, 1)",
+        ),
+        (
+            {"window": to_window((7, 9), 1, 3, 1, 2)},
+            "it serves odd kernels up to 7 with padding 'same', got (7, 9) and padding (3, 3)",
+        ),
+        (
+            {"window": to_window((5, 7), 1, 3, 1, 2)},
+            "it serves odd kernels up to 7 with padding 'same', got (5, 7) and padding (3, 3)",
+        ),
         ({"group_channels": 8}, "it serves 16 channels per group, got 8"),
         ({"hidden": 256}, "it serves at most 128 hidden channels, got 256"),
     ],
@@ -90,5 +100,5 @@ def test_not_a_number_stays_in_its_image_and_group():
 )
 def test_says_what_it_does_not_serve(changes, words):
     hidden = changes.pop("hidden", 16)
-    request = Request(torch.device("cpu"), torch.float16, 2, 16, (7, 7), (1, 1), (1, 1))._replace(**changes)
-    assert fused.unsupported(request, Window(request.stride, (3, 3), request.dilation), hidden) == words
+    request = Request(torch.device("cpu"), torch.float16, 16, to_window(7, 1, "same", 1, 2))._replace(**changes)
+    assert fused.unsupported(request, hidden) == words

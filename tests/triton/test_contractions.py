@@ -7,7 +7,7 @@ from cases import CASES, Case, cases, relative_error
 from involution import backends
 from involution.backends import reference, triton
 from involution.backends.triton import launch
-from involution.geometry import empty_field, empty_map
+from involution.memory_layout import empty_field, empty_map
 
 HALF = [
     Case((9, 8), kernel=7, channels=32),

@@ -44,7 +44,7 @@ def gpu(monkeypatch):
     for module, name, value in (
         (operators, "STAGES", ((32, 5),)),
         (operators, "TAPS", 3),
-        (operators, "_WINDOW", backends.Window((1, 1), (1, 1), (1, 1))),
+        (operators, "_WINDOW", backends.Window((3, 3), (1, 1), (1, 1), (1, 1))),
         (operators, "FIRST", first),
         (operators, "PLAN", (first,)),
         (operators, "measure", once),
@@ -146,7 +146,7 @@ def test_the_plain_kernel_compiles(dtype):
 def test_shifts_and_unfold_are_involutions():
     x, h = torch.randn(2, 32, 5, 6), torch.randn(2, 2, 3, 3, 5, 6)
     y = torch.empty_like(x)
-    backends.reference.forward(y, x, h, backends.Window((1, 1), (1, 1), (1, 1)))
+    backends.reference.forward(y, x, h, backends.Window((3, 3), (1, 1), (1, 1), (1, 1)))
     torch.testing.assert_close(baselines.shifts(x, h), y)
     torch.testing.assert_close(baselines.unfold(x, h), y)
 

@@ -1,18 +1,21 @@
 """The layer that keeps no kernel field, with the Triton kernels behind it."""
 
+import copy
+
 import pytest
 import torch
 from cases import relative_error
 
 from involution import Involution1d, Involution2d
-from involution.backends import triton
-from involution.operators import generation as fused
+from involution.backends import spans, triton
 
 pytestmark = pytest.mark.usefixtures("one_tile")
 
 
 def results(layer, x, keep_field):
-    layer.fused = not keep_field
+    layer = copy.deepcopy(layer)
+    if keep_field:
+        layer.generate_kernel = lambda x: type(layer).generate_kernel(layer, x).field()
     layer.zero_grad()
     x = x.detach().requires_grad_()
     y = layer(x)
@@ -28,7 +31,7 @@ def results(layer, x, keep_field):
 )
 def test_equals_the_layer_that_keeps_it(kind, size, arguments, pieces, monkeypatch):
     if pieces:
-        monkeypatch.setattr(fused, "_PIECE_BYTES", 1000)
+        monkeypatch.setattr(spans, "PIECE_BYTES", 1000)
     layer = kind(16, kernel_size=3, group_channels=8, backend="triton", **arguments).eval()
     x = torch.randn(2, 16, *size)
     for actual, expected in zip(results(layer, x, False), results(layer, x, True), strict=True):
@@ -62,4 +65,5 @@ def test_compile_fullgraph():
 def test_opcheck():
     x, hidden = torch.randn(2, 8, 4, 5, requires_grad=True), torch.randn(2, 3, 4, 5, requires_grad=True)
     weight, bias = torch.randn(18, 3, 1, 1, requires_grad=True), torch.randn(18, requires_grad=True)
-    torch.library.opcheck(fused.forward, (x, hidden, weight, bias, 2, (3, 3), (1, 1), (1, 1), (1, 1), "triton"))
+    operator = torch.ops.involution.forward_of_span.default
+    torch.library.opcheck(operator, (x, hidden, weight, bias, 2, (3, 3), (1, 1), (1, 1), (1, 1), "triton"))

@@ -10,12 +10,25 @@ from functools import lru_cache
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
-from ..geometry import IntOrTuple, to_tuple
+from ..geometry import IntOrTuple, Padding, Window, to_window
 from . import native, reference, triton
-from .request import Backend, Fault, Request, Window
+from .request import Backend, Epilogue, Fault, Request
 
-__all__ = ["Backend", "Fault", "Request", "Window", "available", "choose", "explain", "preferred", "register", "use"]
+__all__ = [
+    "Backend",
+    "Epilogue",
+    "Fault",
+    "Request",
+    "Window",
+    "available",
+    "choose",
+    "choose_for",
+    "explain",
+    "register",
+    "use",
+]
 
 _BACKENDS: dict[str, Backend | ModuleType] = {}
 _preferred: str | None = os.environ.get("INVOLUTION_BACKEND", "auto")
@@ -34,7 +47,6 @@ def register(backend: Backend | ModuleType, first: bool = True) -> None:
         raise ValueError(f"a backend named {backend.name!r} is already registered")
     new = {backend.name: backend}
     _BACKENDS = new | _BACKENDS if first else _BACKENDS | new
-    choose.cache_clear()
 
 
 def available() -> tuple[str, ...]:
@@ -52,7 +64,6 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backend {name!r}; expected 'auto' or one of {', '.join(map(repr, _BACKENDS))}")
 
 
-@lru_cache(maxsize=1024)
 def choose(name: str, request: Request) -> Backend:
     """Return the backend that serves ``request``: the named one, or for ``"auto"`` the first one that can.
 
@@ -80,9 +91,9 @@ def choose(name: str, request: Request) -> Backend:
     return backend
 
 
-def preferred() -> str | None:
-    """Return the name of the backend that ``"auto"`` prefers, if one was named."""
-    return _preferred
+def choose_for(name: str, input: Tensor, groups: int, window: Window) -> Backend:
+    """Return the backend that serves a call on ``input`` ``(B, C, ...)``; raises as `choose`."""
+    return choose(name, Request(input.device, input.dtype, input.shape[1] // groups, window))
 
 
 @lru_cache(maxsize=64)
@@ -103,12 +114,10 @@ def use(name: str) -> Iterator[None]:
     global _preferred
     check_name(name)
     before, _preferred = _preferred, None if name == "auto" else name
-    choose.cache_clear()
     try:
         yield
     finally:
         _preferred = before
-        choose.cache_clear()
 
 
 def explain(
@@ -119,6 +128,7 @@ def explain(
     group_channels: int = 16,
     kernel_size: IntOrTuple = 7,
     stride: IntOrTuple = 1,
+    padding: Padding = "same",
     dilation: IntOrTuple = 1,
 ) -> dict[str, str | None]:
     """Say for every backend why it could not serve such a call, in the order in which ``"auto"`` asks them.
@@ -126,15 +136,8 @@ def explain(
     Returns:
         The reason by the backend's name, None where it can serve; ``"auto"`` takes the first None.
     """
-    request = Request(
-        torch.device(device),
-        dtype,
-        dims,
-        group_channels,
-        to_tuple(kernel_size, dims, "kernel_size"),
-        to_tuple(stride, dims, "stride"),
-        to_tuple(dilation, dims, "dilation"),
-    )
+    window = to_window(kernel_size, stride, padding, dilation, dims)
+    request = Request(torch.device(device), dtype, group_channels, window)
     return {name: backend.unsupported(request) for name, backend in _BACKENDS.items()}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .request import Request, Window
+from ..geometry import Window
+from .request import Request
 
 name = "reference"
 
@@ -27,7 +28,7 @@ def forward(out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
     """See `Backend.forward`."""
     total = _accumulator(out).zero_()
     y, x = _grouped(total, kernel.shape[1]), _grouped(input.to(total.dtype), kernel.shape[1])
-    for tap, outputs, inputs in _taps(_kernel_size(kernel), input.shape[2:], out.shape[2:], window):
+    for tap, outputs, inputs in _taps(input.shape[2:], out.shape[2:], window):
         y[outputs].addcmul_(x[inputs], _weights(kernel, tap)[outputs].to(y.dtype))
     if total is not out:
         out.copy_(total)
@@ -37,7 +38,7 @@ def input_gradient(out: Tensor, grad_output: Tensor, kernel: Tensor, window: Win
     """See `Backend.input_gradient`."""
     total = _accumulator(out).zero_()
     dx, dy = _grouped(total, kernel.shape[1]), _grouped(grad_output.to(total.dtype), kernel.shape[1])
-    for tap, outputs, inputs in _taps(_kernel_size(kernel), out.shape[2:], grad_output.shape[2:], window):
+    for tap, outputs, inputs in _taps(out.shape[2:], grad_output.shape[2:], window):
         dx[inputs].addcmul_(dy[outputs], _weights(kernel, tap)[outputs].to(dx.dtype))
     if total is not out:
         out.copy_(total)
@@ -48,7 +49,7 @@ def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Win
     groups, dtype = out.shape[1], torch.promote_types(out.dtype, torch.float32)
     dy, x = _grouped(grad_output.to(dtype), groups), _grouped(input.to(dtype), groups)
     out.zero_()
-    for tap, outputs, inputs in _taps(_kernel_size(out), input.shape[2:], grad_output.shape[2:], window):
+    for tap, outputs, inputs in _taps(input.shape[2:], grad_output.shape[2:], window):
         _at(out, tap)[outputs] = (dy[outputs] * x[inputs]).sum(2).to(out.dtype)
 
 
@@ -59,10 +60,6 @@ def _accumulator(out: Tensor) -> Tensor:
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(1, (groups, x.shape[1] // groups))
-
-
-def _kernel_size(kernel: Tensor) -> Sequence[int]:
-    return kernel.shape[2 : 2 + (kernel.ndim - 2) // 2]
 
 
 def _weights(kernel: Tensor, tap: tuple[int, ...]) -> Tensor:
@@ -76,13 +73,11 @@ def _at(kernel: Tensor, tap: tuple[int, ...]) -> Tensor:
     return kernel
 
 
-def _taps(
-    kernel_size: Sequence[int], size: Sequence[int], out_size: Sequence[int], window: Window
-) -> Iterator[tuple[tuple[int, ...], Any, Any]]:
+def _taps(size: Sequence[int], out_size: Sequence[int], window: Window) -> Iterator[tuple[tuple[int, ...], Any, Any]]:
     """Yield each tap that reaches the map, with the output pixels it reaches and the input pixels they read."""
-    for tap in product(*map(range, kernel_size)):
+    for tap in product(*map(range, window.kernel_size)):
         outputs, inputs = [], []
-        for t, n, n_out, s, p, d in zip(tap, size, out_size, *window, strict=True):
+        for t, n, n_out, s, p, d in zip(tap, size, out_size, *window[1:], strict=True):
             offset = t * d - p
             first = max(0, -(offset // s))
             last = min(n_out, (n - 1 - offset) // s + 1)

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..geometry import Window
+
 
 class Request(NamedTuple):
     """One call as backends see it when they say whether they can serve it.
@@ -14,28 +16,38 @@ class Request(NamedTuple):
     Attributes:
         device: where the tensors live.
         dtype: their common dtype.
-        dims: number of spatial dimensions, 1 to 3.
         group_channels: channels that share one kernel, C / G.
-        kernel_size: taps per dimension.
-        stride: pixels between two windows, per dimension.
-        dilation: pixels between two taps, per dimension.
+        window: kernel size, stride, padding and dilation, one number each per spatial dimension.
     """
 
     device: torch.device
     dtype: torch.dtype
-    dims: int
     group_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
+    window: Window
 
 
-class Window(NamedTuple):
-    """The geometry of one call: how windows of the input map onto pixels of the output."""
+class Epilogue(NamedTuple):
+    """What happens to a result before it is written: ``relu(scale · y + offset)``.
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    Attributes:
+        scale: one value per channel, contiguous, or None.
+        offset: likewise.
+        relu: whether negative values become zero.
+    """
+
+    scale: Tensor | None = None
+    offset: Tensor | None = None
+    relu: bool = False
+
+    def apply_(self, y: Tensor) -> None:
+        """Change ``y`` ``(B, C, ...)`` in place."""
+        ones = [1] * (y.ndim - 2)
+        if self.scale is not None:
+            y.mul_(self.scale.view(-1, *ones))
+        if self.offset is not None:
+            y.add_(self.offset.view(-1, *ones))
+        if self.relu:
+            y.relu_()
 
 
 class Fault(str):
@@ -68,15 +80,25 @@ class Backend(Protocol):
 
 
 class Fusing(Backend, Protocol):
-    """A backend that can also make the kernel field itself, from a φ whose last step is one matrix."""
+    """A backend that can also make the kernel field itself, from a φ whose last step is one matrix.
+
+    Both are optional; without them the field is made and the three contractions serve (`involution.backends.spans`).
+    """
 
     def span_and_contract(
-        self, out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
+        self,
+        out: Tensor,
+        input: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        window: Window,
+        epilogue: Epilogue,
     ) -> bool:
-        """Write `forward` of ``input`` and the field ``weight · hidden + bias`` without holding the field in memory.
+        """Write ``epilogue`` of `forward` of ``input`` and the field ``weight · hidden + bias``, which is never whole.
 
         ``hidden`` is ``(B, C_hidden, H', W')``, ``weight`` ``(G, K, K, C_hidden)``, ``bias`` ``(G·K·K,)``. Return
-        whether it was done; if not, the caller makes the field and calls `forward`.
+        whether it was done; if not, the field is made and `forward` called.
         """
 
     def span_gradients(
@@ -92,8 +114,4 @@ class Fusing(Backend, Protocol):
         bias: Tensor | None,
         window: Window,
     ) -> None:
-        """Write the four gradients of that without holding the field or its gradient in memory.
-
-        A backend may leave this out: the caller then makes the field in pieces and calls `input_gradient` and
-        `kernel_gradient`.
-        """
+        """Write the four gradients of that, without an epilogue; neither the field nor its gradient is ever whole."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..functional import Span, finish
+
 __all__ = ["decompositions", "to_onnx"]
 
 
@@ -26,6 +28,7 @@ def decompositions() -> dict[Any, Callable[..., Tensor]]:
     """
     return {
         torch.ops.involution.forward.default: _forward,
+        torch.ops.involution.forward_of_span.default: _forward_of_span,
         torch.ops.involution.kernel_gradient.default: _kernel_gradient,
     }
 
@@ -100,6 +103,25 @@ def _forward(
     if total is None:
         raise ValueError("an involution needs at least one tap")
     return total.flatten(1, 2)
+
+
+def _forward_of_span(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+    scale: Tensor | None = None,
+    offset: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    kernel = Span(hidden, weight, bias, groups, tuple(kernel_size)).field()
+    return finish(_forward(value, kernel, stride, padding, dilation, backend), scale, offset, relu)
 
 
 def _kernel_gradient(

@@ -15,24 +15,17 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer, get_norm_layer
 from timm.models import (
     build_model_with_cfg,
-    checkpoint_seq,
     generate_default_cfgs,
     register_model,
-    register_notrace_module,
 )
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from .. import inference
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
 from .spatial import SpatialLayer, SpatialLayerName, in_place_of, resolve
 
 __all__ = ["RedNet"]
-
-
-# A leaf of torch.fx's graphs, for its checks are no operators: timm's ``feature_cls="fx"`` needs to know.
-register_notrace_module(Involution2d)
 
 
 class RedBottleneck(Bottleneck):
@@ -44,52 +37,6 @@ class RedBottleneck(Bottleneck):
         super().__init__(*args, **kwargs)
         if spatial_layer is not None:
             self.conv2 = in_place_of(self.conv2, spatial_layer)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block, each layer together with the norm and activation after it where that is faster."""
-        return self.run(x)
-
-    def run(self, x: torch.Tensor, own: bool = False) -> torch.Tensor:
-        """Apply the block; with ``own`` nobody else reads ``x``, and the result may take its place in memory."""
-        between = (self.drop_block, self.aa)
-        more = self.se is not None or (self.drop_path is not None and self.training)
-        if more or not inference.combines(x) or not all(map(_is_identity, between)):
-            return super().forward(x)
-        shortcut = x
-        own = own and inference.unwatched(self.conv1)
-        x = inference.apply(self.conv1, self.bn1, self.act1, x)
-        x = inference.apply(self.conv2, self.bn2, self.act2, x)
-        down = self.downsample
-        if type(down) is nn.Sequential and len(down) == 2 and inference.unwatched(down):
-            own = type(down[0]) is nn.Conv2d and inference.unwatched(*down)
-            shortcut = inference.apply(down[0], down[1], _IDENTITY, shortcut)
-        elif down is not None:
-            own, shortcut = False, down(shortcut)
-        return inference.apply(self.conv3, self.bn3, self.act3, x, shortcut, own)
-
-
-class Stage(nn.Sequential):
-    """The blocks of a stage; a result takes the place of the block's input where nobody sees what lies between blocks."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Apply the blocks one after the other to ``input``."""
-        if not inference.serves(input):
-            return super().forward(input)
-        own = False
-        for block in self:
-            if type(block) is RedBottleneck and inference.unwatched(block):
-                input = block.run(input, own)
-                own = inference.unwatched(block.conv3, block.bn3, block.act3)
-            else:
-                input, own = block(input), False
-        return input
-
-
-def _is_identity(module: nn.Module) -> bool:
-    return type(module) is nn.Identity and inference.unwatched(module)
-
-
-_IDENTITY = nn.Identity()
 
 
 class RedNet(ResNet):
@@ -177,7 +124,6 @@ class RedNet(ResNet):
         )
         if stem == "involution":
             self.conv1[3] = in_place_of(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
-            self.conv1 = inference.Sequential(*self.conv1)
         elif stem == "small":
             first, last = self.conv1[0], self.conv1[-1]
             self.conv1 = nn.Conv2d(first.in_channels, last.out_channels, 3, padding=1, bias=False).to(first.weight)
@@ -185,23 +131,9 @@ class RedNet(ResNet):
             self.maxpool = nn.Identity()
             for info in self.feature_info:
                 info["reduction"] = max(1, info["reduction"] // 4)
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            setattr(self, name, Stage(*getattr(self, name)))
         if isinstance(self.fc, nn.Linear):
             nn.init.normal_(self.fc.weight, std=0.01)
             nn.init.zeros_(self.fc.bias)
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the last stage's map ``(B, 2048, H / 32, W / 32)`` of the images ``(B, 3, H, W)``."""
-        if not inference.combines(x):
-            return super().forward_features(x)
-        x = self.maxpool(inference.apply(self.conv1, self.bn1, self.act1, x))
-        stages = [self.layer1, self.layer2, self.layer3, self.layer4]
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(stages, x, flatten=True)
-        for stage in stages:
-            x = stage(x)
-        return x
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The operator boundary: three PyTorch operators, each the derivative of the others.
+"""The three contractions as PyTorch operators, each the derivative of the others.
 
 Involution is bilinear in input and kernel, so forward, input gradient and kernel gradient close under differentiation
 and derivatives of every order exist. The operators are opaque to tracers: backends are chosen when they run.
@@ -17,8 +17,9 @@ from torch.library import Library, register_autograd, register_fake, register_vm
 from torch.utils.flop_counter import register_flop_formula
 
 from .. import backends
-from ..backends import Backend, Request, Window
-from ..geometry import check_contraction, empty_field, empty_map, is_channels_last, is_field_channels_last
+from ..geometry import Window
+from ..memory_layout import empty_field, empty_map, is_channels_last, is_field_channels_last
+from .contract import check_correlation, check_input_gradient, check_involution
 
 LIBRARY = Library("involution", "DEF")
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
@@ -28,90 +29,105 @@ LIBRARY.define(
     f"kernel_gradient(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, {_WINDOW}) -> Tensor"
 )
 
+
+# What the rest of the library calls.
+
+
+def forward(input: Tensor, kernel: Tensor, window: Window, backend: str) -> Tensor:
+    """Return ``Y[b, c, i, j] = Σ_{u,v} H[b, ⌊cG/C⌋, u, v, i, j] · X[b, c, s·i + d·u − p, s·j + d·v − p]``."""
+    return _apply(torch.ops.involution.forward.default, _Forward, input, kernel, *window[1:], backend)
+
+
+def input_gradient(
+    grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], window: Window, backend: str
+) -> Tensor:
+    """Return the gradient of `forward` for its input of ``input_size`` pixels."""
+    return _apply(
+        torch.ops.involution.input_gradient.default,
+        _InputGradient,
+        grad_output,
+        kernel,
+        input_size,
+        *window[1:],
+        backend,
+    )
+
+
+def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Window, backend: str) -> Tensor:
+    """Return the gradient of `forward` for its kernel: the correlation of ``grad_output`` with ``input``."""
+    return _apply(
+        torch.ops.involution.kernel_gradient.default, _KernelGradient, grad_output, input, groups, *window, backend
+    )
+
+
+def _apply(operator: Any, function: Any, *arguments: Any) -> Tensor:
+    return function.apply(*arguments) if is_transformed() else operator(*arguments)
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work.
+
+    PyTorch's dispatcher takes an operator's rule for the backward pass, but neither that for forward mode nor those of
+    torch.func: they are served by autograd functions alone, which cost a hundred microseconds more.
+    """
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
 # Outputs: shape, dtype and layout are decided here, once, for real and fake tensors alike.
 
 
-def _forward_output(input: Tensor, kernel: Tensor) -> Tensor:
+def _forward_output(input: Tensor, kernel: Tensor, window: Window) -> Tensor:
+    check_involution(input, kernel, window)
     size = (*input.shape[:2], *kernel.shape[input.ndim :])
     return empty_map(input, size, is_channels_last(input))
 
 
-def _input_gradient_output(grad_output: Tensor, kernel: Tensor, input_size: Sequence[int]) -> Tensor:
+def _input_gradient_output(grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], window: Window) -> Tensor:
+    check_input_gradient(grad_output, kernel, input_size, window)
     channels_last = is_channels_last(grad_output) or is_field_channels_last(kernel)
     return empty_map(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
 
 
-def _kernel_gradient_output(grad_output: Tensor, input: Tensor, groups: int, kernel_size: Sequence[int]) -> Tensor:
-    size = (input.shape[0], groups, *kernel_size, *grad_output.shape[2:])
+def _kernel_gradient_output(grad_output: Tensor, input: Tensor, groups: int, window: Window) -> Tensor:
+    check_correlation(grad_output, input, groups, window)
+    size = (input.shape[0], groups, *window.kernel_size, *grad_output.shape[2:])
     return empty_field(input, size, is_channels_last(grad_output) or is_channels_last(input))
+
+
+def _window_of(kernel: Tensor, *geometry: Sequence[int]) -> Window:
+    taps = kernel.shape[2 : 2 + (kernel.ndim - 2) // 2]
+    return Window(tuple(taps), *map(tuple, geometry))
 
 
 @register_fake("involution::forward", lib=LIBRARY)
 def _(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
-    return _forward_output(input, kernel)
+    return _forward_output(input, kernel, _window_of(kernel, stride, padding, dilation))
 
 
 @register_fake("involution::input_gradient", lib=LIBRARY)
 def _(
     grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
 ) -> Tensor:
-    return _input_gradient_output(grad_output, kernel, input_size)
+    return _input_gradient_output(grad_output, kernel, input_size, _window_of(kernel, stride, padding, dilation))
 
 
 @register_fake("involution::kernel_gradient", lib=LIBRARY)
-def _(
-    grad_output: Tensor,
-    input: Tensor,
-    groups: Any,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    backend: str,
-) -> Tensor:
-    return _kernel_gradient_output(grad_output, input, groups, kernel_size)
+def _(grad_output: Tensor, input: Tensor, groups: Any, kernel_size: Any, *rest: Any) -> Tensor:
+    return _kernel_gradient_output(grad_output, input, groups, Window(tuple(kernel_size), *map(tuple, rest[:3])))
 
 
-# Implementations
-
-
-def backend_for(
-    name: str,
-    input: Tensor,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-) -> Backend:
-    """Return the backend that serves this call.
-
-    Raises:
-        RuntimeError: the named backend cannot serve it; the message gives its reason.
-    """
-    group_channels = input.shape[1] // groups
-    request = Request(
-        input.device, input.dtype, input.ndim - 2, group_channels, tuple(kernel_size), tuple(stride), tuple(dilation)
-    )
-    return backends.choose(name, request)
-
-
-def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Window:
-    return Window(tuple(stride), tuple(padding), tuple(dilation))
+# Implementations.
 
 
 def _forward(
-    input: Tensor,
-    kernel: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
+    input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], backend: str
 ) -> Tensor:
-    window = _window(stride, padding, dilation)
-    out = _forward_output(input, kernel)
+    window = _window_of(kernel, stride, padding, dilation)
+    out = _forward_output(input, kernel, window)
     if out.numel():
-        chosen = backend_for(backend, input, kernel.shape[1], kernel.shape[2 : input.ndim], stride, dilation)
-        chosen.forward(out, input, kernel, window)
+        backends.choose_for(backend, input, kernel.shape[1], window).forward(out, input, kernel, window)
     return out
 
 
@@ -124,10 +140,10 @@ def _input_gradient(
     dilation: Sequence[int],
     backend: str,
 ) -> Tensor:
-    window = _window(stride, padding, dilation)
-    out = _input_gradient_output(grad_output, kernel, input_size)
+    window = _window_of(kernel, stride, padding, dilation)
+    out = _input_gradient_output(grad_output, kernel, input_size, window)
     if out.numel():
-        chosen = backend_for(backend, grad_output, kernel.shape[1], kernel.shape[2 : out.ndim], stride, dilation)
+        chosen = backends.choose_for(backend, grad_output, kernel.shape[1], window)
         chosen.input_gradient(out, grad_output, kernel, window)
     return out
 
@@ -142,171 +158,104 @@ def _kernel_gradient(
     dilation: Sequence[int],
     backend: str,
 ) -> Tensor:
-    window = _window(stride, padding, dilation)
-    out = _kernel_gradient_output(grad_output, input, groups, kernel_size)
+    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    out = _kernel_gradient_output(grad_output, input, groups, window)
     if out.numel():
-        chosen = backend_for(backend, input, groups, kernel_size, stride, dilation)
-        chosen.kernel_gradient(out, grad_output, input, window)
+        backends.choose_for(backend, input, groups, window).kernel_gradient(out, grad_output, input, window)
     return out
 
 
-# Behind the dispatcher, anybody may call them with anything.
-
-
-def check_together(first: Tensor, *others: Tensor | None) -> None:
-    """Refuse tensors of different dtypes or devices.
-
-    Raises:
-        TypeError: they differ.
-    """
-    dtype, device = first.dtype, first.device
-    for other in others:
-        if other is not None and (other.dtype != dtype or other.device != device):
-            raise TypeError(
-                f"all tensors of an involution need one dtype and device, got {dtype} on {device} and "
-                f"{other.dtype} on {other.device}"
-            )
-
-
-def _checked_forward(input: Tensor, kernel: Tensor, *rest: Any) -> Tensor:
-    check_together(input, kernel)
-    out = (*input.shape[:2], *kernel.shape[input.ndim :])
-    check_contraction(input.shape, kernel.shape, out, *map(tuple, rest[:3]))
-    return _forward(input, kernel, *rest)
-
-
-def _checked_input_gradient(grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], *rest: Any) -> Tensor:
-    check_together(grad_output, kernel)
-    size = (*grad_output.shape[:2], *input_size)
-    check_contraction(size, kernel.shape, grad_output.shape, *map(tuple, rest[:3]))
-    return _input_gradient(grad_output, kernel, input_size, *rest)
-
-
-def _checked_kernel_gradient(
-    grad_output: Tensor, input: Tensor, groups: int, kernel_size: Sequence[int], *rest: Any
-) -> Tensor:
-    check_together(grad_output, input)
-    field = (input.shape[0], groups, *kernel_size, *grad_output.shape[2:])
-    check_contraction(input.shape, field, grad_output.shape, *map(tuple, rest[:3]))
-    return _kernel_gradient(grad_output, input, groups, kernel_size, *rest)
-
-
-LIBRARY.impl("forward", _checked_forward, "CompositeExplicitAutograd")
-LIBRARY.impl("input_gradient", _checked_input_gradient, "CompositeExplicitAutograd")
-LIBRARY.impl("kernel_gradient", _checked_kernel_gradient, "CompositeExplicitAutograd")
+LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
+LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
 
 
 # Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
 # <dY, A(X, H)> = <X, B(dY, H)> = <H, C(dY, X)>, so each one's gradients are the other two.
-# The rules are given twice: to the dispatcher, where autograd and the tracers find them, and as autograd functions,
-# which torch.func (grad, jacrev, jvp) and forward mode need.
+# The rules are given twice: to the dispatcher, and as autograd functions, which `is_transformed` calls for.
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
-    ctx.window = inputs[-4:]
+    ctx.geometry, ctx.backend = inputs[-4:-1], inputs[-1]
 
 
 def _forward_backward(ctx: Any, dy: Tensor) -> tuple:
     x, h = ctx.saved_tensors
-    dx = input_gradient(dy, h, x.shape[2:], *ctx.window) if ctx.needs_input_grad[0] else None
-    dh = kernel_gradient(dy, x, h.shape[1], h.shape[2 : x.ndim], *ctx.window) if ctx.needs_input_grad[1] else None
+    window = _window_of(h, *ctx.geometry)
+    dx = input_gradient(dy, h, x.shape[2:], window, ctx.backend) if ctx.needs_input_grad[0] else None
+    dh = kernel_gradient(dy, x, h.shape[1], window, ctx.backend) if ctx.needs_input_grad[1] else None
     return dx, dh, None, None, None, None
 
 
 def _input_gradient_backward(ctx: Any, gx: Tensor) -> tuple:
     dy, h = ctx.saved_tensors
-    gy = forward(gx, h, *ctx.window) if ctx.needs_input_grad[0] else None
-    gh = kernel_gradient(dy, gx, h.shape[1], h.shape[2 : dy.ndim], *ctx.window) if ctx.needs_input_grad[1] else None
+    window = _window_of(h, *ctx.geometry)
+    gy = forward(gx, h, window, ctx.backend) if ctx.needs_input_grad[0] else None
+    gh = kernel_gradient(dy, gx, h.shape[1], window, ctx.backend) if ctx.needs_input_grad[1] else None
     return gy, gh, None, None, None, None, None
 
 
 def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
     dy, x = ctx.saved_tensors
-    gy = forward(x, gh, *ctx.window) if ctx.needs_input_grad[0] else None
-    gx = input_gradient(dy, gh, x.shape[2:], *ctx.window) if ctx.needs_input_grad[1] else None
+    window = _window_of(gh, *ctx.geometry)
+    gy = forward(x, gh, window, ctx.backend) if ctx.needs_input_grad[0] else None
+    gx = input_gradient(dy, gh, x.shape[2:], window, ctx.backend) if ctx.needs_input_grad[1] else None
     return gy, gx, None, None, None, None, None, None
 
 
-def is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+def fold_into_batch(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """Let a dimension that ``torch.func.vmap`` maps over join the batch, the first dimension of what remains."""
+    mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return mapped.flatten(0, 1)
 
 
-def _is_unobserved(first: Any, second: Any) -> bool:
-    """Whether an operator on these tensors may run without the dispatcher: nobody would notice but the clock."""
-    return (
-        type(first) is Tensor
-        and type(second) is Tensor
-        and not ((first.requires_grad or second.requires_grad) and torch.is_grad_enabled())
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._len_torch_function_stack()
-        and not torch.autograd._profiler_enabled()
-        and not torch.jit.is_tracing()
-        and first.device.type in ("cpu", "cuda")
-    )
-
-
-def _differentiable(
-    name: str, implementation: Callable[..., Tensor], backward_rule: Callable[..., tuple]
-) -> Callable[..., Tensor]:
-    """Give an operator its derivative and its rule for vmap; return the function that applies it."""
+def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
+    """Give an operator its derivative and its rule for vmap; return the autograd function that applies it."""
     operator = getattr(torch.ops.involution, name).default
 
     def vmap_rule(info: Any, in_dims: tuple, first: Tensor, second: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        """Let the mapped dimension join the batch."""
-
-        def fold(tensor: Tensor, dim: int | None) -> Tensor:
-            mapped = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            return mapped.flatten(0, 1)
-
-        out = apply(fold(first, in_dims[0]), fold(second, in_dims[1]), *rest)
+        first, second = (
+            fold_into_batch(tensor, dim, info.batch_size)
+            for tensor, dim in zip((first, second), in_dims[:2], strict=True)
+        )
+        out = _apply(operator, Function, first, second, *rest)
         return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size)), 0
 
-    def setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _save(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:2])
-        ctx.rest = inputs[2:]
+    class Function(torch.autograd.Function):
+        backward = staticmethod(backward_rule)
+        vmap = staticmethod(vmap_rule)
 
-    def jvp_rule(ctx: Any, first_tangent: Tensor | None, second_tangent: Tensor | None, *_: Any) -> Tensor | None:
-        """Apply the product rule, forward mode: ``d op(a, b) = op(da, b) + op(a, db)``."""
-        first, second = ctx.saved_tensors
-        terms = []
-        if first_tangent is not None:
-            terms.append(apply(first_tangent, second, *ctx.rest))
-        if second_tangent is not None:
-            terms.append(apply(first, second_tangent, *ctx.rest))
-        return sum(terms[1:], terms[0]) if terms else None
-
-    class Operator(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> Tensor:
             return operator(*arguments)
 
-        setup_context = staticmethod(setup)
-        backward = staticmethod(backward_rule)
-        jvp = staticmethod(jvp_rule)
-        vmap = staticmethod(vmap_rule)
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+            _save(ctx, inputs, output)
+            ctx.save_for_forward(*inputs[:2])
+            ctx.rest = inputs[2:]
 
-    Operator.__name__ = Operator.__qualname__ = f"involution_{name}"
+        @staticmethod
+        def jvp(ctx: Any, first_tangent: Tensor | None, second_tangent: Tensor | None, *_: Any) -> Tensor | None:
+            """Apply the product rule, forward mode: ``d op(a, b) = op(da, b) + op(a, db)``."""
+            first, second = ctx.saved_tensors
+            terms = []
+            if first_tangent is not None:
+                terms.append(_apply(operator, Function, first_tangent, second, *ctx.rest))
+            if second_tangent is not None:
+                terms.append(_apply(operator, Function, first, second_tangent, *ctx.rest))
+            return sum(terms[1:], terms[0]) if terms else None
+
+    Function.__name__ = Function.__qualname__ = f"involution_{name}"
     register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=LIBRARY)
     register_vmap(f"involution::{name}", vmap_rule, lib=LIBRARY)
-
-    def apply(*arguments: Any) -> Tensor:
-        if torch.compiler.is_compiling():
-            return operator(*arguments)
-        # The operator itself costs a third less than the autograd function, which also serves forward mode, and its
-        # implementation alone half of that.
-        if not is_transformed():
-            return (implementation if _is_unobserved(*arguments[:2]) else operator)(*arguments)
-        return Operator.apply(*arguments)
-
-    return apply
+    return Function
 
 
-forward = _differentiable("forward", _forward, _forward_backward)
-input_gradient = _differentiable("input_gradient", _input_gradient, _input_gradient_backward)
-kernel_gradient = _differentiable("kernel_gradient", _kernel_gradient, _kernel_gradient_backward)
+_Forward = _differentiable("forward", _forward_backward)
+_InputGradient = _differentiable("input_gradient", _input_gradient_backward)
+_KernelGradient = _differentiable("kernel_gradient", _kernel_gradient_backward)
 
 
 # Floating-point operations, two per multiply-add: K² per output value, in all three contractions.

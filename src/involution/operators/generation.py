@@ -1,178 +1,71 @@
 """Kernel generation and multiply-add in one operator, for a φ whose last step is one matrix.
 
 ``Y = involution(value, W · hidden + b)``: the kernel field, the largest tensor of an involution by far, is not kept.
-Where the backend can (``span_and_contract``), the forward pass makes it tile by tile and consumes it at once. Nothing
-but the arguments is saved for the backward pass, which makes the field again in pieces of bounded size. Derivatives of
-higher order go through the unfused operators.
+Where the backend can, the forward pass makes it tile by tile and consumes it at once. Nothing but the arguments is
+saved for the backward pass, which makes the field again. Derivatives of higher order, and forward mode, go through the
+field and the operators of `involution.operators.contraction`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake
+from torch.library import register_autograd, register_fake, register_vmap
 from torch.utils.flop_counter import register_flop_formula
 
 from .. import backends
-from ..backends import Request, Window, native
-from ..functional import autocast
-from ..geometry import check_contraction, check_span, empty_map, is_channels_last
-from ..inference import LAST, READY, Last, contiguous
-from . import contraction as library
+from ..backends import Epilogue, spans
+from ..geometry import Window
+from ..memory_layout import empty_map, is_channels_last
+from . import contraction
+from .contract import check_span, check_tensor
 
-_LIBRARY = library.LIBRARY
+_LIBRARY = contraction.LIBRARY
 _ARGUMENTS = (
     "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
-    'SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend="auto"'
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
 )
-_LIBRARY.define(f"fused_forward({_ARGUMENTS}) -> Tensor")
-_LIBRARY.define(f"fused_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-_LIBRARY.define(f"fused_inference(Tensor(a!) out, {_ARGUMENTS.partition(', str backend')[0]}, {LAST}) -> ()")
-
-forward = torch.ops.involution.fused_forward.default
-backward = torch.ops.involution.fused_backward.default
-inference = torch.ops.involution.fused_inference.default
-
-# The backward pass holds a piece of the field of about this size: what a cache holds, and what keeps a GPU busy.
-_PIECE_BYTES = 2 << 20
-_GPU_PIECE_BYTES = 128 << 20
+_LIBRARY.define(f"forward_of_span({_ARGUMENTS}, Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor")
+_LIBRARY.define(f"gradients_of_span(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
-def serves(backend: str, value: Tensor, weight: Tensor) -> bool:
-    """Whether the fused operator can stand for generation and multiply-add of these tensors on ``backend``."""
-    if value.device != weight.device or torch.compiler.is_exporting():
-        return False
-    if value.dtype != weight.dtype and not (
-        torch.is_autocast_enabled(value.device.type) and torch.float64 not in (value.dtype, weight.dtype)
-    ):
-        return False
-    if backend == "triton" or (backend == "auto" and value.device.type == "cuda"):
-        return not library.is_transformed()
-    if not (READY and value.device.type == "cpu" and value.dtype in native.DTYPES and backend in ("auto", "native")):
-        return False
-    if torch.compiler.is_compiling():
-        return backends.preferred() in (None, "native")
-    # torch.func and forward mode have rules for the unfused operators.
-    if library.is_transformed():
-        return False
-    ones = (1,) * (value.ndim - 2)
-    return backends.choose(backend, Request(value.device, value.dtype, value.ndim - 2, 1, ones, ones, ones)) is native
-
-
-def involution_of_span(
+def forward_of_span(
     value: Tensor,
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     groups: int,
-    kernel_size: tuple[int, ...],
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    backend: str = "auto",
+    window: Window,
+    backend: str,
+    epilogue: Epilogue | None = None,
 ) -> Tensor:
-    """Return the involution of ``value`` with the field ``weight · hidden + bias``.
-
-    The arguments have to fit (`involution.Involution2d` sees to it); under autocast they are cast to its dtype.
-
-    Args:
-        value: ``(B, C, H, W)``.
-        hidden: ``(B, C_hidden, H', W')``.
-        weight: ``(G·K·K, C_hidden, 1, 1)``, as in a 1×1 convolution.
-        bias: ``(G·K·K,)`` or None.
-        groups: G.
-        kernel_size: K, taps per dimension.
-        stride: pixels between two windows.
-        padding: zeros around the map.
-        dilation: pixels between two taps.
-        backend: a backend's name, or ``"auto"``.
-
-    Returns:
-        ``(B, C, H', W')``, equal to the unfused result within rounding.
-    """
-    value, hidden, weight = autocast(value, hidden, weight)
-    if bias is not None:
-        bias = bias.to(weight.dtype)
-    return forward(value, hidden, weight, bias, groups, kernel_size, stride, padding, dilation, backend)
+    """Return ``epilogue(involution(value, weight · hidden + bias))``; with an epilogue there is no backward pass."""
+    arguments = (value, hidden, weight, bias, groups, *window, backend, *(epilogue or Epilogue()))
+    if contraction.is_transformed():
+        result: Any = _ForwardOfSpan.apply(*arguments)
+        return result
+    return torch.ops.involution.forward_of_span.default(*arguments)
 
 
-def _output(value: Tensor, hidden: Tensor) -> Tensor:
+# Outputs: shape, dtype and layout are decided here, once, for real and fake tensors alike.
+
+
+def _output(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    window: Window,
+    scale: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensor:
+    check_span(value, hidden, weight, bias, groups, window, scale, offset)
     return empty_map(value, (*value.shape[:2], *hidden.shape[2:]), is_channels_last(value))
-
-
-def infer(
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    window: Window,
-    last: Last,
-) -> Tensor:
-    """Return ``last`` of `involution_of_span`'s result: no derivative, float32 and float64 only."""
-    out = _output(value, hidden)
-    run = inference if torch.compiler.is_compiling() else _infer
-    run(out, value, hidden, weight, bias, groups, kernel_size, *window, *last)
-    return out
-
-
-def _infer(
-    out: Tensor,
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    *last: Any,
-) -> None:
-    window = Window(tuple(stride), tuple(padding), tuple(dilation))
-    # What follows from shapes is known after the first call.
-    _check(value, hidden, weight, bias, groups, kernel_size, out, window)
-    if out.numel():
-        span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        offset = contiguous(bias)
-        native.span_and_contract(out, value, hidden, span, offset, window, last)
-
-
-def _checked_infer(out: Tensor, value: Tensor, *rest: Any) -> None:
-    library.check_together(out, value, *rest[-7:-2])
-    _infer(out, value, *rest)
-
-
-@register_fake("involution::fused_inference", lib=_LIBRARY)
-def _(*_: Any) -> None:
-    return None
-
-
-def _check(
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    out: Tensor,
-    window: Window,
-) -> None:
-    library.check_together(value, hidden, weight, bias)
-    field = (value.shape[0], groups, *kernel_size, *hidden.shape[2:])
-    check_span(value.shape, hidden.shape, weight.shape, None if bias is None else bias.shape, field)
-    check_contraction(value.shape, field, out.shape, *window)
-
-
-@register_fake("involution::fused_forward", lib=_LIBRARY)
-def _(value: Tensor, hidden: Tensor, *_: Any) -> Tensor:
-    return _output(value, hidden)
 
 
 def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -184,9 +77,32 @@ def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, T
     )
 
 
-@register_fake("involution::fused_backward", lib=_LIBRARY)
+@register_fake("involution::forward_of_span", lib=_LIBRARY)
+def _(
+    value: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    backend: str,
+    scale: Tensor | None = None,
+    offset: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    return _output(value, hidden, weight, bias, groups, window, scale, offset)
+
+
+@register_fake("involution::gradients_of_span", lib=_LIBRARY)
 def _(grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _gradients(value, hidden, weight)
+
+
+# Implementations.
 
 
 def _forward(
@@ -199,30 +115,20 @@ def _forward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    backend: str = "auto",
+    backend: str,
+    scale: Tensor | None = None,
+    offset: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    out = _output(value, hidden)
-    window = Window(tuple(stride), tuple(padding), tuple(dilation))
-    _check(value, hidden, weight, bias, groups, kernel_size, out, window)
+    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    out = _output(value, hidden, weight, bias, groups, window, scale, offset)
     if out.numel():
-        span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        offset = contiguous(bias)
-        chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
-        fuse = getattr(chosen, "span_and_contract", None)
-        if fuse is None or not fuse(out, value, hidden, span, offset, window):
-            chosen.forward(out, value, _field(hidden, span.flatten(0, -2), offset, groups, kernel_size)[1], window)
+        chosen = backends.choose_for(backend, value, groups, window)
+        matrix = weight.reshape(groups, *window.kernel_size, -1).contiguous()
+        spans.forward(
+            chosen, out, value, hidden, matrix, _dense(bias), window, Epilogue(_dense(scale), _dense(offset), relu)
+        )
     return out
-
-
-def _field(
-    hidden: Tensor, matrix: Tensor, bias: Tensor | None, groups: int, kernel_size: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Return the field as the product ``(pixels, G·K·K)`` and as a view of it ``(B, G, K, K, H', W')``."""
-    dims = len(kernel_size)
-    pixels = hidden.movedim(1, -1).reshape(-1, hidden.shape[1])
-    product = pixels @ matrix.t() if bias is None else torch.addmm(bias, pixels, matrix.t())
-    view = product.view(hidden.shape[0], *hidden.shape[2:], groups, *kernel_size)
-    return product, view.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
 
 
 def _backward(
@@ -236,89 +142,63 @@ def _backward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    backend: str = "auto",
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    library.check_together(grad_output, value)
-    window = Window(tuple(stride), tuple(padding), tuple(dilation))
-    _check(value, hidden, weight, bias, groups, kernel_size, grad_output, window)
-    dvalue, dhidden, dweight, dbias = gradients = _gradients(value, hidden, weight)
-    chosen = library.backend_for(backend, value, groups, kernel_size, stride, dilation)
-    fuse = getattr(chosen, "span_gradients", None)
-    if fuse is not None and grad_output.numel():
-        span = weight.reshape(groups, *kernel_size, -1).contiguous()
-        offset = contiguous(bias)
-        fuse(dvalue, dhidden, dweight, dbias, grad_output, value, hidden, span, offset, window)
-        return gradients
-    field_channels, hidden_channels = weight.shape[:2]
-    matrix = weight.reshape(field_channels, hidden_channels)
-    # Sums over pieces are kept in float32 at least.
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    dmatrix, dvector = matrix.new_zeros(matrix.shape, dtype=wide), matrix.new_zeros((1, field_channels), dtype=wide)
-    whole = tuple(padding)
-    piece_bytes = _GPU_PIECE_BYTES if value.is_cuda else _PIECE_BYTES
-    row_bytes = prod(hidden.shape[3:]) * field_channels * value.element_size()
-    pieces = list(_pieces(hidden.shape[0], hidden.shape[2], row_bytes, piece_bytes)) if grad_output.numel() else []
-    cut = any(rows != slice(0, hidden.shape[2]) for _, rows in pieces)
-    if cut or not pieces:
-        dvalue.zero_()
-    for images, rows in pieces:
-        inputs, window = slice(None), Window(tuple(stride), whole, tuple(dilation))
-        if cut:
-            first = rows.start * stride[0] - whole[0]
-            last = (rows.stop - 1) * stride[0] - whole[0] + (kernel_size[0] - 1) * dilation[0]
-            inputs = slice(max(0, first), max(0, min(value.shape[2], last + 1)))
-            window = window._replace(padding=(inputs.start - first, *whole[1:]))
-            if inputs.start >= inputs.stop:
-                # Windows that lie wholly outside the map give nothing, and no gradient to anything.
-                dhidden[images, :, rows] = 0
-                continue
-        x, dy, z = value[images, :, inputs], grad_output[images, :, rows], hidden[images, :, rows]
-        pixels = z.movedim(1, -1).reshape(-1, hidden_channels)
-        field, kernel = _field(z, matrix, bias, groups, kernel_size)
-        if cut:
-            dx = empty_map(x, x.shape, is_channels_last(value))
-            chosen.input_gradient(dx, dy, kernel, window)
-            dvalue[images, :, inputs] += dx
-        else:
-            chosen.input_gradient(dvalue[images], dy, kernel, window)
-        # The field has served; its gradient takes its place.
-        chosen.kernel_gradient(kernel, dy, x, window)
-        dhidden[images, :, rows] = (field @ matrix).view(z.shape[0], *z.shape[2:], -1).movedim(-1, 1)
-        dmatrix += field.t() @ pixels
-        dvector += pixels.new_ones(1, pixels.shape[0]) @ field
-    dweight.copy_(dmatrix.view(weight.shape))
-    dbias.copy_(dvector[0])
-    return dvalue, dhidden, dweight, dbias
+    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    expected = _output(value, hidden, weight, bias, groups, window)
+    check_tensor("grad_output", grad_output, value.ndim, "of the output")
+    if grad_output.shape != expected.shape or grad_output.dtype != value.dtype or grad_output.device != value.device:
+        raise ValueError(
+            f"grad_output must be of the shape {tuple(expected.shape)}, dtype and device of the output, got "
+            f"{tuple(grad_output.shape)}, {grad_output.dtype} on {grad_output.device}"
+        )
+    gradients = _gradients(value, hidden, weight)
+    if not grad_output.numel():
+        return tuple(gradient.zero_() for gradient in gradients)  # type: ignore[return-value]
+    chosen = backends.choose_for(backend, value, groups, window)
+    matrix = weight.reshape(groups, *window.kernel_size, -1).contiguous()
+    spans.backward(chosen, gradients, grad_output, value, hidden, matrix, _dense(bias), window)
+    return gradients
 
 
-def _pieces(batch: int, rows: int, row_bytes: int, piece_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a batch of output grids into pieces: several images, or rows of one."""
-    images = max(1, piece_bytes // (rows * row_bytes))
-    band = rows if images > 1 or rows * row_bytes <= 2 * piece_bytes else max(1, piece_bytes // row_bytes)
-    for image in range(0, batch, images):
-        for row in range(0, rows, band):
-            yield slice(image, min(batch, image + images)), slice(row, min(rows, row + band))
+def _dense(vector: Tensor | None) -> Tensor | None:
+    """Return the values of a vector one after the other in memory, as the backends read them."""
+    return None if vector is None else vector.contiguous()
 
 
-_LIBRARY.impl("fused_forward", _forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("fused_inference", _checked_infer, "CPU")
-_LIBRARY.impl("fused_backward", _backward, "CompositeExplicitAutograd")
+_LIBRARY.impl("forward_of_span", _forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("gradients_of_span", _backward, "CompositeExplicitAutograd")
+
+
+# Derivatives and vmap, given to the dispatcher and as an autograd function as in contraction.py.
+
+
+def _field(hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, window: Window) -> Tensor:
+    """Return the field by operators that have derivatives of their own."""
+    field = torch.einsum("nc,bc...->bn...", weight.flatten(1), hidden)
+    if bias is not None:
+        field = field + bias.view(-1, *[1] * (hidden.ndim - 2))
+    return field.unflatten(1, (groups, *window.kernel_size))
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.geometry = inputs[4:]
+    ctx.groups, ctx.window, ctx.backend = inputs[4], Window(*map(tuple, inputs[5:9])), inputs[9]
+    ctx.has_epilogue = Epilogue(*inputs[10:]) != Epilogue()
 
 
-def _autograd(ctx: Any, dy: Tensor) -> tuple:
+def _backward_rule(ctx: Any, dy: Tensor) -> tuple:
+    if ctx.has_epilogue:
+        raise RuntimeError("an involution with an epilogue has no backward pass; apply scale, offset and ReLU after it")
     value, hidden, weight, bias = ctx.saved_tensors
-    groups, kernel_size, *window = ctx.geometry
     if torch.is_grad_enabled():
-        gradients = _differentiable_backward(dy, value, hidden, weight, bias, groups, kernel_size, window)
+        gradients = _differentiable_backward(dy, value, hidden, weight, bias, ctx.groups, ctx.window, ctx.backend)
     else:
-        gradients = backward(dy, value, hidden, weight, bias, *ctx.geometry)
+        gradients = torch.ops.involution.gradients_of_span.default(
+            dy, value, hidden, weight, bias, ctx.groups, *ctx.window, ctx.backend
+        )
     needed = [gradient if need else None for gradient, need in zip(gradients, ctx.needs_input_grad[:4], strict=True)]
-    return (*needed, None, None, None, None, None, None)
+    return (*needed, *[None] * 9)
 
 
 def _differentiable_backward(
@@ -328,26 +208,101 @@ def _differentiable_backward(
     weight: Tensor,
     bias: Tensor | None,
     groups: int,
-    kernel_size: Sequence[int],
-    window: Sequence[Any],
+    window: Window,
+    backend: str,
 ) -> tuple[Tensor, ...]:
     """Return the same gradients by operators that have derivatives themselves."""
     matrix, dims = weight.flatten(1), value.ndim - 2
-    field = torch.einsum("nc,bc...->bn...", matrix, hidden)
-    if bias is not None:
-        field = field + bias.view(-1, *[1] * dims)
-    kernel = field.unflatten(1, (groups, *kernel_size))
-    dvalue = library.input_gradient(dy, kernel, value.shape[2:], *window)
-    dfield = library.kernel_gradient(dy, value, groups, kernel_size, *window).flatten(1, 1 + dims)
+    kernel = _field(hidden, weight, bias, groups, window)
+    dvalue = contraction.input_gradient(dy, kernel, value.shape[2:], window, backend)
+    dfield = contraction.kernel_gradient(dy, value, groups, window, backend).flatten(1, 1 + dims)
     dhidden = torch.einsum("nc,bn...->bc...", matrix, dfield)
     dweight = torch.einsum("bnp,bcp->nc", dfield.flatten(2), hidden.flatten(2)).view(weight.shape)
     return dvalue, dhidden, dweight, dfield.flatten(2).sum((0, 2))
 
 
-register_autograd("involution::fused_forward", _autograd, setup_context=_save, lib=_LIBRARY)
+def _vmap_rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    """Let the mapped dimension join the batch; parameters that are mapped themselves make a field each."""
+    tensors, (groups, *geometry), epilogue = arguments[:4], arguments[4:10], Epilogue(*arguments[10:])
+    size, window, backend = info.batch_size, Window(*map(tuple, geometry[:4])), geometry[4]
+    value = contraction.fold_into_batch(tensors[0], in_dims[0], size)
+    parameters = (*tensors[2:], *epilogue[:2])
+    dims = (*in_dims[2:4], *in_dims[10:12])
+    if all(dim is None for dim in dims):
+        hidden = contraction.fold_into_batch(tensors[1], in_dims[1], size)
+        out = forward_of_span(value, hidden, *tensors[2:], groups, window, backend, epilogue)
+        return out.unflatten(0, (size, out.shape[0] // size)), 0
+    hidden = tensors[1].unsqueeze(0) if in_dims[1] is None else tensors[1].movedim(in_dims[1], 0)
+    hidden, ones = hidden.expand(size, *hidden.shape[1:]), [1] * (value.ndim - 2)
+    weight, bias, scale, offset = (
+        None if p is None else p.expand(size, *p.shape) if dim is None else p.movedim(dim, 0)
+        for p, dim in zip(parameters, dims, strict=True)
+    )
+    field = torch.einsum("vnc,vbc...->vbn...", weight.flatten(2), hidden)
+    if bias is not None:
+        field = field + bias.view(size, 1, -1, *ones)
+    kernel = field.flatten(0, 1).unflatten(1, (groups, *window.kernel_size))
+    out = contraction.forward(value, kernel, window, backend).unflatten(0, (size, -1))
+    if scale is not None:
+        out = out * scale.view(size, 1, -1, *ones)
+    if offset is not None:
+        out = out + offset.view(size, 1, -1, *ones)
+    return out.relu() if epilogue.relu else out, 0
 
 
-# Two floating-point operations per multiply-add, as for the unfused operators and their matrix products.
+class _ForwardOfSpan(torch.autograd.Function):
+    backward = staticmethod(_backward_rule)
+    vmap = staticmethod(_vmap_rule)
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return torch.ops.involution.forward_of_span.default(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:4], *inputs[10:12])
+        ctx.relu = inputs[12]
+
+    @staticmethod
+    def jvp(ctx: Any, dvalue: Any, dhidden: Any, dweight: Any, dbias: Any, *others: Any) -> Tensor:
+        """Apply the product rule to the involution of the field, and to the epilogue."""
+        value, hidden, weight, bias, scale, offset = ctx.saved_tensors
+        groups, window, backend = ctx.groups, ctx.window, ctx.backend
+        kernel = _field(hidden, weight, bias, groups, window)
+        parts = []
+        if dhidden is not None:
+            parts.append(_field(dhidden, weight, None, groups, window))
+        if dweight is not None:
+            parts.append(_field(hidden, dweight, None, groups, window))
+        if dbias is not None:
+            parts.append(_field(torch.zeros_like(hidden), weight, dbias, groups, window))
+        dy = (
+            torch.zeros_like(contraction.forward(value, kernel, window, backend))
+            if dvalue is None
+            else (contraction.forward(dvalue, kernel, window, backend))
+        )
+        if parts:
+            dy = dy + contraction.forward(value, sum(parts[1:], parts[0]), window, backend)
+        if not ctx.has_epilogue:
+            return dy
+        y, ones = contraction.forward(value, kernel, window, backend), [1] * (value.ndim - 2)
+        dscale, doffset = others[6:8]
+        dy = dy if scale is None else dy * scale.view(-1, *ones)
+        if dscale is not None:
+            dy = dy + y * dscale.view(-1, *ones)
+        if doffset is not None:
+            dy = dy + doffset.view(-1, *ones)
+        y = y if scale is None else y * scale.view(-1, *ones)
+        y = y if offset is None else y + offset.view(-1, *ones)
+        return dy * (y > 0) if ctx.relu else dy
+
+
+register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=_LIBRARY)
+register_vmap("involution::forward_of_span", _vmap_rule, lib=_LIBRARY)
+
+
+# Two floating-point operations per multiply-add, as for the contractions and matrix products that it stands for.
 
 
 def macs(
@@ -358,19 +313,14 @@ def macs(
     return pixels * value[1] * prod(kernel_size), pixels * weight[0] * weight[1]
 
 
-@register_flop_formula(torch.ops.involution.fused_forward)
+@register_flop_formula(torch.ops.involution.forward_of_span)
 def _forward_flops(
     value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
 ) -> int:
     return 2 * sum(macs(value, hidden, weight, kernel_size))
 
 
-@register_flop_formula(torch.ops.involution.fused_inference)
-def _inference_flops(out: Any, *arguments: Any, **__: Any) -> int:
-    return _forward_flops(*arguments)
-
-
-@register_flop_formula(torch.ops.involution.fused_backward)
+@register_flop_formula(torch.ops.involution.gradients_of_span)
 def _backward_flops(
     dy: Any, value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
 ) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..functional import as_field
 from ..modules import Involution1d, Involution2d, Involution3d
 
 __all__ = ["colours", "enlarge", "heat_map", "kernel_fields", "kernel_heat_maps", "mosaic", "overlay"]
@@ -75,7 +76,9 @@ def _collect(
         def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # Made anew from the input, because φ may be any callable and the field is no output of the layer.
             calls = sum(key.partition(":")[0] == name for key in collected)
-            collected[name if not calls else f"{name}:{calls + 1}"] = reduce(module.generate_kernel(inputs[0])).detach()
+            collected[name if not calls else f"{name}:{calls + 1}"] = reduce(
+                as_field(module.generate_kernel(inputs[0]))
+            ).detach()
 
         return hook
 

@@ -9,13 +9,12 @@ compiled for several instruction sets and the best one the machine has is used; 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..request import Fault, Request, Window
+from ...geometry import Window
+from ..request import Epilogue, Fault, Request
 from . import layouts, loader
 
 __all__ = [
@@ -25,9 +24,6 @@ __all__ = [
     "instruction_sets",
     "kernel_gradient",
     "name",
-    "norm_backward",
-    "norm_forward",
-    "pointwise",
     "span_and_contract",
     "span_gradients",
     "unsupported",
@@ -84,7 +80,7 @@ def span_and_contract(
     weight: Tensor,
     bias: Tensor | None,
     window: Window,
-    last: Sequence[Any] = (),
+    epilogue: Epilogue,
 ) -> bool:
     """See `Fusing.span_and_contract`: the field exists only in scratch memory.
 
@@ -94,9 +90,11 @@ def span_and_contract(
         hidden: ``(B, C_hidden, H', W')``.
         weight: ``(G, K, K, C_hidden)``, contiguous.
         bias: ``(G·K·K,)``, contiguous, or None.
-        window: stride, padding and dilation.
-        last: what happens to the output, an `involution.inference.Last`, float32 and float64 only.
+        window: kernel size, stride, padding and dilation.
+        epilogue: what happens to the output.
     """
+    # The kernels apply it in the dtype of their sums.
+    inside = epilogue if out.dtype in (torch.float32, torch.float64) else Epilogue()
     problem = layouts.fused(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
     layout = layouts.hidden(hidden.shape, hidden.stride())
     library = loader.library()
@@ -108,11 +106,13 @@ def span_and_contract(
         hidden.data_ptr(),
         weight.data_ptr(),
         layouts.pointer(bias),
-        layouts.last(out.shape[1], *last),
+        layouts.epilogue(inside),
         out.data_ptr(),
         threads(),
     )
     _check(status)
+    if inside is not epilogue:
+        epilogue.apply_(out)
     return True
 
 
@@ -140,7 +140,7 @@ def span_gradients(
         hidden: ``(B, C_hidden, H', W')``.
         weight: ``(G, K, K, C_hidden)``, contiguous.
         bias: ``(G·K·K,)``, contiguous, or None.
-        window: stride, padding and dilation.
+        window: kernel size, stride, padding and dilation.
     """
     problem = layouts.fused(
         input.dtype, input.shape, input.stride(), weight.shape, grad_output.shape, grad_output.stride(), window
@@ -167,93 +167,6 @@ def span_gradients(
         threads(),
     )
     _check(status)
-
-
-def pointwise(
-    out: Tensor, input: Tensor, weight: Tensor, stride: tuple[int, ...], last: Sequence[Any], residual: Tensor | None
-) -> None:
-    """Write the 1×1 convolution of ``input`` and what follows it; ``residual`` is added before the ReLU.
-
-    Args:
-        out: ``(B, C', H', W')``, any layout, float32 or float64.
-        input: ``(B, C, H, W)``.
-        weight: ``(C', C)`` or with sizes of one behind, contiguous.
-        stride: pixels between two pixels that are read.
-        last: what happens to the output, an `involution.inference.Last`.
-        residual: as ``out``, or None.
-    """
-    beside = None if residual is None else (residual.shape, residual.stride())
-    problem = layouts.pointwise(
-        out.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), beside, stride
-    )
-    library = loader.library()
-    status = library.pointwise(
-        library.isa,
-        problem,
-        input.data_ptr(),
-        weight.data_ptr(),
-        layouts.last(out.shape[1], *last),
-        layouts.pointer(residual),
-        out.data_ptr(),
-        threads(),
-    )
-    _check(status)
-
-
-def norm_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
-    momentum: float,
-    epsilon: float,
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return ``relu(norm(x) + residual)`` of a batch norm with batch statistics, and update the running ones.
-
-    Args:
-        x: ``(B, C, ...)``, dense channels_last, float32 or float64.
-        weight: ``(C,)``, contiguous.
-        bias: likewise.
-        residual: as ``x``, or None.
-        running: mean and variance, ``(C,)``, or None.
-        momentum: share of the batch in the running statistics.
-        epsilon: added to the variance.
-        relu: whether negative values become zero.
-
-    Returns:
-        The result, and for `norm_backward` the rows mean, 1 / standard deviation, scale and offset ``(4, C)``.
-    """
-    y, statistics = torch.empty_like(x), x.new_empty(4, x.shape[1])
-    tensors = layouts.pointers(x, residual, weight, bias, *running, y, *statistics)
-    library = loader.library()
-    norm = layouts.norm(x, relu, epsilon, momentum)
-    _check(library.norm_forward(library.isa, norm, tensors, threads()))
-    return y, statistics
-
-
-def norm_backward(
-    grad_output: Tensor, x: Tensor, y: Tensor | None, statistics: Tensor, residual: bool, relu: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the gradients of `norm_forward` for ``x``, weight, bias and, if there was one, the residual.
-
-    Args:
-        grad_output: as ``x``, any layout.
-        x: what the forward pass was given.
-        y: what it returned, where there were a residual and ReLU; None otherwise.
-        statistics: what it returned beside it.
-        residual: whether there was one.
-        relu: as there.
-    """
-    dx = torch.empty_like(x)
-    dy = grad_output if grad_output.stride() == x.stride() else torch.empty_like(x).copy_(grad_output)
-    dresidual = torch.empty_like(x) if residual else None
-    dweight, dbias = torch.empty_like(statistics[0]), torch.empty_like(statistics[0])
-    tensors = layouts.pointers(dy, x, y, *statistics, dx, dresidual, dweight, dbias)
-    library = loader.library()
-    _check(library.norm_backward(library.isa, layouts.norm(x, relu, 0.0, 0.0), tensors, threads()))
-    return dx, dweight, dbias, dresidual
 
 
 def threads() -> int:

@@ -15,7 +15,7 @@ import torch  # noqa: F401
 _SUFFIXES = {"win32": "dll", "darwin": "dylib"}
 _VARIABLE = "INVOLUTION_NATIVE_ISA"
 # As in csrc/problem.h.
-_INTERFACE = 2
+_INTERFACE = 3
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 
@@ -26,9 +26,6 @@ class Library(NamedTuple):
         contract: one of the three contractions; see csrc/dispatch.cpp.
         span_and_contract: the forward with its kernel field made on the way.
         span_gradients: its derivatives.
-        pointwise: a 1×1 convolution with what follows it.
-        norm_forward: a batch norm with batch statistics and what follows it.
-        norm_backward: its derivatives.
         isa: number of the instruction set in use.
         name: its name.
         names: all that were compiled and this machine has, best last.
@@ -37,9 +34,6 @@ class Library(NamedTuple):
     contract: Any
     span_and_contract: Any
     span_gradients: Any
-    pointwise: Any
-    norm_forward: Any
-    norm_backward: Any
     isa: int
     name: str
     names: tuple[str, ...]
@@ -112,9 +106,6 @@ def _load() -> Library | str:
         "contract": (number, number, text, *(pointer,) * 3, number),
         "span_and_contract": (number, text, text, *(pointer,) * 4, text, pointer, number),
         "span_gradients": (number, text, text, *(pointer,) * 9, number),
-        "pointwise": (number, text, *(pointer,) * 2, text, *(pointer,) * 2, number),
-        "norm_forward": (number, text, text, number),
-        "norm_backward": (number, text, text, number),
     }
     for function, arguments in signatures.items():
         getattr(handle, f"involution_{function}").argtypes = arguments
@@ -122,9 +113,6 @@ def _load() -> Library | str:
         handle.involution_contract,
         handle.involution_span_and_contract,
         handle.involution_span_gradients,
-        handle.involution_pointwise,
-        handle.involution_norm_forward,
-        handle.involution_norm_backward,
         built.index(wanted),
         wanted,
         names,

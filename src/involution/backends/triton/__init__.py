@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ...geometry import empty_map
-from ..request import Request, Window
+from ...geometry import Window
+from ...memory_layout import empty_map
+from ..request import Epilogue, Request
 from . import probe
 
 __all__ = ["forward", "input_gradient", "kernel_gradient", "name", "on_device", "span_and_contract", "unsupported"]
@@ -34,8 +35,8 @@ def unsupported(request: Request) -> str | None:
         return f"it serves GPU tensors (NVIDIA CUDA or AMD ROCm), got a tensor on {device}"
     if request.dtype not in _DTYPES:
         return f"it computes in float16, bfloat16 and float32, got {str(request.dtype).removeprefix('torch.')}"
-    if request.kernel_size[-1] > _LONGEST_ROW:
-        return f"it serves kernels of at most {_LONGEST_ROW} columns, got a kernel of {request.kernel_size}"
+    if request.window.kernel_size[-1] > _LONGEST_ROW:
+        return f"it serves kernels of at most {_LONGEST_ROW} columns, got a kernel of {request.window.kernel_size}"
     return probe.fault(device)
 
 
@@ -55,7 +56,13 @@ def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Win
 
 
 def span_and_contract(
-    out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, window: Window
+    out: Tensor,
+    input: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: Window,
+    epilogue: Epilogue,
 ) -> bool:
     """See `Fusing.span_and_contract`; it is done where ``INVOLUTION_TRITON_FUSED=1`` asks for it and fused.py allows.
 
@@ -66,12 +73,12 @@ def span_and_contract(
         return False
     from . import fused
 
-    taps, group_channels = tuple(weight.shape[1:-1]), input.shape[1] // weight.shape[0]
-    request = Request(input.device, input.dtype, input.ndim - 2, group_channels, taps, window.stride, window.dilation)
-    if fused.unsupported(request, window, weight.shape[-1]) is not None:
+    request = Request(input.device, input.dtype, input.shape[1] // weight.shape[0], window)
+    if fused.unsupported(request, weight.shape[-1]) is not None:
         return False
     with on_device(input):
         fused.span_and_contract(out, input, hidden, weight, bias)
+    epilogue.apply_(out)
     return True
 
 

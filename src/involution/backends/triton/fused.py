@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..request import Request, Window
+from ..request import Request
 from . import banded
 from .launch import NARROW, options, power_of_two
 
@@ -31,15 +31,16 @@ class FusedLaunch(NamedTuple):
     kernel: Any = banded.forward
 
 
-def unsupported(request: Request, window: Window, hidden_channels: int) -> str | None:
+def unsupported(request: Request, hidden_channels: int) -> str | None:
     """Return why the fused kernel does not serve a call that the other kernels serve, None if it does."""
     if request.dtype not in (torch.float16, torch.bfloat16):
         return f"it computes in float16 and bfloat16, got {str(request.dtype).removeprefix('torch.')}"
-    if request.dims > 2:
-        return f"it serves one and two dimensions, got {request.dims}"
+    window = request.window
+    if len(window.kernel_size) > 2:
+        return f"it serves one and two dimensions, got {len(window.kernel_size)}"
     if any(s != 1 for s in (*window.stride, *window.dilation)):
         return f"it serves stride 1 and dilation 1, got stride {window.stride} and dilation {window.dilation}"
-    kernel_size = request.kernel_size
+    kernel_size = window.kernel_size
     if any(k % 2 == 0 or k > _COLUMNS or p != k // 2 for k, p in zip(kernel_size, window.padding, strict=True)):
         return f"it serves odd kernels up to 7 with padding 'same', got {kernel_size} and padding {window.padding}"
     if request.group_channels != _GROUP_CHANNELS:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..request import Window
+from ...geometry import Window
 from . import strips, taps
 
 # Threads per warp: AMD's data-centre GPUs run 64 in step.

@@ -1,8 +1,6 @@
 // The last step before a result is written: a scale, an offset, a cut at zero.
 #pragma once
 
-#include <cmath>
-
 #include "vector.h"
 #include "views.h"
 
@@ -14,19 +12,8 @@ struct Affine {
   const A* offset;
   bool relu;
 
-  // What a call asks for; a scale and an offset made of a norm go to `memory`.
-  static Affine of(const InvolutionLast& last, i64 channels, Scratch& memory) {
-    const A* bias = static_cast<const A*>(last.bias);
-    if (!last.mean) return {nullptr, bias, last.relu != 0};
-    const A *mean = static_cast<const A*>(last.mean), *variance = static_cast<const A*>(last.variance);
-    const A *weight = static_cast<const A*>(last.weight), *offset = static_cast<const A*>(last.offset);
-    A* const scales = static_cast<A*>(memory.bytes(2 * channels * i64(sizeof(A))));
-    A* const offsets = scales + channels;
-    for (i64 c = 0; c < channels; c++) {
-      scales[c] = (weight ? weight[c] : A(1)) / std::sqrt(variance[c] + A(last.epsilon));
-      offsets[c] = (offset ? offset[c] : A(0)) + ((bias ? bias[c] : A(0)) - mean[c]) * scales[c];
-    }
-    return {scales, offsets, last.relu != 0};
+  static Affine of(const InvolutionEpilogue& epilogue) {
+    return {static_cast<const A*>(epilogue.scale), static_cast<const A*>(epilogue.offset), epilogue.relu != 0};
   }
   bool any() const { return scale || offset || relu; }
   Affine from(i64 channel) const { return {scale ? scale + channel : nullptr, offset ? offset + channel : nullptr, relu}; }

@@ -12,13 +12,9 @@ struct InstructionSet {
   decltype(&baseline::contract) contract;
   decltype(&baseline::span_and_contract) span_and_contract;
   decltype(&baseline::span_gradients) span_gradients;
-  decltype(&baseline::pointwise) pointwise;
-  decltype(&baseline::norm_forward) norm_forward;
-  decltype(&baseline::norm_backward) norm_backward;
 };
 
-#define INVOLUTION_FUNCTIONS(isa) \
-  isa::contract, isa::span_and_contract, isa::span_gradients, isa::pointwise, isa::norm_forward, isa::norm_backward
+#define INVOLUTION_FUNCTIONS(isa) isa::contract, isa::span_and_contract, isa::span_gradients
 
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
@@ -65,8 +61,8 @@ INVOLUTION_EXPORT int involution_contract(int isa, int op, const InvolutionProbl
 // Forward with the field made on the way: span->hidden and the rest are filled from the arguments.
 INVOLUTION_EXPORT int involution_span_and_contract(int isa, const InvolutionProblem* problem, const std::int64_t* hidden_layout,
                                                    const void* x, const void* hidden, const void* weight,
-                                                   const void* bias, const InvolutionLast* last, void* y, int threads) {
-  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}, *last};
+                                                   const void* bias, const InvolutionEpilogue* epilogue, void* y, int threads) {
+  InvolutionSpan span{hidden, weight, bias, hidden_layout[0], {}, *epilogue};
   std::memcpy(span.h, hidden_layout + 1, sizeof(span.h));
   try {
     kInstructionSets[isa].span_and_contract(*problem, x, span, y, threads);
@@ -89,34 +85,6 @@ INVOLUTION_EXPORT int involution_span_gradients(int isa, const InvolutionProblem
   std::memcpy(to.x, layouts + 11, sizeof(to.x));
   try {
     kInstructionSets[isa].span_gradients(*problem, x, dy, span, to, threads);
-    return 0;
-  } catch (const std::exception&) {
-    return 1;
-  }
-}
-
-INVOLUTION_EXPORT int involution_pointwise(int isa, const InvolutionPointwise* problem, const void* x, const void* weight,
-                                           const InvolutionLast* last, const void* residual, void* y, int threads) {
-  try {
-    kInstructionSets[isa].pointwise(*problem, x, weight, *last, residual, y, threads);
-    return 0;
-  } catch (const std::exception&) {
-    return 1;
-  }
-}
-
-INVOLUTION_EXPORT int involution_norm_forward(int isa, const InvolutionNorm* norm, const InvolutionNormForward* tensors, int threads) {
-  try {
-    kInstructionSets[isa].norm_forward(*norm, *tensors, threads);
-    return 0;
-  } catch (const std::exception&) {
-    return 1;
-  }
-}
-
-INVOLUTION_EXPORT int involution_norm_backward(int isa, const InvolutionNorm* norm, const InvolutionNormBackward* tensors, int threads) {
-  try {
-    kInstructionSets[isa].norm_backward(*norm, *tensors, threads);
     return 0;
   } catch (const std::exception&) {
     return 1;

@@ -12,10 +12,6 @@
                          std::int64_t threads);                                                             \
   void span_gradients(const InvolutionProblem& p, const void* x, const void* dy, const InvolutionSpan& span,       \
                       const InvolutionSpanGradients& to, std::int64_t threads);                                 \
-  void pointwise(const InvolutionPointwise& p, const void* x, const void* weight, const InvolutionLast& last, \
-                 const void* residual, void* y, std::int64_t threads);                                      \
-  void norm_forward(const InvolutionNorm& p, const InvolutionNormForward& t, std::int64_t threads);         \
-  void norm_backward(const InvolutionNorm& p, const InvolutionNormBackward& t, std::int64_t threads);       \
   }
 
 INVOLUTION_DECLARE(baseline)

@@ -7,8 +7,7 @@ namespace {
 
 template <class S>
 void run_as(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y, i64 threads) {
-  Scratch memory;
-  const auto affine = Affine<accumulator<S>>::of(span.last, p.groups * p.group_channels, memory);
+  const auto affine = Affine<accumulator<S>>::of(span.epilogue);
   SpanAndContract<S, false>{p, span, affine, {p, static_cast<const S*>(x), nullptr, static_cast<S*>(y)}}.run(threads);
 }
 

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from involution import correlation2d, involution2d
-from involution.operators import contraction as library
+from involution.operators import contraction
 
 SMALL = [case.with_(channels=min(case.channels, 6), groups=1 if case.channels > 6 else case.groups) for case in CASES]
 
@@ -49,10 +49,10 @@ def test_gradients_of_the_gradient_operators():
     x, h, dy = case.tensors()
     for tensor in (x, h, dy):
         tensor.requires_grad_()
-    arguments = (*case.window, "auto")
+    arguments = (case.window, "auto")
     for function, inputs in (
-        (lambda dy, h: library.input_gradient(dy, h, case.size, *arguments), (dy, h)),
-        (lambda dy, x: library.kernel_gradient(dy, x, case.groups, case.kernel_size, *arguments), (dy, x)),
+        (lambda dy, h: contraction.input_gradient(dy, h, case.size, *arguments), (dy, h)),
+        (lambda dy, x: contraction.kernel_gradient(dy, x, case.groups, *arguments), (dy, x)),
     ):
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
@@ -73,7 +73,7 @@ def test_opcheck(case, channels_last):
     x, h, dy = case.tensors(channels_last=channels_last)
     for tensor in (x, h, dy):
         tensor.requires_grad_()
-    arguments = (*case.window, "auto")
+    arguments = (*case.window[1:], "auto")
     torch.library.opcheck(torch.ops.involution.forward.default, (x, h, *arguments))
     torch.library.opcheck(torch.ops.involution.input_gradient.default, (dy, h, case.size, *arguments))
     torch.library.opcheck(
@@ -87,18 +87,18 @@ def test_fakes_have_the_strides_of_the_real_tensors(case, channels_last):
     from torch._subclasses import FakeTensorMode
 
     x, h, dy = case.tensors(torch.float32, channels_last)
-    arguments = (*case.window, "auto")
+    arguments = (case.window, "auto")
     with FakeTensorMode() as mode:
         fx, fh, fdy = (mode.from_tensor(tensor) for tensor in (x, h, dy))
         fakes = (
-            library.forward(fx, fh, *arguments),
-            library.input_gradient(fdy, fh, case.size, *arguments),
-            library.kernel_gradient(fdy, fx, case.groups, case.kernel_size, *arguments),
+            contraction.forward(fx, fh, *arguments),
+            contraction.input_gradient(fdy, fh, case.size, *arguments),
+            contraction.kernel_gradient(fdy, fx, case.groups, *arguments),
         )
     reals = (
-        library.forward(x, h, *arguments),
-        library.input_gradient(dy, h, case.size, *arguments),
-        library.kernel_gradient(dy, x, case.groups, case.kernel_size, *arguments),
+        contraction.forward(x, h, *arguments),
+        contraction.input_gradient(dy, h, case.size, *arguments),
+        contraction.kernel_gradient(dy, x, case.groups, *arguments),
     )
     for fake, real in zip(fakes, reals, strict=True):
         assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
@@ -251,19 +251,19 @@ def test_flops_are_two_per_multiply_add(case):
 @layouts()
 def test_every_element_is_written(channels_last, monkeypatch):
     """Outputs are allocated full of NaN: a backend that leaves one out shows it."""
-    from involution.geometry import empty_field, empty_map
+    from involution.memory_layout import empty_field, empty_map
 
     def poisoned(allocate):
         return lambda *arguments: allocate(*arguments).fill_(float("nan"))
 
-    monkeypatch.setattr(library, "empty_map", poisoned(empty_map))
-    monkeypatch.setattr(library, "empty_field", poisoned(empty_field))
+    monkeypatch.setattr(contraction, "empty_map", poisoned(empty_map))
+    monkeypatch.setattr(contraction, "empty_field", poisoned(empty_field))
     for case in CASES:
         x, h, dy = case.tensors(torch.float32, channels_last)
-        arguments = (*case.window, "auto")
-        assert not library.forward(x, h, *arguments).isnan().any()
-        assert not library.input_gradient(dy, h, case.size, *arguments).isnan().any()
-        assert not library.kernel_gradient(dy, x, case.groups, case.kernel_size, *arguments).isnan().any()
+        arguments = (case.window, "auto")
+        assert not contraction.forward(x, h, *arguments).isnan().any()
+        assert not contraction.input_gradient(dy, h, case.size, *arguments).isnan().any()
+        assert not contraction.kernel_gradient(dy, x, case.groups, *arguments).isnan().any()
 
 
 X, H = (2, 32, 9, 8), (2, 2, 3, 3, 9, 8)
@@ -284,31 +284,38 @@ WINDOW = ([1, 1], [1, 1], [1, 1], "auto")
         ("input_gradient", (X, (2, 2, 3, 3, 9, 9), [9, 8], *WINDOW)),
         ("kernel_gradient", (X, (2, 32, 9, 9), 2, [3, 3], *WINDOW)),
         ("kernel_gradient", (X, X, 5, [3, 3], *WINDOW)),
-        ("fused_forward", (X, (2, 8, 4, 4), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW)),
-        ("fused_forward", (X, (2, 8, 9, 8), (18, 4, 1, 1), None, 2, [3, 3], *WINDOW)),
-        ("fused_forward", (X, (2, 8, 9, 8), (18, 8, 1, 1), (17,), 2, [3, 3], *WINDOW)),
-        ("fused_backward", ((2, 32, 9, 9), X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW)),
-        (
-            "fused_inference",
-            ((2, 32, 9, 9), X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW[:3], *[None] * 5, 0.0, False),
-        ),
-        (
-            "fused_inference",
-            (X, X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW[:3], (31,), *[None] * 4, 0.0, False),
-        ),
-        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 15, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
-        ("pointwise", (X, False, None, (2, 16, 9, 9), (32, 16, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
-        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 3, 3), [1, 1], *[None] * 5, 0.0, False)),
-        ("pointwise", (X, False, (2, 32, 9, 7), (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], *[None] * 5, 0.0, False)),
-        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], None, *[(31,)] * 4, 0.0, False)),
-        ("pointwise", (X, False, None, (2, 16, 9, 8), (32, 16, 1, 1), [1, 1], None, (32,), *[None] * 3, 0.0, False)),
+        ("forward_of_span", (X, (2, 8, 4, 4), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW)),
+        ("forward_of_span", (X, (2, 8, 9, 8), (18, 4, 1, 1), None, 2, [3, 3], *WINDOW)),
+        ("forward_of_span", (X, (2, 8, 9, 8), (18, 8, 1, 1), (17,), 2, [3, 3], *WINDOW)),
+        ("gradients_of_span", ((2, 32, 9, 9), X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW)),
+        ("forward_of_span", (X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW, (31,), None, False)),
+        ("forward_of_span", (X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], *WINDOW, None, (32, 1), True)),
     ],
 )
 def test_nothing_that_contradicts_itself_reaches_a_kernel(name, arguments):
     tensors = [torch.randn(a) if isinstance(a, tuple) else a for a in arguments]
     with pytest.raises(ValueError):
         getattr(torch.ops.involution, name)(*tensors)
-    halves = [t.half() if isinstance(t, torch.Tensor) and i == 1 else t for i, t in enumerate(tensors)]
-    if name.endswith("forward"):
-        with pytest.raises(TypeError, match="one dtype and device"):
-            getattr(torch.ops.involution, name)(*halves)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("forward", (X, H, *WINDOW)),
+        ("input_gradient", (X, H, [9, 8], *WINDOW)),
+        ("kernel_gradient", (X, X, 2, [3, 3], *WINDOW)),
+        ("forward_of_span", (X, (2, 8, 9, 8), (18, 8, 1, 1), (18,), 2, [3, 3], *WINDOW)),
+        ("gradients_of_span", (X, X, (2, 8, 9, 8), (18, 8, 1, 1), (18,), 2, [3, 3], *WINDOW)),
+    ],
+)
+def test_tensors_of_different_dtype_or_layout_reach_no_kernel(name, arguments):
+    operator = getattr(torch.ops.involution, name)
+    tensors = [torch.randn(a) if isinstance(a, tuple) else a for a in arguments]
+    operator(*tensors)
+    for i, tensor in enumerate(tensors):
+        if isinstance(tensor, torch.Tensor):
+            with pytest.raises((TypeError, ValueError), match="dtype"):
+                operator(*tensors[:i], tensor.half(), *tensors[i + 1 :])
+            if tensor.ndim > 1:
+                with pytest.raises(TypeError, match=r"dense tensor.*sparse_coo|same dtype|dtype"):
+                    operator(*tensors[:i], tensor.to_sparse(), *tensors[i + 1 :])

@@ -1,0 +1,59 @@
+"""How maps and kernel fields lie in memory: channels_last or not, for any number of spatial dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def is_channels_last(tensor: torch.Tensor) -> bool:
+    """Whether the channels (dimension 1) of ``tensor`` (B, C, ...) lie together in memory, pixel after pixel.
+
+    Unlike ``Tensor.is_contiguous(memory_format=…)`` it knows any number of spatial dimensions and accepts maps that
+    were cropped from a larger channels_last map.
+    """
+    if tensor.ndim < 3:
+        return False
+    strides, sizes = tensor.stride(), tensor.shape
+    if strides[1] != 1:
+        return False
+    extent = sizes[1]
+    for dim in range(tensor.ndim - 1, 1, -1):
+        if strides[dim] < extent:
+            return False
+        extent = strides[dim] * sizes[dim]
+    return True
+
+
+def empty_map(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
+    """Allocate a (B, C, ...) map with dtype and device of ``like``, in NCHW or channels_last order."""
+    batch, channels, *spatial = size
+    if not channels_last:
+        return like.new_empty((batch, channels, *spatial))
+    strides = [channels]
+    for n in reversed(spatial[1:]):
+        strides.insert(0, strides[0] * n)
+    # Not a permuted map: autograd forbids in-place activations on what an operator returns as a view.
+    return like.new_empty_strided((batch, channels, *spatial), (strides[0] * spatial[0], 1, *strides))
+
+
+def empty_field(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
+    """Allocate a (B, G, K..., H'...) kernel field; in channels_last order a pixel's G·K·K weights lie together."""
+    dims = (len(size) - 2) // 2
+    if not channels_last:
+        return like.new_empty(tuple(size))
+    batch, taps, spatial = size[0], size[1 : 2 + dims], size[2 + dims :]
+    field = like.new_empty((batch, *spatial, *taps))
+    return field.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
+
+
+def is_field_channels_last(kernel: torch.Tensor) -> bool:
+    """Whether the G·K·K weights of one pixel of ``kernel`` (B, G, K..., H'...) lie together in memory."""
+    dims = (kernel.ndim - 2) // 2
+    extent = 1
+    for dim in (*range(1 + dims, 0, -1), *range(kernel.ndim - 1, 1 + dims, -1)):
+        if kernel.stride(dim) < extent or (dim == 1 + dims and kernel.stride(dim) != 1):
+            return False
+        extent = kernel.stride(dim) * kernel.shape[dim]
+    return True
