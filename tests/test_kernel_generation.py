@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from involution import Involution2d, correlation1d, correlation2d, correlation3d, involution2d
+from involution.functional import as_field
 from involution.kernel_generation import (
     BottleneckKernelGenerator,
     LinearKernelGenerator,
@@ -111,14 +112,14 @@ def test_generators_work_in_every_dimension(dims):
         LinearKernelGenerator(16, 3, 2, dims=dims),
         LocalAttentionKernelGenerator(16, 3, 2, dims=dims),
     ):
-        assert generator(x).shape == (2, 2, *(3,) * dims, *x.shape[2:])
+        assert as_field(generator(x)).shape == (2, 2, *(3,) * dims, *x.shape[2:])
 
 
 def test_the_field_is_ordered_by_group_then_tap():
     generator = LinearKernelGenerator(4, 3, 2)
     x = torch.randn(1, 4, 2, 2)
     flat = F.conv2d(x, generator.span.weight, generator.span.bias)
-    torch.testing.assert_close(generator(x)[0, 1, 2, 0], flat[0, 9 + 2 * 3 + 0])
+    torch.testing.assert_close(generator(x).field()[0, 1, 2, 0], flat[0, 9 + 2 * 3 + 0])
 
 
 def test_hidden_width_is_at_least_one():

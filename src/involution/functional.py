@@ -341,8 +341,8 @@ def _involution(
         raise ValueError(f"kernel must have at least one tap per dimension, got {describe(kernel)}")
     window = to_window(tuple(kernel.shape[2 : 2 + dims]), stride, padding, dilation, dims)
     _check_name(backend)
-    input, kernel = _autocast(input, kernel)
-    return contraction.forward(input, kernel, window, backend)
+    input, field = _autocast(input, kernel)
+    return contraction.forward(input, field, window, backend)
 
 
 def _correlation(

@@ -77,7 +77,7 @@ class _Involution(nn.Module):
             self.kernel_generator = kernel_generator
             self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
             # What `involution.fold_batch_norms` lets the layer take along; the bias is added after the scale.
-            self.register_parameter("scale", None)
+            self.scale: nn.Parameter | None = None
             self.relu = False
         if dtype is not None:
             self.to(dtype=dtype)
@@ -96,16 +96,29 @@ class _Involution(nn.Module):
                 f"got {describe(input)}"
             )
         value, kernel = self.value(input), self.generate_kernel(input)
-        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "backend": self.backend}
         # Backward hooks hand on what a module returns as a plain tuple.
         if isinstance(kernel, tuple):
-            epilogue = {"scale": self.scale, "offset": self.bias, "relu": self.relu}
-            hidden, weight, bias, groups, kernel_size = kernel
+            span = Span(*kernel)
             return functional.involution_of_span(
-                value, hidden, weight, bias, groups=groups, kernel_size=kernel_size, **geometry, **epilogue
+                value,
+                span.hidden,
+                span.weight,
+                span.bias,
+                groups=span.groups,
+                kernel_size=span.kernel_size,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                scale=self.scale,
+                offset=self.bias,
+                relu=self.relu,
+                backend=self.backend,
             )
         involution = (functional.involution1d, functional.involution2d, functional.involution3d)[self._dims - 1]
-        return functional.finish(involution(value, kernel, **geometry), self.scale, self.bias, self.relu)
+        output = involution(
+            value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
+        )
+        return functional.finish(output, self.scale, self.bias, self.relu)
 
     def generate_kernel(self, input: Tensor) -> Tensor | Span:
         """Return what φ makes of ``input`` ``(B, C, H, W)``.

@@ -19,10 +19,10 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .. import backends
 from ..backends import Epilogue, spans
-from ..geometry import Window
+from ..geometry import Window, describe
 from ..memory_layout import empty_map, is_channels_last
 from . import contraction
-from .contract import check_span, check_tensor
+from .contract import check_span, check_together
 
 _LIBRARY = contraction.LIBRARY
 _ARGUMENTS = (
@@ -146,11 +146,10 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
     expected = _output(value, hidden, weight, bias, groups, window)
-    check_tensor("grad_output", grad_output, value.ndim, "of the output")
-    if grad_output.shape != expected.shape or grad_output.dtype != value.dtype or grad_output.device != value.device:
+    check_together(grad_output=grad_output, value=value)
+    if grad_output.shape != expected.shape:
         raise ValueError(
-            f"grad_output must be of the shape {tuple(expected.shape)}, dtype and device of the output, got "
-            f"{tuple(grad_output.shape)}, {grad_output.dtype} on {grad_output.device}"
+            f"grad_output must have the shape of the output, {tuple(expected.shape)}, got {describe(grad_output)}"
         )
     gradients = _gradients(value, hidden, weight)
     if not grad_output.numel():
@@ -223,31 +222,30 @@ def _differentiable_backward(
 
 def _vmap_rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
     """Let the mapped dimension join the batch; parameters that are mapped themselves make a field each."""
-    tensors, (groups, *geometry), epilogue = arguments[:4], arguments[4:10], Epilogue(*arguments[10:])
-    size, window, backend = info.batch_size, Window(*map(tuple, geometry[:4])), geometry[4]
-    value = contraction.fold_into_batch(tensors[0], in_dims[0], size)
-    parameters = (*tensors[2:], *epilogue[:2])
-    dims = (*in_dims[2:4], *in_dims[10:12])
-    if all(dim is None for dim in dims):
-        hidden = contraction.fold_into_batch(tensors[1], in_dims[1], size)
-        out = forward_of_span(value, hidden, *tensors[2:], groups, window, backend, epilogue)
+    value, hidden, weight, bias, groups, *geometry, backend, scale, offset, relu = arguments
+    size, window = info.batch_size, Window(*map(tuple, geometry))
+    value = contraction.fold_into_batch(value, in_dims[0], size)
+    if all(dim is None for dim in (*in_dims[2:4], *in_dims[10:12])):
+        hidden = contraction.fold_into_batch(hidden, in_dims[1], size)
+        out = forward_of_span(value, hidden, weight, bias, groups, window, backend, Epilogue(scale, offset, relu))
         return out.unflatten(0, (size, out.shape[0] // size)), 0
-    hidden = tensors[1].unsqueeze(0) if in_dims[1] is None else tensors[1].movedim(in_dims[1], 0)
-    hidden, ones = hidden.expand(size, *hidden.shape[1:]), [1] * (value.ndim - 2)
-    weight, bias, scale, offset = (
-        None if p is None else p.expand(size, *p.shape) if dim is None else p.movedim(dim, 0)
-        for p, dim in zip(parameters, dims, strict=True)
-    )
-    field = torch.einsum("vnc,vbc...->vbn...", weight.flatten(2), hidden)
+    ones = [1] * (value.ndim - 2)
+    hidden = _mapped(hidden, in_dims[1], size)
+    field = torch.einsum("vnc,vbc...->vbn...", _mapped(weight, in_dims[2], size).flatten(2), hidden)
     if bias is not None:
-        field = field + bias.view(size, 1, -1, *ones)
+        field = field + _mapped(bias, in_dims[3], size).view(size, 1, -1, *ones)
     kernel = field.flatten(0, 1).unflatten(1, (groups, *window.kernel_size))
-    out = contraction.forward(value, kernel, window, backend).unflatten(0, (size, -1))
+    out = contraction.forward(value, kernel, window, backend).unflatten(0, (size, hidden.shape[1]))
     if scale is not None:
-        out = out * scale.view(size, 1, -1, *ones)
+        out = out * _mapped(scale, in_dims[10], size).view(size, 1, -1, *ones)
     if offset is not None:
-        out = out + offset.view(size, 1, -1, *ones)
-    return out.relu() if epilogue.relu else out, 0
+        out = out + _mapped(offset, in_dims[11], size).view(size, 1, -1, *ones)
+    return out.relu() if relu else out, 0
+
+
+def _mapped(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """Return ``tensor`` with the dimension that is mapped over as its first."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 class _ForwardOfSpan(torch.autograd.Function):
