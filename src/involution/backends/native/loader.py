@@ -86,6 +86,11 @@ def _load() -> Library | str:
     path = _file()
     if path is None:
         return f"its kernels were not built when involution was installed; {_REBUILD}"
+    return load(path)
+
+
+def load(path: Path) -> Library | str:
+    """Return the kernels of a file, or why they cannot be used."""
     try:
         handle = ctypes.CDLL(str(path))
     except OSError as error:

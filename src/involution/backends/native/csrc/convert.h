@@ -75,7 +75,7 @@ using accumulator = std::conditional_t<std::is_same_v<S, double>, double, float>
 template <class S>
 inline void load_run(const S* from, accumulator<S>* to, i64 n) {
   i64 i = 0;
-#if defined(__AVX2__)
+#if defined(__AVX2__) && !defined(INVOLUTION_WITHOUT_VECTOR_CONVERSIONS)
   if constexpr (std::is_same_v<S, float16>) {
     for (; i + 8 <= n; i += 8) {
       _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
@@ -88,7 +88,7 @@ inline void load_run(const S* from, accumulator<S>* to, i64 n) {
 template <class S>
 inline void store_run(const accumulator<S>* from, S* to, i64 n) {
   i64 i = 0;
-#if defined(__AVX2__)
+#if defined(__AVX2__) && !defined(INVOLUTION_WITHOUT_VECTOR_CONVERSIONS)
   if constexpr (std::is_same_v<S, float16>) {
     for (; i + 8 <= n; i += 8) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),

@@ -6,6 +6,18 @@
 
 #include "vector.h"
 
+// Mechanisms that a build can leave out, to measure what they bring (benchmarks/without.py).
+#if defined(INVOLUTION_WITHOUT_PREFETCH)
+constexpr bool kWithoutPrefetch = true;
+#else
+constexpr bool kWithoutPrefetch = false;
+#endif
+#if defined(INVOLUTION_WITHOUT_SHARED_WEIGHTS)
+constexpr bool kWithoutSharedWeights = true;
+#else
+constexpr bool kWithoutSharedWeights = false;
+#endif
+
 namespace INVOLUTION_ISA {
 
 // Steps are in elements; `planes`, `rows` and `taps` count what is left of the window after cutting it at the border
@@ -122,7 +134,7 @@ bool shared_weights(const Tile<A>& q) {
 template <class A, int N, int NV, int T>
 void any_tile(const Tile<A>& q) {
   // Unrolled code is made where it pays: not for single pixels and channels.
-  if constexpr (T * NV >= 4 && N >= 4) {
+  if constexpr (!kWithoutSharedWeights && T * NV >= 4 && N >= 4) {
     if (q.column_k == 1 && q.column_t == 1) {
       if (q.taps == 7 && shared_weights<A, N, NV, T, 7, 1>(q)) return;
       if (q.taps == 5 && shared_weights<A, N, NV, T, 5, 1>(q)) return;
@@ -144,7 +156,7 @@ void tiles(Tile<A> q, i64 pixels) {
   const char* ahead = q.ahead;
   for (i64 t = 0; t < pixels; t += T) {
     const i64 at = smaller(t, pixels - T);
-    if (ahead != nullptr) {
+    if (!kWithoutPrefetch && ahead != nullptr) {
       for (i64 j = 0; j < q.ahead_bytes * T; j += 64) __builtin_prefetch(ahead + j);
       ahead += q.ahead_bytes * T;
     }
