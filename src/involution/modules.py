@@ -80,6 +80,9 @@ class _Involution(nn.Module):
                 )
             self.kernel_generator = kernel_generator
             self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
+        # What follows the involution in a folded net, see `involution.fold_batch_norms`.
+        self.scale: nn.Parameter | None = None
+        self.relu = False
         if dtype is not None:
             self.to(dtype=dtype)
 
@@ -95,9 +98,11 @@ class _Involution(nn.Module):
         output = self._forward_fused(value, input, inference.Last() if direct else None)
         if output is None:
             output = self._multiply_add(value, self.generate_kernel(input))
+        if self.scale is not None:
+            output = output * self.scale.view(-1, *[1] * self._dims)
         if self.bias is not None:
             output = output + self.bias.view(-1, *[1] * self._dims)
-        return output
+        return output.relu() if self.relu else output
 
     def infer(self, input: Tensor, last: inference.Last) -> Tensor | None:
         """Return ``last`` of the output, computed in one pass without derivatives, or None where that cannot be done.
@@ -105,6 +110,7 @@ class _Involution(nn.Module):
         `inference.serves` has to hold for ``input``.
         """
         own = type(self).forward is _Involution.forward and self.backend in ("auto", "native")
+        own = own and self.scale is None and not self.relu
         if not own or input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
             return None
         return self._forward_fused(self.value(input), input, last._replace(bias=inference.contiguous(self.bias)))
