@@ -80,7 +80,10 @@ class _Search:
         if norms.is_batch_norm(module) or not any(map(norms.is_batch_norm, module.modules())):
             return
         prefix = f"{name}." if name else ""
-        if type(module) not in INVOLUTIONS and not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        if "forward" in vars(module):
+            # Tracing would follow the class's.
+            self.untraced[name] = "its forward has been replaced"
+        elif type(module) not in INVOLUTIONS and type(module).forward is not nn.Module.forward:
             try:
                 graph = _Tracer().trace(module)
             # Tracing runs the forward of any class with symbols for tensors and may raise whatever that raises.

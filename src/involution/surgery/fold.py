@@ -45,12 +45,12 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
         >>> from involution import fold_batch_norms
         >>> net, report = fold_batch_norms(timm.create_model("rednet26").eval())
         >>> len(report.folded), len(report.left)
-        (39, 0)
+        (40, 0)
         >>> block = net.layer1[0]
         >>> block.bn2, block.act2, block.conv2.relu
         (Identity(), Identity(), True)
         >>> print(report)  # doctest: +ELLIPSIS
-        39 of 39 batch norms folded
+        40 of 40 batch norms folded
         layer ...
     """
     if model.training:
@@ -81,7 +81,9 @@ def _fold(model: nn.Module, chain: Chain) -> NormReport:
     else:
         outcome = f"in scale and bias of {kind}"
         scale = affine.scale if layer.scale is None else affine.scale * layer.scale
-        layer.scale = _parameter(scale, weight, affine.scale_trains if layer.scale is None else layer.scale.requires_grad)
+        layer.scale = _parameter(
+            scale, weight, affine.scale_trains if layer.scale is None else layer.scale.requires_grad
+        )
     if layer.bias is None:
         layer.bias = _parameter(affine.offset, weight, affine.offset_trains)
     else:
