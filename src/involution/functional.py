@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import backends
 from .geometry import IntOrTuple, Padding, describe, output_size, resolve_padding, to_tuple
@@ -64,6 +65,8 @@ def involution2d(
         >>> involution2d(input, kernel).shape
         torch.Size([2, 32, 14, 14])
     """
+    if has_torch_function((input, kernel)):
+        return handle_torch_function(involution2d, (input, kernel), input, kernel, stride=stride, padding=padding, dilation=dilation, backend=backend)
     return _involution(2, input, kernel, stride, padding, dilation, backend)
 
 
@@ -80,6 +83,8 @@ def involution1d(
 
     Everything else as in `involution2d`.
     """
+    if has_torch_function((input, kernel)):
+        return handle_torch_function(involution1d, (input, kernel), input, kernel, stride=stride, padding=padding, dilation=dilation, backend=backend)
     return _involution(1, input, kernel, stride, padding, dilation, backend)
 
 
@@ -96,6 +101,8 @@ def involution3d(
 
     Returns ``(B, C, D', H', W')``; everything else as in `involution2d`.
     """
+    if has_torch_function((input, kernel)):
+        return handle_torch_function(involution3d, (input, kernel), input, kernel, stride=stride, padding=padding, dilation=dilation, backend=backend)
     return _involution(3, input, kernel, stride, padding, dilation, backend)
 
 
@@ -143,6 +150,8 @@ def correlation2d(
         >>> correlation2d(torch.randn(2, 32, 14, 14), torch.randn(2, 32, 14, 14), 7, groups=2).shape
         torch.Size([2, 2, 7, 7, 14, 14])
     """
+    if has_torch_function((query, key)):
+        return handle_torch_function(correlation2d, (query, key), query, key, kernel_size, groups=groups, stride=stride, padding=padding, dilation=dilation, backend=backend)
     return _correlation(2, query, key, kernel_size, groups, stride, padding, dilation, backend)
 
 
@@ -161,6 +170,8 @@ def correlation1d(
 
     Everything else as in `correlation2d`.
     """
+    if has_torch_function((query, key)):
+        return handle_torch_function(correlation1d, (query, key), query, key, kernel_size, groups=groups, stride=stride, padding=padding, dilation=dilation, backend=backend)
     return _correlation(1, query, key, kernel_size, groups, stride, padding, dilation, backend)
 
 
@@ -179,6 +190,8 @@ def correlation3d(
 
     Returns ``(B, G, K_d, K_h, K_w, D', H', W')``; everything else as in `correlation2d`.
     """
+    if has_torch_function((query, key)):
+        return handle_torch_function(correlation3d, (query, key), query, key, kernel_size, groups=groups, stride=stride, padding=padding, dilation=dilation, backend=backend)
     return _correlation(3, query, key, kernel_size, groups, stride, padding, dilation, backend)
 
 

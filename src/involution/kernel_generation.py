@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import functional, inference
 from .geometry import IntOrTuple, Padding, resolve_padding, to_tuple
@@ -127,7 +128,7 @@ class BottleneckKernelGenerator(SpanKernelGenerator):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return ``ReLU(BN(W0 · x))``, ``(B, C / r, H', W')``."""
-        return inference.apply(self.reduce, self.norm, self.act, x)
+        return inference.apply(self.reduce, self.norm, self.act, x) if type(x) is Tensor else self.act(self.norm(self.reduce(x)))
 
 
 class LinearKernelGenerator(SpanKernelGenerator):
@@ -264,6 +265,8 @@ def to_output_grid(
     ``padding`` is not ``d·(K − 1)/2``, and a last window that hangs over the border averages what it covers, so that
     the result fits the output grid for every size; on sizes divisible by s it is the paper's definition.
     """
+    if has_torch_function((x,)):
+        return handle_torch_function(to_output_grid, (x,), x, kernel_size, stride, padding, dilation)
     crops = []
     for k, p, d in zip(kernel_size, padding, dilation, strict=True):
         margin = d * (k - 1) - 2 * p

@@ -88,13 +88,15 @@ class _Involution(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``input`` ``(B, C, H, W)``; see the class for the shape of the result."""
-        if input.ndim != self._dims + 2 or input.shape[1] != self.in_channels:
+        from torch.overrides import has_torch_function
+        symbol = has_torch_function((input,))
+        if not symbol and (input.ndim != self._dims + 2 or input.shape[1] != self.in_channels):
             raise ValueError(
                 f"input must have {self._dims + 2} dimensions, {self.in_channels} channels in the second, "
                 f"got {describe(input)}"
             )
         value = self.value(input)
-        direct = self.backend in ("auto", "native") and inference.serves(input)
+        direct = not symbol and self.backend in ("auto", "native") and inference.serves(input)
         output = self._forward_fused(value, input, inference.Last() if direct else None)
         if output is None:
             output = self._multiply_add(value, self.generate_kernel(input))
@@ -129,9 +131,13 @@ class _Involution(nn.Module):
         if not (self.fused and isinstance(generator, SpanKernelGenerator) and generator.fusible):
             return None
         span = generator.span
-        if not fused.serves(self.backend, value, span.weight):
+        from torch.overrides import has_torch_function
+        symbol = has_torch_function((value,))
+        if not symbol and not fused.serves(self.backend, value, span.weight):
             return None
         hidden = generator.hidden(to_output_grid(input, self.kernel_size, self.stride, self.padding, self.dilation))
+        if symbol:
+            return fused.involution_of_span(value, hidden, span.weight, span.bias, self.groups, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend)
         grid = output_size(value.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation)
         if (generator.groups, generator.kernel_size, tuple(hidden.shape[2:])) != (self.groups, self.kernel_size, grid):
             # The operator has the words for what does not fit.

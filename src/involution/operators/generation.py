@@ -95,6 +95,14 @@ def involution_of_span(
     Returns:
         ``(B, C, H', W')``, equal to the unfused result within rounding.
     """
+    from torch.overrides import handle_torch_function, has_torch_function
+    ts = (value, hidden, weight, bias)
+    if has_torch_function(ts):
+        return handle_torch_function(involution_of_span, ts, *ts, groups, kernel_size, stride=stride, padding=padding, dilation=dilation, backend=backend)
+    if not serves(backend, value, weight):
+        from .. import functional
+        field = getattr(torch.nn.functional, f"conv{len(stride)}d")(hidden, weight, bias).unflatten(1, (groups, *kernel_size))
+        return getattr(functional, f"involution{len(stride)}d")(value, field, stride=stride, padding=padding, dilation=dilation, backend=backend)
     value, hidden, weight = autocast(value, hidden, weight)
     if bias is not None:
         bias = bias.to(weight.dtype)
