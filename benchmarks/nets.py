@@ -60,7 +60,7 @@ def ratios(times: dict[str, dict[str, float]], depth: int) -> dict[str, float]:
 def inference(depth: int, batch: int, rounds: int, compiled: bool) -> dict[str, dict[str, float]]:
     """Time the forward pass in evaluation."""
     models = {name: make().eval().to(memory_format=torch.channels_last) for name, make in nets(depth).items()}
-    models[f"rednet{depth}, folded"] = fold_batch_norms(models[f"rednet{depth}"])
+    models[f"rednet{depth}, folded"] = fold_batch_norms(models[f"rednet{depth}"])[0]
     x = images(batch)
     with torch.inference_mode():
         if compiled:

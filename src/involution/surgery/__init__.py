@@ -2,5 +2,6 @@
 
 from .fold import fold_batch_norms
 from .replace import replace_convolutions
+from .report import FoldReport, NormReport
 
-__all__ = ["fold_batch_norms", "replace_convolutions"]
+__all__ = ["FoldReport", "NormReport", "fold_batch_norms", "replace_convolutions"]

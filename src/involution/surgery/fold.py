@@ -1,34 +1,41 @@
-"""Fold batch norms into the convolutions before them, those inside φ included, for inference."""
+"""Fold batch norms into the convolutions and involutions before them, those inside φ included, for inference."""
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+import torch
+from torch import Tensor, nn
 
-from ..kernel_generation import BottleneckKernelGenerator, KernelGenerator
-from ..modules import Involution1d, Involution2d, Involution3d
+from . import chains, norms
+from .chains import Chain
+from .report import FoldReport, NormReport
 
 __all__ = ["fold_batch_norms"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
+def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
+    """Return a copy of ``model`` whose batch norms are part of the layers before them, and what became of each.
 
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` whose batch norms are part of the convolutions before them.
+    In evaluation a batch norm is a scale and an offset per channel. The weights and the bias of a convolution can hold
+    them; an involution, whose kernels are shared by channels, takes them along as ``scale`` and ``bias``, and the ReLU
+    after the norm as ``relu``. The result computes the same function up to rounding, with fewer passes over memory.
+    Class, attributes, memory format and dtypes stay as they are; a norm or ReLU that is now part of a layer is an
+    ``nn.Identity``. The copy is for evaluation only, and ``model`` is not changed.
 
-    In evaluation a batch norm is a scale and an offset per channel, which the weights and the bias of a convolution
-    can hold: the result computes the same function up to rounding, with fewer passes over memory. Norms that follow
-    anything else (an involution, whose kernels are shared by channels) stay. The copy keeps class and attributes of
-    ``model``; a folded norm is an ``nn.Identity``.
+    A norm is folded where it is the only reader of the layer's output, both are called once in ``forward`` and nobody
+    watches or replaces either; ``nn.Identity`` in between counts as nothing. What ``torch.fx`` cannot trace is folded
+    child by child, each as its own ``forward`` says. Known are PyTorch's batch norms, torchvision's
+    ``FrozenBatchNorm2d`` and timm's ``BatchNormAct2d``; inside φ it is the norm after ``reduce``.
 
     Args:
-        model: a module in evaluation mode. Parts that ``torch.fx`` cannot trace are folded child by child.
+        model: a module in evaluation mode.
+
+    Returns:
+        The copy, and the report: a norm that could not be folded costs time but is no error, so the report is handed
+        over where nobody can miss it instead of being an attribute of the copy, which would be saved along with it.
+        ``print(report)`` shows a table.
 
     Raises:
         ValueError: ``model`` is in training mode.
@@ -36,60 +43,67 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     Example:
         >>> import timm, involution.models
         >>> from involution import fold_batch_norms
-        >>> net = fold_batch_norms(timm.create_model("rednet26").eval())
-        >>> type(net).__name__, type(net.layer1[0].bn1).__name__, type(net.layer1[0].bn2).__name__
-        ('RedNet', 'Identity', 'BatchNorm2d')
+        >>> net, report = fold_batch_norms(timm.create_model("rednet26").eval())
+        >>> len(report.folded), len(report.left)
+        (40, 0)
+        >>> block = net.layer1[0]
+        >>> block.bn2, block.act2, block.conv2.relu
+        (Identity(), Identity(), True)
+        >>> print(report)  # doctest: +ELLIPSIS
+        40 of 40 batch norms folded
+        layer ...
     """
     if model.training:
         raise ValueError("batch norms can be folded in evaluation mode only; call model.eval() first")
     model = copy.deepcopy(model)
-    for convolution, norm in list(_pairs(model, "")):
-        pair: list[Any] = [model.get_submodule(name) for name in (convolution, norm)]
-        _set(model, convolution, fuse_conv_bn_eval(*pair))
-        _set(model, norm, nn.Identity())
-    return model
+    found, untraced = chains.find(model)
+    entries = []
+    for finding in found:
+        if isinstance(finding, Chain):
+            entries.append(_fold(model, finding))
+        else:
+            entries.append(NormReport(finding.norm, None, None, f"left: {finding.reason}"))
+    return model, FoldReport(tuple(entries), untraced)
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        own = isinstance(module, (Involution1d, Involution2d, Involution3d, KernelGenerator))
-        return own or super().is_leaf_module(module, module_qualified_name)
+@torch.no_grad()
+def _fold(model: nn.Module, chain: Chain) -> NormReport:
+    layer: Any = model.get_submodule(chain.layer)
+    norm: Any = model.get_submodule(chain.norm)
+    weight: Tensor = next(layer.parameters(), norm.running_mean)
+    # Half precision would lose a second time what it loses when the folded weights are stored.
+    affine = norms.affine(norm, torch.promote_types(weight.dtype, torch.float32))
+    kind = type(layer).__name__
+    if type(layer) in chains.CONVOLUTIONS:
+        outcome = f"in weight and bias of {kind}"
+        scale = affine.scale.view(-1, *[1] * (layer.weight.ndim - 1))
+        layer.weight = _parameter(layer.weight * scale, layer.weight, layer.weight.requires_grad)
+    else:
+        outcome = f"in scale and bias of {kind}"
+        scale = affine.scale if layer.scale is None else affine.scale * layer.scale
+        layer.scale = _parameter(
+            scale, weight, affine.scale_trains if layer.scale is None else layer.scale.requires_grad
+        )
+    if layer.bias is None:
+        layer.bias = _parameter(affine.offset, weight, affine.offset_trains)
+    else:
+        bias = layer.bias * affine.scale + affine.offset
+        layer.bias = _parameter(bias, layer.bias, layer.bias.requires_grad)
+    _set(model, chain.norm, affine.act)
+    if chain.relu is not None:
+        layer.relu = True
+        outcome += ", with the ReLU"
+        _set(model, chain.norm if chain.relu == f"{chain.norm}.act" else chain.relu, nn.Identity())
+    if chain.note:
+        outcome += f"; {chain.note}"
+    return NormReport(chain.norm, chain.layer, chain.relu, outcome)
 
 
-def _pairs(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of every convolution whose only reader is a batch norm, and of that norm."""
-    if isinstance(module, BottleneckKernelGenerator):
-        if isinstance(module.reduce, _CONVOLUTIONS) and isinstance(module.norm, _NORMS):
-            yield f"{prefix}reduce", f"{prefix}norm"
-        return
-    if any(module.children()) and not isinstance(module, (Involution1d, Involution2d, Involution3d)):
-        try:
-            graph = _Tracer().trace(module)
-        # Tracing runs the forward of any class with symbols for tensors and may raise whatever that raises.
-        except Exception:
-            graph = None
-        if graph is not None:
-            yield from _pairs_in_graph(module, graph, prefix)
-            for name, child in module.named_modules():
-                if isinstance(child, KernelGenerator):
-                    yield from _pairs(child, f"{prefix}{name}.")
-            return
-    for name, child in module.named_children():
-        yield from _pairs(child, f"{prefix}{name}.")
-
-
-def _pairs_in_graph(root: nn.Module, graph: fx.Graph, prefix: str) -> Iterator[tuple[str, str]]:
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    uses = Counter(str(node.target) for node in calls)
-    for node in calls:
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
-            continue
-        convolution, norm = root.get_submodule(str(source.target)), root.get_submodule(str(node.target))
-        # A module called twice may be followed by different things.
-        once = uses[str(source.target)] == uses[str(node.target)] == 1
-        if once and type(convolution) in _CONVOLUTIONS and type(norm) in _NORMS and norm.track_running_stats:
-            yield f"{prefix}{source.target}", f"{prefix}{node.target}"
+def _parameter(values: Tensor, like: Tensor, requires_grad: bool) -> nn.Parameter:
+    """Return ``values`` in dtype and, where the shapes are equal, memory layout of ``like``."""
+    if values.shape != like.shape:
+        return nn.Parameter(values.to(like.dtype), requires_grad)
+    return nn.Parameter(torch.empty_like(like).copy_(values), requires_grad)
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:
