@@ -2,7 +2,8 @@
 
 All nets of a batch size are timed once per round in one process, in channels_last; figures are medians over the rounds.
 Every RedNet meets torchvision's ResNet of its depth (timm's where torchvision has none) and its own control: the same
-definition with 3×3 convolutions. Peak memory is that of a fresh process per net.
+definition with 3×3 convolutions. All are treated alike: as they are, folded (`involution.fold_batch_norms`), and under
+torch.compile with Inductor's freezing. Peak memory is that of a fresh process per net.
 
     python -m benchmarks.nets [--threads 2] [--batch 1 8] [--rounds 30] [--depths 26 38 50 101 152] [--quick]
                               [--compile] [--skip-training] [--output results]
@@ -51,22 +52,30 @@ def images(batch: int) -> Tensor:
     return torch.randn(batch, 3, IMAGE, IMAGE).to(memory_format=torch.channels_last)
 
 
+FOLDED = ", folded"
+
+
 def ratios(times: dict[str, dict[str, float]], depth: int) -> dict[str, float]:
-    """Return the time of every net over that of the ResNet of the same depth."""
-    own = times[f"resnet{depth}"]["median_ms"]
-    return {name: value["median_ms"] / own for name, value in times.items()}
+    """Return the time of every net over that of the ResNet of the same depth, of a folded one over the folded ResNet."""
+    own = {suffix: times.get(f"resnet{depth}{suffix}", {}).get("median_ms") for suffix in ("", FOLDED)}
+    return {
+        name: value["median_ms"] / baseline
+        for name, value in times.items()
+        if (baseline := own[FOLDED if name.endswith(FOLDED) else ""])
+    }
 
 
 def inference(depth: int, batch: int, rounds: int, compiled: bool) -> dict[str, dict[str, float]]:
     """Time the forward pass in evaluation."""
     models = {name: make().eval().to(memory_format=torch.channels_last) for name, make in nets(depth).items()}
-    models[f"rednet{depth}, folded"] = fold_batch_norms(models[f"rednet{depth}"])[0]
     x = images(batch)
-    with torch.inference_mode():
+    with torch.no_grad():
         if compiled:
             # For this size alone; a second one would make the compiler's own kernels slower, for all nets.
             torch.compiler.reset()
-            models = {n: torch.compile(model, dynamic=False) for n, model in models.items() if "folded" not in n}
+            models = {n: torch.compile(model, dynamic=False, options={"freezing": True}) for n, model in models.items()}
+        else:
+            models |= {f"{name}{FOLDED}": fold_batch_norms(model)[0] for name, model in models.items()}
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from involution import Involution1d, Involution2d, Involution3d
-from involution.export.onnx import to_onnx
+from involution.export import to_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
