@@ -20,6 +20,7 @@ from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import WholeCheckpointIO, WriteErrors, write_refusal
 from ..tasks.sharding import is_sharded
 from .main import CommandError
+from .recipes import RecipeParser
 
 SUBCOMMANDS = ("fit", "validate", "test")
 
@@ -116,6 +117,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            parser_class=RecipeParser,
             parser_kwargs={"prog": "involution"},
             args=[subcommand, *arguments],
         )
