@@ -52,7 +52,7 @@ def test_the_command_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("42.00 % of the test images") == 2
     next((folder / "nets").glob("k3*.json")).write_text("{")
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "is damaged (" in capsys.readouterr().err
 
 
@@ -61,5 +61,5 @@ def test_the_command_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     [(["svhn"], "unknown data set 'svhn'; expected one of digits"), (["--epochs", "0"], "--epochs must be at least 1")],
 )
 def test_refusals(flags, words, capsys):
-    assert main(["ablate", *flags]) == 1
+    assert main(["ablate", *flags]) == 2
     assert words in capsys.readouterr().err

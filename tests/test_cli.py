@@ -67,7 +67,7 @@ def test_a_gpu_without_memory_is_a_sentence(monkeypatch, capsys):
         )
 
     monkeypatch.setattr(cli, "_call", call)
-    assert main(["fit"]) == 1
+    assert main(["fit"]) == 2
     assert capsys.readouterr().err == (
         "involution fit: CUDA out of memory. Tried to allocate 20.00 MiB; "
         "use a smaller batch, smaller images or half precision\n"

@@ -187,7 +187,7 @@ def test_a_damaged_result_is_named(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     path = next((folder_of(tmp_path) / "nets").glob("convolution*.json"))
     path.write_text('{"operator": "convolution"')
-    assert run(tmp_path, *SMALL) == 1
+    assert run(tmp_path, *SMALL) == 2
     message = capsys.readouterr().err
     assert f"{path} is damaged (" in message and "); delete it and run again" in message
 
@@ -268,14 +268,14 @@ def test_all_writes_one_table(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_refusals(arguments, words, tmp_path, capsys):
-    assert main(["compare", *arguments, "--out", str(tmp_path)]) == 1
+    assert main(["compare", *arguments, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"involution compare: {words}\n"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, capsys):
     (tmp_path / "runs").write_text("a file")
-    assert run(tmp_path / "runs", *SMALL) == 1
+    assert run(tmp_path / "runs", *SMALL) == 2
     assert capsys.readouterr().err == (
         f"involution compare: cannot write the results to {folder_of(tmp_path / 'runs')}: Not a directory; "
         "name another folder with --out\n"
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, ca
 def test_a_damaged_data_file_is_refused_in_one_sentence(tmp_path, capsys):
     path = write_mnist(tmp_path / "data") / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:5000])
-    assert run(tmp_path, "mnist", "--data-root", str(tmp_path / "data")) == 1
+    assert run(tmp_path, "mnist", "--data-root", str(tmp_path / "data")) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"involution compare: {path} is truncated or damaged: it has 5,000 bytes, its header")
     assert error.count("\n") == 1

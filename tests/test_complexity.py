@@ -229,7 +229,7 @@ def test_update_replaces_the_tables_alone(command, tmp_path):
 def test_the_command_refuses_in_words(command, tmp_path, arguments, words):
     (tmp_path / "page.md").write_text("no markers\n", encoding="utf-8")
     status, output, complaint = command(*(argument.format(folder=tmp_path) for argument in arguments))
-    assert (status, output) == (1, "")
+    assert (status, output) == (2, "")
     assert complaint.startswith("involution complexity: ") and words in complaint and complaint.count("\n") == 1
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == "no markers\n"
 

@@ -11,7 +11,8 @@ from small_coco import CATEGORIES, write_coco
 from involution.commands.main import main
 from involution.data import CocoImages, DataError, DetectionTransforms, DigitObjects
 from involution.data.coco_files import decode_mask, encode_mask, read_coco
-from involution.data.coco_images import AnnotatedImages, read_image
+from involution.data.coco_images import AnnotatedImages
+from involution.data.images import read_image
 from involution.data.sampling import PartSampler
 from involution.tasks.detection import average_precision
 
@@ -320,7 +321,7 @@ def test_wrong_pascal_voc_is_refused(tmp_path, capsys, change, arguments, words)
     (tmp_path / "a.xml").write_text(XML.format(name="a"))
     change(tmp_path)
     arguments = [argument.format(f=tmp_path) for argument in arguments]
-    assert main(["voc2coco", str(tmp_path), str(tmp_path / "out.json"), *arguments]) == 1
+    assert main(["voc2coco", str(tmp_path), str(tmp_path / "out.json"), *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 

@@ -118,7 +118,7 @@ def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
     assert main(["predict", str(images), "--model", str(model), "--out", str(out), "--min-score", "1.1"]) == 0
     assert "val1.png: nothing" in capsys.readouterr().out
     assert Image.open(out / "val1.png").tobytes() == Image.open(images / "val1.png").tobytes()
-    assert main(["predict", str(images), "--model", str(model), "--heatmaps", "all"]) == 1
+    assert main(["predict", str(images), "--model", str(model), "--heatmaps", "all"]) == 2
     assert "--weights and --heatmaps are for classifiers" in capsys.readouterr().err
 
 
@@ -188,7 +188,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
     ],
 )
 def test_refusals_are_sentences(folder, tmp_path, capsys, flags, words):
-    assert fit(folder, tmp_path / "run", *flags) == 1
+    assert fit(folder, tmp_path / "run", *flags) == 2
     assert words in refusal(capsys)
 
 

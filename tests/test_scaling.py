@@ -152,7 +152,7 @@ def test_a_full_disk_keeps_the_checkpoint(tmp_path):
         # What is written stops there, as on a full disk.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"involution fit: the training in {run} cannot be saved in epoch 1: File too large; allow larger files "
         f"(ulimit -f) and go on from {last}, which is whole, with --ckpt_path last"

@@ -122,15 +122,15 @@ def test_predict_refuses_in_words(finished, root, tmp_path, capsys):
     twin = tmp_path / "a" / "0.png"
     twin.write_bytes(image.read_bytes())
     model = ["--model", str(finished / "model"), "--out", str(tmp_path / "out")]
-    assert main(["predict", str(image), str(twin), *model]) == 1
+    assert main(["predict", str(image), str(twin), *model]) == 2
     assert "would both be written to 0.png; give them to two runs with two --out" in refusal(capsys)
-    assert main(["predict", str(twin), "--model", str(finished / "model"), "--out", str(tmp_path / "a")]) == 1
+    assert main(["predict", str(twin), "--model", str(finished / "model"), "--out", str(tmp_path / "a")]) == 2
     assert "a/0.png is one of the images and would be overwritten; choose another --out" in refusal(capsys)
     assert twin.read_bytes() == image.read_bytes()
     twin.write_bytes(b"no picture")
-    assert main(["predict", str(twin), *model]) == 1
+    assert main(["predict", str(twin), *model]) == 2
     assert "0.png cannot be read as an image" in refusal(capsys)
-    assert main(["predict", str(image), *model, "--window", "[0, 5]"]) == 1
+    assert main(["predict", str(image), *model, "--window", "[0, 5]"]) == 2
     assert "window and stride must be a height and a width, got (0, 5)" in refusal(capsys)
 
 
@@ -191,14 +191,14 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
     ids=["classes", "model", "weights", "diverged", "folder"],
 )
 def test_refusals_are_sentences(root, tmp_path, capsys, flags, words):
-    assert fit(root, tmp_path / "run", *flags) == 1
+    assert fit(root, tmp_path / "run", *flags) == 2
     assert words in refusal(capsys)
 
 
 def test_a_bad_label_met_in_a_worker_is_named(tmp_path, capsys):
     root = street_scenes.write_folders(tmp_path / "streets", train=4, val=1)
     Image.fromarray(np.full((40, 56), 99, np.uint8)).save(root / "labels" / "train" / "2.png")
-    assert fit(root, tmp_path / "run") == 1
+    assert fit(root, tmp_path / "run") == 2
     assert "labels/train/2.png holds the value 99 in 2240 of its 2240 pixels, which is neither" in refusal(capsys)
 
 

@@ -72,9 +72,9 @@ def test_shards_hold_the_files_as_they_were(folders, shards):
 
 
 def test_packing_twice_is_refused(folders, shards, tmp_path, capsys):
-    assert main(["pack", str(folders), str(shards)]) == 1
+    assert main(["pack", str(folders), str(shards)]) == 2
     assert "already holds shards; delete them or choose another folder" in capsys.readouterr().err
-    assert main(["pack", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert main(["pack", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "holds neither train nor val" in capsys.readouterr().err
 
 
@@ -144,7 +144,7 @@ def test_a_truncated_shard_ends_a_training_with_a_sentence(shards, tmp_path, cap
         "--data.num_workers=2",
         f"--run={tmp_path / 'r'}",
     ]
-    assert main(["fit", *MODEL, *flags]) == 1
+    assert main(["fit", *MODEL, *flags]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"involution fit: the shard {root / 'train-00002.tar'} is truncated or damaged: 3,000 bytes")
 

@@ -114,7 +114,7 @@ def test_predict_reads_the_trained_model(finished, folder, tmp_path, capsys):
 
 
 def test_a_second_training_in_the_same_folder_is_refused(finished, folder, capsys):
-    assert fit(folder, finished) == 1
+    assert fit(folder, finished) == 2
     assert "already holds a training; go on with --ckpt_path last, or choose another --run" in refusal(capsys)
 
 
@@ -131,7 +131,7 @@ def test_a_second_training_in_the_same_folder_is_refused(finished, folder, capsy
     ids=["classes", "model", "argument", "channels", "diverged", "folder"],
 )
 def test_refusals_are_sentences(folder, tmp_path, capsys, flags, words):
-    assert fit(folder, tmp_path / "run", *flags) == 1
+    assert fit(folder, tmp_path / "run", *flags) == 2
     assert words in refusal(capsys)
 
 
@@ -141,9 +141,9 @@ def test_an_unreadable_image_is_named(folder, tmp_path, capsys):
     broken = tmp_path / "data"
     shutil.copytree(folder, broken)
     (broken / "train" / "one" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture")
-    assert fit(broken, tmp_path / "run") == 1
+    assert fit(broken, tmp_path / "run") == 2
     assert "broken.png cannot be read as an image" in refusal(capsys)
-    assert main(["predict", str(broken / "train" / "one" / "broken.png"), "--model", "rednet26"]) == 1
+    assert main(["predict", str(broken / "train" / "one" / "broken.png"), "--model", "rednet26"]) == 2
 
 
 def test_misspelt_keys_are_named(folder, tmp_path, capsys):
@@ -154,9 +154,9 @@ def test_misspelt_keys_are_named(folder, tmp_path, capsys):
 
 def test_predict_without_weights_says_what_to_do(folder, capsys):
     image = str(next((folder / "val" / "one").glob("*.png")))
-    assert main(["predict", image, "--model", "rednet50"]) == 1
+    assert main(["predict", image, "--model", "rednet50"]) == 2
     assert "Give --weights, or as --model a folder that involution fit wrote" in refusal(capsys)
-    assert main(["predict", "nowhere.png", "--model", "rednet50"]) == 1
+    assert main(["predict", "nowhere.png", "--model", "rednet50"]) == 2
     assert "there is no image or folder at nowhere.png" in refusal(capsys)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from .files import write_atomically
+
 __all__ = ["command", "commit", "date", "environment", "machine", "read", "versions", "write", "write_atomically"]
 
 _PACKAGES = ("torch", "triton", "torchvision", "timm", "lightning", "numpy", "involution")
@@ -63,23 +65,6 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: it is not JSON.
     """
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write a file so that at any moment, even when killed, there is the old one or the whole new one.
-
-    Raises:
-        OSError: the folder is not there or cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from .. import __version__, records
+from ..errors import CommandError
 from ..studies.ablation.results import BASE, CHANNELS, PARTS, AblationResult, figure, markdown, net_key
 from .compare import choice, find_device, make_writable
-from .main import CommandError
 
 __all__ = ["ablate"]
 

@@ -7,10 +7,11 @@ import sys
 import webbrowser
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import torch
 
-from .main import CommandError
+from ..errors import CommandError
 
 __all__ = ["compare"]
 
@@ -125,11 +126,10 @@ def find_device(name: str) -> torch.device:
 
 def make_writable(folder: Path) -> None:
     """Make the folder of the results, and refuse one that cannot be written."""
-    probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with NamedTemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise CommandError(
             f"cannot write the results to {folder}: {error.strerror}; name another folder with --out"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..models import checkpoints
-from .main import CommandError
 
 
 def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm", quiet: bool = False) -> None:
@@ -17,14 +16,14 @@ def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm",
         layout: whose names to write: ``timm`` (ours), ``openmmlab`` (the authors' mmcls, mmdet and mmseg code) or
             ``paddle`` (PaddleClas).
         quiet: print the summary without the report of every key.
+
+    Raises:
+        CheckpointError: the weights cannot be read or written, or are no RedNet's.
     """
-    try:
-        converted = checkpoints.to_timm(checkpoints.read(checkpoint))
-        metadata = {"architecture": converted.model, **{k: str(v) for k, v in converted.arguments.items()}}
-        state = checkpoints.from_timm(converted.state, layout)
-        checkpoints.write(state, out, metadata)
-    except checkpoints.CheckpointError as error:
-        raise CommandError(str(error)) from error
+    converted = checkpoints.to_timm(checkpoints.read(checkpoint))
+    metadata = {"architecture": converted.model, **{k: str(v) for k, v in converted.arguments.items()}}
+    state = checkpoints.from_timm(converted.state, layout)
+    checkpoints.write(state, out, metadata)
     if not quiet:
         for key, name in converted.renamed.items():
             print(f"{key} -> {name} {tuple(converted.state[name].shape)}")

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import CommandError, find_refusal
+
+__all__ = ["CommandError", "main"]
+
 
 class Command(NamedTuple):
     """A subcommand: where its function is, imported when it is called, and what the help says of it."""
@@ -52,7 +56,12 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 done, 1 refused with a sentence, 2 wrong usage."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 130 interrupted by Ctrl-C. A training that
+        SIGTERM ends leaves with 143, through ``SystemExit``.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -71,19 +80,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    except (CommandError, ImportError, OSError) as error:
-        print(f"involution {name}: {error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:
-        # Its message goes on about the allocator's settings.
-        words = str(error).partition(". GPU")[0].splitlines()[0]
-        print(f"involution {name}: {words}; use a smaller batch, smaller images or half precision", file=sys.stderr)
-        return 1
+    except Exception as error:
+        words = _sentence(error)
+        if words is None:
+            raise
+        print(f"involution {name}: {words}", file=sys.stderr)
+        return 2
     return 0
 
 
-class CommandError(Exception):
-    """A command cannot do what was asked; the message is the sentence the user reads."""
+def _sentence(error: Exception) -> str | None:
+    """Return what the user reads of an error; None where it is a fault in the code, whose traceback has to be seen."""
+    refusal = find_refusal(error)
+    if refusal is not None:
+        return refusal.sentence
+    if isinstance(error, torch.OutOfMemoryError):
+        # Its message goes on about the allocator's settings.
+        words = str(error).partition(". GPU")[0].splitlines()[0]
+        return f"{words}; use a smaller batch, smaller images or half precision"
+    return str(error) if isinstance(error, (ImportError, OSError)) else None
 
 
 def _call(name: str, arguments: Sequence[str]) -> Any:
@@ -160,5 +175,4 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    # Run as a script this file is a second module, whose CommandError is not the one that commands raise.
-    sys.exit(import_module("involution.commands.main").main())
+    sys.exit(main())

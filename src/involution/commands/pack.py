@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .main import CommandError
+from ..errors import CommandError
+from ..files import write_atomically
 
 __all__ = ["pack"]
 
@@ -23,10 +24,11 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
         seed: of the order of the training images.
 
     Raises:
-        CommandError: there are no images, or the shards cannot be written.
+        CommandError: there are no parts, or shards already.
+        DataError: a part holds no images.
+        OSError: an image cannot be read or a shard cannot be written.
     """
-    from .. import records
-    from ..data import DataError, shards
+    from ..data import shards
     from ..data.image_folders import FolderImages
 
     if images_per_shard < 1:
@@ -40,19 +42,16 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
         raise CommandError(f"{out} already holds shards; delete them or choose another folder")
     index: dict[str, object] = {}
     classes: list[str] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for part in parts:
-            images = FolderImages(root / part, None)
-            if classes and images.classes != classes:
-                differing = ", ".join(sorted(set(images.classes) ^ set(classes))[:5])
-                raise CommandError(f"{root / part} has other classes than {root / parts[0]}: {differing}")
-            classes = images.classes
-            packed = shards.pack(images.samples, out, part, images_per_shard, seed if part == "train" else None)
-            sizes = {name: (out / name).stat().st_size for name in packed.shards}
-            index[part] = {"images": packed.images, "bytes": sizes}
-            print(f"{part}: {packed.images:,} images in {len(sizes)} shard{'s' if len(sizes) > 1 else ''}", flush=True)
-    except DataError as error:
-        raise CommandError(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        images = FolderImages(root / part, None)
+        if classes and images.classes != classes:
+            differing = ", ".join(sorted(set(images.classes) ^ set(classes))[:5])
+            raise CommandError(f"{root / part} has other classes than {root / parts[0]}: {differing}")
+        classes = images.classes
+        packed = shards.pack(images.samples, out, part, images_per_shard, seed if part == "train" else None)
+        sizes = {name: (out / name).stat().st_size for name in packed.shards}
+        index[part] = {"images": packed.images, "bytes": sizes}
+        print(f"{part}: {packed.images:,} images in {len(sizes)} shard{'s' if len(sizes) > 1 else ''}", flush=True)
     # Last: a folder without it is not whole.
-    records.write_atomically(out / shards.INDEX, json.dumps({**index, "classes": classes}, indent=1))
+    write_atomically(out / shards.INDEX, json.dumps({**index, "classes": classes}, indent=1))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .main import CommandError
+from ..errors import CommandError, InvolutionError
 
 # By the task in the description of a saved net: the module whose ``predict_images`` applies it.
 _PREDICTORS = {
@@ -55,7 +55,6 @@ def predict(
         batch_size: images that pass the net together.
         device: ``cpu``, ``cuda``, ``cuda:1``, …
     """
-    from ..data import DataError
     from ..data.image_folders import list_images
     from ..models import saved
 
@@ -84,7 +83,9 @@ def predict(
                 _print(file, row, names, top, json)
             if heatmaps:
                 _draw(net, chunk, inputs.to(place), None if heatmaps == ["all"] else heatmaps, out)
-    except (DataError, ValueError) as error:
+    except InvolutionError:
+        raise
+    except ValueError as error:
         raise CommandError(str(error)) from error
     if heatmaps and not json:
         print(f"heat maps in {out}")
@@ -99,6 +100,7 @@ def load(model: str, weights: Path | None = None) -> nn.Module:
 
     Raises:
         CommandError: the net is unknown, has no weights, or the weights are another net's.
+        CheckpointError: the weights cannot be read.
     """
     import timm
 
@@ -120,10 +122,8 @@ def load(model: str, weights: Path | None = None) -> nn.Module:
         if folder.is_dir():
             return timm.create_model(f"local-dir:{folder}", pretrained=True)
         return timm.create_model(model, pretrained=True)
-    except CommandError:
+    except InvolutionError:
         raise
-    except checkpoints.CheckpointError as error:
-        raise CommandError(str(error)) from error
     except (RuntimeError, OSError, ValueError) as error:
         raise CommandError(
             f"{model} cannot be loaded: {error} Give --weights, or as --model a folder that involution fit wrote"
@@ -152,22 +152,15 @@ def _device(name: str) -> torch.device:
 
 def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:
     """Yield images as the net was evaluated on them, with their files."""
-    from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
-    from ..data import DataError
+    from ..data.images import read_image
 
     transform = create_transform(**resolve_data_config(model=net))
     channels = getattr(net, "in_chans", 3)
     for start in range(0, len(files), size):
-        chunk, tensors = list(files[start : start + size]), []
-        for file in chunk:
-            try:
-                with Image.open(file) as image:
-                    tensors.append(transform(image.convert("L" if channels == 1 else "RGB")))
-            except (OSError, SyntaxError, ValueError) as error:
-                raise DataError(f"{file} cannot be read as an image: {error}; repair or remove it") from error
-        yield chunk, torch.stack(tensors)
+        chunk = list(files[start : start + size])
+        yield chunk, torch.stack([transform(read_image(file, "L" if channels == 1 else "RGB")) for file in chunk])
 
 
 def _print(file: Path, probabilities: Tensor, names: Sequence[str], top: int, json: bool) -> None:
@@ -184,6 +177,7 @@ def _draw(net: nn.Module, files: Sequence[Path], inputs: Tensor, layers: Sequenc
     """Write one picture for an image and a layer: the image as the net sees it, and the kernels' heat map over it."""
     from PIL import Image
 
+    from ..data.images import write_png
     from ..pictures.heatmaps import enlarge, kernel_heat_maps, overlay
 
     out.mkdir(parents=True, exist_ok=True)
@@ -193,4 +187,4 @@ def _draw(net: nn.Module, files: Sequence[Path], inputs: Tensor, layers: Sequenc
         for file, image, values in zip(files, shown, maps.mean(1), strict=True):
             plain = image.expand(3, -1, -1).permute(1, 2, 0)
             picture = torch.cat([plain, overlay(image, values)], 1)
-            Image.fromarray(picture.numpy()).save(out / f"{file.stem}-{layer.replace(':', '-')}.png")
+            write_png(Image.fromarray(picture.numpy()), out / f"{file.stem}-{layer.replace(':', '-')}.png")

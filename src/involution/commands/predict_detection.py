@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from ..data.coco_files import encode_mask
-from ..data.coco_images import read_image
+from ..data.images import read_image, write_png
+from ..files import write_atomically
 from ..models import saved
 from ..pictures.objects import draw_objects
-from ..records import write_atomically
 
 __all__ = ["predict_images"]
 
@@ -52,7 +53,7 @@ def predict_images(
     names = _picture_names(files)
     for start in range(0, len(files), batch_size):
         chunk = files[start : start + batch_size]
-        pixels = [read_image(file) for file in chunk]
+        pixels = [pil_to_tensor(read_image(file)) for file in chunk]
         with torch.inference_mode():
             found = net([image.to(device).float() / 255 for image in pixels])
         for number, (file, image, objects) in enumerate(zip(chunk, pixels, found, strict=True), start + 1):
@@ -68,7 +69,7 @@ def predict_images(
                 for label, score in zip(shown["labels"].tolist(), shown["scores"].tolist(), strict=True)
             ]
             picture = draw_objects(image, shown["boxes"], shown["labels"].tolist(), texts, shown.get("masks"))
-            picture.save(out / names[file])
+            write_png(picture, out / names[file])
             _print(file, shown, description.classes, json)
     categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]
     content = {"images": images, "categories": categories, "annotations": annotations}

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.label_maps import ClassTable, read_image
+from ..data.images import read_image, write_png
+from ..data.label_maps import ClassTable
 from ..data.segmentation_transforms import SegmentationTransforms
+from ..errors import CommandError
 from ..models import saved
 from ..models.segmentation_inference import segment
 from ..pictures.overlays import class_shares, percent, with_legend
-from .main import CommandError
 
 __all__ = ["predict_images"]
 
@@ -71,8 +72,8 @@ def predict_images(
         with torch.inference_mode():
             probabilities = segment(net, pixels, size=(image.height, image.width), **views)
         classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
-        table.label_image(classes).save(labels)
-        with_legend(image, classes, table.names, table.colours).save(overlay)
+        write_png(table.label_image(classes), labels)
+        write_png(with_legend(image, classes, table.names, table.colours), overlay)
         _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
 
 

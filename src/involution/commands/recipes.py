@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from .main import CommandError
+from ..errors import CommandError
 
 
 class RecipeParser(LightningArgumentParser):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ..data import DataError
-from ..tasks import TrainingError
+from ..errors import CommandError
+from ..files import replaced_files
 from ..tasks.callbacks import EpochSeed
-from ..tasks.checkpointing import WholeCheckpointIO, WriteErrors, write_refusal
+from ..tasks.checkpointing import WholeCheckpointIO, WriteErrors
 from ..tasks.sharding import is_sharded
-from .main import CommandError
 from .recipes import RecipeParser
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -44,14 +44,8 @@ class SaveModel(Callback):
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             task.load_state_dict(state)
         task.model.to("cpu", memory_format=torch.contiguous_format)
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self.folder.parent, prefix=f".{self.folder.name}.") as partial:
-            task.save_model(Path(partial))
-            files = [file for file in Path(partial).rglob("*") if file.is_file()]
-            for file in files:
-                target = self.folder / file.relative_to(partial)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
+        with replaced_files(self.folder) as partial:
+            task.save_model(partial)
 
 
 class _Cli(LightningCLI):
@@ -75,7 +69,7 @@ class _Cli(LightningCLI):
         kwargs["default_root_dir"] = str(run)
         if config.get("logger") in (None, True):
             kwargs["logger"] = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
-        callbacks = [*(config.get("callbacks") or []), WriteErrors()]
+        callbacks = list(config.get("callbacks") or [])
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
         seed = self._get(self.config_init, "seed_everything")
         if self.subcommand == "fit":
@@ -100,7 +94,10 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
     """Run one of Lightning's subcommands.
 
     Raises:
-        CommandError: the data, the model or the training refuse, in one sentence.
+        InvolutionError: the data, the model or the training refuse; or, where a constructor refused, what the parser
+            makes of it, raised from that.
+        KeyboardInterrupt: Ctrl-C.
+        SystemExit: the usage is wrong (2), or the process was asked to end by SIGTERM (143).
     """
     # What Lightning says of its own uses here, none of which the user can or should change.
     for words in (
@@ -109,6 +106,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         ".*callbacks used to create",
     ):
         warnings.filterwarnings("ignore", words)
+    writing = WriteErrors()
     try:
         _Cli(
             LightningModule,
@@ -119,26 +117,21 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             save_config_kwargs={"overwrite": True},
             parser_class=RecipeParser,
             parser_kwargs={"prog": "involution"},
+            trainer_defaults={"callbacks": writing},
             args=[subcommand, *arguments],
         )
-    except (DataError, TrainingError, ValueError, OSError) as error:
-        unwritten = write_refusal(error)
-        if unwritten:
-            raise CommandError(unwritten) from error
-        refusal = _refusal(error)
-        if refusal is None:
-            raise
-        # What a worker process raised arrives with its traceback in the message; its last line is the sentence.
-        sentence = str(refusal).strip().splitlines()[-1]
-        raise CommandError(sentence.partition("DataError: ")[2] or sentence) from error
+    except Exception as error:
+        if writing.refusal is not None:
+            raise writing.refusal from error
+        raise
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:
+        # Lightning's answer to Ctrl-C is an exit that does not tell what happened.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _refusal(error: BaseException | None) -> BaseException | None:
-    """Return the refusal of ours that led to ``error``: the parser wraps what a constructor raises."""
-    while error is not None and not isinstance(error, (DataError, TrainingError)):
-        error = error.__cause__ or error.__context__
-    return error

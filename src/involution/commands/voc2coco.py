@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .main import CommandError
+from ..errors import CommandError
+from ..files import write_atomically
 
 
 def voc2coco(
@@ -56,7 +57,7 @@ def voc2coco(
             )
     categories = [{"id": i, "name": name} for name, i in ids.items()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}), encoding="utf-8")
+    write_atomically(out, json.dumps({"images": images, "annotations": boxes, "categories": categories}))
     print(f"{len(images)} images with {len(boxes)} boxes of {len(ids)} classes written to {out}")
 
 

@@ -1,7 +1,10 @@
 """Data sets as Lightning DataModules."""
 
+from ..errors import DataError
+
 try:
     from .coco_images import CocoImages, DetectionTransforms
+    from .description import DataDescription, DescribedImages, DescribedObjects, describe
     from .digit_scenes import DigitObjects, DigitScenes
     from .image_folders import ImageFolders, ImageTransforms
     from .label_maps import ClassTable
@@ -13,14 +16,17 @@ except ImportError as error:
     raise ImportError(
         f'involution.data needs Lightning and torchvision ({error}); install them with: pip install "involution[train]"'
     ) from error
-from .sources import DATASETS, DataError, ImageSet, find_data_root, load
+from .sources import DATASETS, ImageSet, find_data_root, load
 
 __all__ = [
     "DATASETS",
     "Cityscapes",
     "ClassTable",
     "CocoImages",
+    "DataDescription",
     "DataError",
+    "DescribedImages",
+    "DescribedObjects",
     "DetectionTransforms",
     "DigitObjects",
     "DigitScenes",
@@ -32,6 +38,7 @@ __all__ = [
     "SegmentationTransforms",
     "SmallImages",
     "TensorImages",
+    "describe",
     "find_data_root",
     "load",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sources import DataError
+from ..errors import DataError
 
 __all__ = ["CocoFile", "ImageEntry", "decode_mask", "encode_mask", "read_coco"]
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from ..errors import DataError
 from .coco_files import CocoFile, ImageEntry, decode_mask, read_coco
+from .description import DescribedObjects
+from .images import read_image, read_size
 from .sampling import ResumableDataModule, parts_of
-from .sources import DataError, find_folder
+from .sources import find_folder
 
-__all__ = ["AnnotatedImages", "CocoImages", "DetectionTransforms", "collate", "read_image"]
+__all__ = ["AnnotatedImages", "CocoImages", "DetectionTransforms", "collate"]
 
 Target = dict[str, Tensor]
 
@@ -90,21 +92,6 @@ def _visible(target: Target, height: int, width: int) -> Target:
     return {name: value[keep] if name != "image_id" else value for name, value in target.items()}
 
 
-def read_image(path: Path) -> Tensor:
-    """Return an image file as RGB, uint8 ``(3, H, W)``.
-
-    Raises:
-        DataError: it is missing or cannot be read; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            return functional.pil_to_tensor(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"there is no image at {path}, which the annotations name") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}; repair or remove it") from error
-
-
 class AnnotatedImages(Dataset):
     """The images of an annotation file with their objects.
 
@@ -145,7 +132,7 @@ class AnnotatedImages(Dataset):
         ``(N,)``, ``iscrowd`` int64 ``(N,)``, ``image_id`` and, where asked for, ``masks`` uint8 ``(N, H, W)``.
         """
         entry = self.images[index]
-        image = read_image(self.folder / entry.file_name)
+        image = functional.pil_to_tensor(read_image(self.folder / entry.file_name))
         if self.transforms is None:
             target = self._target(entry, self.file.objects.get(entry.id, ()))
         else:
@@ -183,7 +170,7 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], lis
     return [image for image, _ in samples], [target for _, target in samples]
 
 
-class CocoImages(ResumableDataModule):
+class CocoImages(ResumableDataModule, DescribedObjects):
     """A data set in COCO's format: a JSON file of annotations and a folder of images for each part.
 
     Categories get the labels 0, 1, … in the order of their ids, whatever the ids are. Training leaves crowds out, and
@@ -231,9 +218,7 @@ class CocoImages(ResumableDataModule):
         drop_last: bool = False,
         verify: bool = True,
     ) -> None:
-        super().__init__(seed, batch_size)
-        if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        super().__init__(seed, batch_size, num_workers)
         self.root = Path(root)
         self.places = {
             "train": (train_annotations, train_images),
@@ -241,7 +226,7 @@ class CocoImages(ResumableDataModule):
             "test": (test_annotations or val_annotations, test_images or val_images),
         }
         self.masks, self.keep_empty, self.verify = masks, keep_empty, verify
-        self.num_workers, self.drop_last = num_workers, drop_last
+        self.drop_last = drop_last
         self.transforms = transforms or DetectionTransforms()
         self.sets: dict[str, AnnotatedImages] = {}
         self._files: dict[str, CocoFile] = {}
@@ -304,23 +289,15 @@ class CocoImages(ResumableDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""
-        return self.shuffled_loader(self.sets["train"], drop_last=self.drop_last, **self._options)
+        return self.shuffled_loader(self.sets["train"], drop_last=self.drop_last, collate_fn=collate, **self._options)
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images in their order, each in one process."""
-        return self.ordered_loader(self.sets["val"], **self._options)
+        return self.ordered_loader(self.sets["val"], collate_fn=collate, **self._options)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test images in their order, each in one process."""
-        return self.ordered_loader(self.sets["test"], **self._options)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "pin_memory": torch.accelerator.is_available(),
-            "collate_fn": collate,
-        }
+        return self.ordered_loader(self.sets["test"], collate_fn=collate, **self._options)
 
     def _read(self, part: str) -> CocoFile:
         annotations = self.places[part][0]
@@ -330,15 +307,9 @@ class CocoImages(ResumableDataModule):
 
     def _check(self, entry: ImageEntry, folder: Path) -> None:
         path = folder / entry.file_name
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-                if self.verify:
-                    image.load()
-        except FileNotFoundError as error:
-            raise DataError(f"there is no image at {path}, which the annotations name") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}; repair or remove it") from error
+        if not path.exists():
+            raise DataError(f"there is no image at {path}, which the annotations name")
+        width, height = read_size(path, verify=self.verify)
         if (width, height) != (entry.width, entry.height):
             raise DataError(
                 f"{path} is {width} pixels wide and {height} high, its annotation says {entry.width} and {entry.height}"

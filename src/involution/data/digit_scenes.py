@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from .coco_images import Target, collate
+from .description import DescribedImages, DescribedObjects
 from .label_maps import IGNORE, ClassTable
 from .sampling import EvenSampler, ResumableDataModule
 from .sources import load
@@ -155,7 +156,7 @@ class _DigitModule(ResumableDataModule):
         return self.val_dataloader()
 
 
-class DigitScenes(_DigitModule):
+class DigitScenes(_DigitModule, DescribedImages):
     """Scenes of the 1,797 digits inside scikit-learn; a pixel's class is the digit whose ink it is, or the ground.
 
     Validation scenes hold other digits than training scenes. Every scene depends on its number and the seed alone.
@@ -191,7 +192,7 @@ class DigitScenes(_DigitModule):
         )
 
 
-class DigitObjects(_DigitModule):
+class DigitObjects(_DigitModule, DescribedObjects):
     """The same scenes for detectors: every digit that others leave to be seen has a label, a box and a mask.
 
     Images are float32 ``(3, H, W)`` from 0 to 1, targets as those of `CocoImages` with masks.
@@ -209,11 +210,17 @@ class DigitObjects(_DigitModule):
     _scenes = _ObjectScenes
     _collate = staticmethod(collate)
     masks = True
+    sets: dict[str, _Scenes]
 
     @property
     def class_names(self) -> Sequence[str]:
         """Names of the classes in the order of their labels."""
         return tuple(map(str, range(10)))
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """Ids of the classes in COCO's format, from 1."""
+        return range(1, 11)
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation scenes."""

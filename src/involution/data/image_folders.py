@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
+from ..errors import DataError
+from .description import DescribedImages
+from .images import read_image
 from .sampling import ResumableDataModule, parts_of
-from .sources import DataError, find_folder
+from .sources import find_folder
 
 __all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images"]
 
@@ -78,23 +80,15 @@ class FolderImages(ImageFolder):
 
     def __init__(self, root: Path, transform: Any) -> None:
         try:
-            super().__init__(str(root), transform)
+            super().__init__(str(root), transform, loader=read_image)
         except FileNotFoundError as error:
             raise DataError(
                 f"{root} holds no classes of images ({error}); expected one folder per class with images inside, "
                 f"such as {root}/cat/1.jpg"
             ) from error
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        try:
-            return super().__getitem__(index)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"{self.samples[index][0]} cannot be read as an image: {error}; repair or remove it"
-            ) from error
 
-
-class ImageFolders(ResumableDataModule):
+class ImageFolders(ResumableDataModule, DescribedImages):
     """A data set in folders: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
 
     The order of the training images depends on ``seed`` and the epoch alone, so that a resumed training sees what an
@@ -129,11 +123,9 @@ class ImageFolders(ResumableDataModule):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        super().__init__(seed, batch_size)
-        if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        super().__init__(seed, batch_size, num_workers)
         self.root, self.folders = Path(root), {"train": train, "val": val, "test": test or val}
-        self.num_workers, self.drop_last = num_workers, drop_last
+        self.drop_last = drop_last
         self.transforms = transforms or ImageTransforms()
         self.sets: dict[str, FolderImages] = {}
 
@@ -179,10 +171,6 @@ class ImageFolders(ResumableDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return the test images in their order."""
         return DataLoader(self.sets["test"], self.batch_size, **self._options)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
 
     def _folder(self, part: str) -> Path:
         return find_folder(self.root) / self.folders[part]

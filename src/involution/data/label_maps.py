@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .sources import DataError
+from ..errors import DataError
+from .images import open_image
 
-__all__ = ["IGNORE", "ClassTable", "read_image", "read_labels"]
+__all__ = ["IGNORE", "ClassTable", "read_labels"]
 
 # What a pixel without a class has in the tensors: no class, no loss, no metric.
 IGNORE = 255
@@ -151,19 +152,6 @@ def _problem(table: ClassTable) -> str | None:
     return None
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read an image in colour.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}; repair or remove it") from error
-
-
 def read_labels(path: Path, table: ClassTable) -> np.ndarray:
     """Read a label image.
 
@@ -176,16 +164,13 @@ def read_labels(path: Path, table: ClassTable) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, or holds a value or colour that the class file does not explain.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("RGB", "RGBA"):
-                values = np.asarray(image.convert("RGB"))
-            elif image.mode in ("1", "L", "P", "I", "I;16"):
-                values = np.asarray(image)
-            else:
-                raise ValueError(f"its mode is {image.mode}, expected grey, palette or RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a label image: {error}; repair or remove it") from error
+    with open_image(path, expected="a label image") as image:
+        if image.mode in ("RGB", "RGBA"):
+            values = np.asarray(image.convert("RGB"))
+        elif image.mode in ("1", "L", "P", "I", "I;16"):
+            values = np.asarray(image)
+        else:
+            raise ValueError(f"its mode is {image.mode}, expected grey, palette or RGB")
     if values.ndim == 3:
         if (values == values[..., :1]).all():
             values = values[..., 0]

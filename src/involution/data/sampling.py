@@ -91,13 +91,19 @@ class ResumableDataModule(LightningDataModule):
     Attributes:
         seed: of the order of the training images.
         batch_size: images of a training batch, per device.
+        num_workers: processes that read images, per device.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
     """
 
-    def __init__(self, seed: int, batch_size: int) -> None:
+    def __init__(self, seed: int, batch_size: int, num_workers: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.seed, self.batch_size = seed, batch_size
+        if num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
         self._first_epoch = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -124,6 +130,11 @@ class ResumableDataModule(LightningDataModule):
     def ordered_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         """Return batches in order; each process of a distributed evaluation gets its share, no image twice."""
         return DataLoader(dataset, self.batch_size, sampler=PartSampler(dataset, **self._processes), **options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What the loaders of files share: worker processes, and memory that an accelerator copies from directly."""
+        return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
 
     @property
     def _processes(self) -> dict[str, int]:

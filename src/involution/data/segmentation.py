@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .label_maps import IGNORE, ClassTable, read_image, read_labels
+from ..errors import DataError
+from .description import DescribedImages
+from .images import read_image, read_size
+from .label_maps import IGNORE, ClassTable, read_labels
 from .sampling import EvenSampler, ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
-from .sources import DataError, find_data_root
+from .sources import find_folder
 
 __all__ = ["Cityscapes", "SegmentationFolders", "SegmentationSet"]
 
@@ -62,14 +64,10 @@ def _size(path: Path, what: str) -> tuple[int, int]:
     """Return width and height from the head of a file."""
     if not path.is_file():
         raise DataError(f"{path} is missing; every image needs its label image")
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as {what}: {error}; repair or remove it") from error
+    return read_size(path, expected=what)
 
 
-class _Segmentation(ResumableDataModule):
+class _Segmentation(ResumableDataModule, DescribedImages):
     """What the two have in common: everything but where files and classes come from."""
 
     classes: ClassTable
@@ -83,19 +81,16 @@ class _Segmentation(ResumableDataModule):
         seed: int,
         drop_last: bool,
     ) -> None:
-        super().__init__(seed, batch_size)
-        if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        super().__init__(seed, batch_size, num_workers)
         self.given_root = Path(root)
-        self.num_workers, self.drop_last = num_workers, drop_last
+        self.drop_last = drop_last
         self.transforms = transforms or SegmentationTransforms()
         self.sets: dict[str, SegmentationSet] = {}
 
     @property
     def root(self) -> Path:
         """Folder of the data set; a relative one is looked for in the data root, too."""
-        given = self.given_root
-        return given if given.exists() or given.is_absolute() else find_data_root() / given
+        return find_folder(self.given_root)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -145,10 +140,6 @@ class _Segmentation(ResumableDataModule):
         sampler = EvenSampler(self.sets[part], num_replicas=processes, rank=rank)
         # A generator of its own: drawing from the global one would change what a resumed training draws.
         return DataLoader(self.sets[part], 1, sampler=sampler, generator=torch.Generator(), **self._options)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
 
 
 class SegmentationFolders(_Segmentation):

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .sources import DataError
+from ..errors import DataError
+from ..files import replaced
 
 __all__ = ["INDEX", "Packed", "Sample", "expand", "find_shards", "pack", "read_index", "read_shard"]
 
@@ -187,18 +188,13 @@ def pack(samples: Sequence[tuple[str, int]], out: Path, part: str, images_per_sh
     names = []
     for number, start in enumerate(range(0, len(order), images_per_shard)):
         name = f"{part}-{number:05d}.tar"
-        partial = out / f".{name}.partial"
-        try:
-            with tarfile.open(partial, "w") as tar:
-                for position, index in enumerate(order[start : start + images_per_shard], start):
-                    path, label = samples[index]
-                    image = Path(path).read_bytes()
-                    for ending, content in ((Path(path).suffix.lower(), image), (".cls", str(label).encode())):
-                        member = tarfile.TarInfo(f"{position:08d}{ending}")
-                        member.size = len(content)
-                        tar.addfile(member, io.BytesIO(content))
-            partial.replace(out / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replaced(out / name) as file, tarfile.open(fileobj=file, mode="w") as tar:
+            for position, index in enumerate(order[start : start + images_per_shard], start):
+                path, label = samples[index]
+                image = Path(path).read_bytes()
+                for ending, content in ((Path(path).suffix.lower(), image), (".cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{position:08d}{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
         names.append(name)
     return Packed(len(order), tuple(names))

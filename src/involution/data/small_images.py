@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from . import sources
+from .description import DescribedImages
 from .sampling import ResumableDataModule
 
 Scaling = Literal["standard", "unit", "raw"]
@@ -68,7 +69,7 @@ class TensorImages(Dataset):
         return images
 
 
-class SmallImages(ResumableDataModule):
+class SmallImages(ResumableDataModule, DescribedImages):
     """MNIST, Fashion-MNIST, CIFAR-10 through torchvision, or the 1,797 8×8 digits inside scikit-learn.
 
     These sets have no validation part: validation and testing both see the test images. The order of the training

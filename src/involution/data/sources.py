@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["DATASETS", "DataError", "ImageSet", "find_data_root", "find_folder", "load", "prepare"]
+from ..errors import DataError
 
-
-class DataError(OSError):
-    """A data set is missing, incomplete or damaged; the message says which file and how to get it."""
+__all__ = ["DATASETS", "ImageSet", "find_data_root", "find_folder", "load", "prepare"]
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..errors import DataError
+from .description import DescribedImages
 from .image_folders import ImageTransforms
+from .images import read_image
 from .sampling import epoch_seed, parts_of
-from .shards import Sample, find_shards, read_index, read_shard
-from .sources import DataError, find_data_root
+from .shards import find_shards, read_index, read_shard
+from .sources import find_data_root
 
 __all__ = ["ImageShards"]
 
 
-class ImageShards(LightningDataModule):
+class ImageShards(LightningDataModule, DescribedImages):
     """A data set in tar shards, read as a stream: no file per image, nothing unpacked, local or from a server.
 
     Hugging Face's ``datasets`` splits the shards among the processes of a distributed training and their workers and
@@ -204,14 +206,8 @@ class _Samples(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         # Workers make the batches in turn, so each made the same number of those that are passed over.
         for row in islice(self.stream, self.rounds * self.batch_size, None):
-            yield self._decoded(Sample(row["image"], row["label"], row["name"]))
-
-    def _decoded(self, sample: Sample) -> tuple[Any, int]:
-        try:
-            with Image.open(io.BytesIO(sample.image)) as image:
-                return self.transform(image.convert("RGB")), sample.label
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"the image {sample.name} cannot be read: {error}; repair or remove it") from error
+            image = read_image(io.BytesIO(row["image"]), name=f"the image {row['name']}", expected=None)
+            yield self.transform(image), row["label"]
 
 
 class _TrainLoader(DataLoader):

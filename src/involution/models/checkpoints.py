@@ -9,23 +9,22 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import replaced
+
+__all__ = ["CheckpointError", "Converted", "Layout", "from_timm", "layout_of", "misfit", "read", "to_timm", "write"]
 
 Layout = Literal["timm", "openmmlab", "paddle"]
 State = dict[str, Tensor]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit; the message says which file, what was expected and what came."""
-
 
 # Our name of a module, and its name in the authors' code (OpenMMLab's layout, without its "backbone." in front).
 # `{n}` stands for a number and is the same on both sides.
@@ -165,22 +164,17 @@ def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, 
     Raises:
         CheckpointError: the file cannot be written.
     """
-    path = Path(file)
-    partial = path.with_name(f".{path.name}.partial")
+    path, details = Path(file), dict(metadata or {})
     try:
-        if path.suffix == ".safetensors":
-            save_file({k: v.contiguous() for k, v in state.items()}, partial, dict(metadata or {}))
-        elif path.suffix == ".pdparams":
-            with partial.open("wb") as stream:
-                pickle.dump({key: value.numpy() for key, value in state.items()}, stream, protocol=2)
-        else:
-            torch.save({"meta": dict(metadata or {}), "state_dict": dict(state)}, partial)
-        partial.replace(path)
+        with replaced(path) as stream:
+            if path.suffix == ".safetensors":
+                stream.write(save({name: value.contiguous() for name, value in state.items()}, details))
+            elif path.suffix == ".pdparams":
+                pickle.dump({name: value.numpy() for name, value in state.items()}, stream, protocol=2)
+            else:
+                torch.save({"meta": details, "state_dict": dict(state)}, stream)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"could not write {path}: {error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _translate(module: str, source: int, target: int) -> str:
@@ -229,6 +223,13 @@ def _check(state: State, model: str, arguments: dict[str, int]) -> None:
 
     with torch.device("meta"):
         expected = timm.create_model(model, **arguments).state_dict()
+    problems = misfit(state, expected)
+    if problems:
+        raise CheckpointError(f"the weights do not fit {model}: {problems}")
+
+
+def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], listed: int = 8) -> str:
+    """Say in which keys and shapes ``state`` differs from ``expected``, the first ``listed`` of them; "" if in none."""
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unknown {key}" for key in state if key not in expected]
     problems += [
@@ -236,9 +237,8 @@ def _check(state: State, model: str, arguments: dict[str, int]) -> None:
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
-    if problems:
-        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(f"the weights do not fit {model}: {'; '.join(problems[:8])}{more}")
+    more = f", and {len(problems) - listed} more" if len(problems) > listed else ""
+    return "; ".join(problems[:listed]) + more
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -7,7 +7,6 @@ described here completely enough to be built again: the task, the architecture b
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -16,8 +15,9 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import CheckpointError
+from ..files import write_atomically
 from . import checkpoints
-from .checkpoints import CheckpointError
 
 __all__ = ["Description", "build", "describe", "load", "save"]
 
@@ -66,9 +66,7 @@ def save(folder: str | Path, net: nn.Module, description: Description) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu() for name, value in net.state_dict().items()}
     checkpoints.write(state, folder / WEIGHTS, {"architecture": description.architecture})
-    partial = folder / f".{CONFIG}.{os.getpid()}"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / CONFIG)
+    write_atomically(folder / CONFIG, text)
 
 
 def describe(folder: str | Path) -> Description | None:
@@ -123,16 +121,9 @@ def load(folder: str | Path) -> tuple[nn.Module, Description]:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{Path(folder) / CONFIG} describes a net that cannot be built: {error}") from error
     path = Path(folder) / WEIGHTS
-    state, expected = checkpoints.read(path), net.state_dict()
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
+    state = checkpoints.read(path)
+    problems = checkpoints.misfit(state, net.state_dict(), listed=5)
     if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{path} does not fit its description: {'; '.join(problems[:5])}{more}")
+        raise CheckpointError(f"{path} does not fit its description: {problems}")
     net.load_state_dict(state)
     return net.eval(), description

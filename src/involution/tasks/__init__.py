@@ -1,9 +1,10 @@
 """LightningModules: what is trained, by which loss, with which metrics."""
 
+from ..errors import TrainingError
+
 try:
     from .classification import ClassificationTask
     from .detection import DetectionTask
-    from .errors import TrainingError
     from .schedules import PolyLR, WarmupCosineLR
     from .segmentation import SegmentationTask
 except ImportError as error:

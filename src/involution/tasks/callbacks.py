@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from tqdm import tqdm
 
 from ..data.sampling import epoch_seed
+from ..files import replaced_files
 
 Row = dict[str, float | int]
 
@@ -99,9 +100,8 @@ class Snapshot(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        trainer.save_checkpoint(partial)
-        partial.replace(self.path)
+        with replaced_files(self.path.parent) as partial:
+            trainer.save_checkpoint(partial / self.path.name)
 
 
 class RunProgressBar(ProgressBar):

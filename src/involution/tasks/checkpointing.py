@@ -11,7 +11,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-__all__ = ["WholeCheckpointIO", "WriteErrors", "write_refusal"]
+from ..errors import TrainingError
+from ..files import replaced
+
+__all__ = ["WholeCheckpointIO", "WriteErrors"]
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -26,40 +29,39 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as file:
+            with replaced(Path(path)) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
         except RuntimeError as error:
             # What torch makes of an error of the file that it writes its archive to.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 class WriteErrors(Callback):
-    """Say what a full disk, a quota or a lost folder means for the training."""
+    """Say what a full disk, a quota or a lost folder means for the training.
+
+    Attributes:
+        refusal: the sentence, None as long as everything could be written.
+    """
+
+    def __init__(self) -> None:
+        self.refusal: TrainingError | None = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Note the sentence on the exception."""
+        """Keep the sentence for whoever started the training."""
         if isinstance(exception, OSError) and exception.errno in _REMEDIES:
             last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             kept = "go on" if last.exists() else "start again"
             option = f" from {last}, which is whole, with --ckpt_path last" if last.exists() else ""
-            exception.add_note(
-                f"{_MARK}the training in {trainer.default_root_dir} cannot be saved in epoch {trainer.current_epoch}: "
+            self.refusal = TrainingError(
+                f"the training in {trainer.default_root_dir} cannot be saved in epoch {trainer.current_epoch}: "
                 f"{os.strerror(exception.errno)}; {_REMEDIES[exception.errno]} and {kept}{option}"
             )
 
 
-_MARK = "involution: "
 _SPACE = "free some space"
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
@@ -69,15 +71,3 @@ _REMEDIES = {
     errno.EACCES: "make the folder writable",
     errno.EIO: "look after the disk",
 }
-
-
-def write_refusal(error: BaseException | None) -> str | None:
-    """Return the sentence that `WriteErrors` noted on what led to ``error``, if it did."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        for note in getattr(error, "__notes__", ()):
-            if note.startswith(_MARK):
-                return note.removeprefix(_MARK)
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None

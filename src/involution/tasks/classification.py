@@ -13,8 +13,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..data.description import describe
+from ..errors import TrainingError
 from . import sharding
-from .errors import TrainingError, check_finite
+from .checks import check_classes, check_finite
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -121,12 +123,7 @@ class ClassificationTask(LightningModule):
         Raises:
             TrainingError: the data have more classes, or another number of channels, than the model.
         """
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", ())
-        if names and len(names) != self.num_classes:
-            raise TrainingError(
-                f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {self.num_classes}; "
-                f"set num_classes to {len(names)}"
-            )
+        check_classes(describe(self.trainer.datamodule), self.num_classes)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels.
@@ -168,13 +165,12 @@ class ClassificationTask(LightningModule):
             return
         from timm.models import save_for_hf
 
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None)
+        data = describe(self.trainer.datamodule)
         save_for_hf(
             net,
             str(folder),
-            model_config={"label_names": list(names)} if names else None,
-            data_config=getattr(data, "data_config", None),
+            model_config={"label_names": list(data.class_names)} if data.class_names else None,
+            data_config=dict(data.data_config) or None,
             safe_serialization=True,
         )
 

@@ -13,10 +13,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from .. import records
+from ..data.description import describe
+from ..errors import CheckpointError, TrainingError
 from ..models import saved
-from ..models.checkpoints import CheckpointError
 from ..models.detection import MaskRCNN, create
-from .errors import TrainingError, check_finite
+from .checks import check_classes, check_finite
 from .schedules import warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
@@ -130,14 +131,9 @@ class DetectionTask(LightningModule):
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", ())
-        if names and len(names) != self.num_classes:
-            raise TrainingError(
-                f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {self.num_classes}; "
-                f"set num_classes to {len(names)}"
-            )
-        if self.predicts_masks and not getattr(data, "masks", True):
+        data = describe(self.trainer.datamodule)
+        check_classes(data, self.num_classes)
+        if self.predicts_masks and data.masks is False:
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -193,9 +189,8 @@ class DetectionTask(LightningModule):
         """Write a folder that predict reads; a detector that was not built by its name is left to the checkpoints."""
         if self.architecture is None:
             return
-        data = getattr(self.trainer, "datamodule", None)
-        names = tuple(getattr(data, "class_names", ())) or tuple(str(i) for i in range(self.num_classes))
-        ids = getattr(data, "category_ids", range(1, self.num_classes + 1))
+        data = describe(self.trainer.datamodule)
+        ids = range(1, self.num_classes + 1) if data.category_ids is None else data.category_ids
         saved.save(
             folder,
             self.model,
@@ -204,7 +199,7 @@ class DetectionTask(LightningModule):
                 architecture=self.architecture,
                 # The weights to start from are in the saved ones.
                 arguments={name: value for name, value in self.model_args.items() if name != "weights"},
-                classes=names,
+                classes=data.names_of(self.num_classes),
                 mean=tuple(self.model.transform.image_mean),
                 std=tuple(self.model.transform.image_std),
                 details={"category_ids": list(ids)},
@@ -246,7 +241,7 @@ class DetectionTask(LightningModule):
             "checkpoint": None if checkpoint is None else Path(checkpoint).name,
             "epochs": state["epoch"] + 1 if state else None,
             "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
-            "images": len(getattr(getattr(self.trainer, "datamodule", None), "sets", {}).get(stage, ())) or None,
+            "images": describe(self.trainer.datamodule).images.get(stage) or None,
             "results": results,
         }
         records.write(f"detection-{stage}", payload, Path(self.trainer.default_root_dir))

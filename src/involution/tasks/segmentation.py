@@ -15,13 +15,16 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from .. import records
+from ..data.description import describe
 from ..data.label_maps import IGNORE
+from ..errors import CheckpointError, TrainingError
+from ..files import write_atomically
 from ..models import saved
-from ..models.checkpoints import CheckpointError
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import segment
 from . import segmentation_results as analysis
-from .errors import TrainingError, check_finite
+from .checks import check_classes, check_finite
 from .schedules import PolyLR
 
 __all__ = ["SegmentationTask"]
@@ -105,12 +108,7 @@ class SegmentationTask(LightningModule):
         Raises:
             TrainingError: they differ in number.
         """
-        names = self._names()
-        if len(names) != self.num_classes:
-            raise TrainingError(
-                f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {self.num_classes}; "
-                f"set num_classes to {len(names)}"
-            )
+        check_classes(describe(self.trainer.datamodule), self.num_classes)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images ``(B, 3, H, W)`` and classes ``(B, H, W)``.
@@ -194,7 +192,6 @@ class SegmentationTask(LightningModule):
         return {name: value.float().to(self.device) for name, value in figures.items()}
 
     def _write_record(self, stage: str, matrix: Tensor) -> None:
-        from .. import records
         from ..studies.comparison.plots import png
 
         folder = Path(self.trainer.default_root_dir)
@@ -209,7 +206,7 @@ class SegmentationTask(LightningModule):
         }
         path = records.write(f"segmentation-{stage}", payload, folder)
         picture = png(analysis.confusion_picture(matrix, self._names()), dpi=110)
-        records.write_atomically(path.with_suffix(".png"), picture)
+        write_atomically(path.with_suffix(".png"), picture)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser for what is not frozen, with its schedule if there is one."""
@@ -225,7 +222,7 @@ class SegmentationTask(LightningModule):
         """Write a folder that predict reads. A net that was not built by name is left to the checkpoints."""
         if self.architecture is None:
             return
-        config = dict(getattr(getattr(self.trainer, "datamodule", None), "data_config", None) or {})
+        config = dict(describe(self.trainer.datamodule).data_config)
         mean, std = (tuple(config.pop(key, default)) for key, default in (("mean", (0, 0, 0)), ("std", (1, 1, 1))))
         arguments = {key: value for key, value in self.model_args.items() if key != "weights"}
         details = {**config, "views": self.views}
@@ -233,8 +230,7 @@ class SegmentationTask(LightningModule):
         saved.save(folder, self.model, description)
 
     def _names(self) -> tuple[str, ...]:
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", ())
-        return tuple(names) or tuple(str(i) for i in range(self.num_classes))
+        return describe(self.trainer.datamodule).names_of(self.num_classes)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images

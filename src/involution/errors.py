@@ -1,0 +1,44 @@
+"""What is refused, by kind: each in one sentence that says what was expected, what came and what to do.
+
+Every room may raise them; the command line prints the sentence and ends with the status 2. An argument of a function that
+is wrong by itself is Python's ``ValueError`` or ``TypeError``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "CommandError", "DataError", "InvolutionError", "TrainingError", "find_refusal"]
+
+
+class InvolutionError(Exception):
+    """Something was refused; the message is the sentence that the user reads."""
+
+    @property
+    def sentence(self) -> str:
+        """The message; what a worker process raised arrives behind its traceback there, and is taken out of it."""
+        kind, message = type(self), str(self)
+        if not message.startswith(f"Caught {kind.__name__} in "):
+            return message
+        return message.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+
+
+class CommandError(InvolutionError):
+    """A command cannot do what was asked."""
+
+
+class DataError(InvolutionError, OSError):
+    """A data set is missing, incomplete or damaged; the message says which file and how to get it."""
+
+
+class TrainingError(InvolutionError, RuntimeError):
+    """A training cannot go on; the message says why and what to do."""
+
+
+class CheckpointError(InvolutionError, ValueError):
+    """A checkpoint cannot be read or does not fit; the message says which file, what was expected and what came."""
+
+
+def find_refusal(error: BaseException | None) -> InvolutionError | None:
+    """Return the refusal that ``error`` is or was raised from: a parser wraps what a constructor raises, for one."""
+    while error is not None and not isinstance(error, InvolutionError):
+        error = error.__cause__
+    return error

@@ -1,0 +1,40 @@
+"""What would make a training worthless, refused before or while it happens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..data.description import DataDescription
+from ..errors import TrainingError
+
+__all__ = ["check_classes", "check_finite"]
+
+
+def check_classes(data: DataDescription, num_classes: int) -> None:
+    """Compare the classes of the data, where they are known, with those of the model.
+
+    Raises:
+        TrainingError: they differ in number.
+    """
+    names = data.class_names
+    if names and len(names) != num_classes:
+        raise TrainingError(
+            f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {num_classes}; "
+            f"set num_classes to {len(names)}"
+        )
+
+
+def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
+    """Stop a training that diverged.
+
+    On an accelerator it looks at every fiftieth batch only: to look is to wait for it.
+
+    Raises:
+        TrainingError: the loss is infinite or no number.
+    """
+    if (loss.device.type == "cpu" or batch % 50 == 0) and not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss.item()} in epoch {epoch}, batch {batch}: the training diverged; "
+            "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
+        )
