@@ -238,23 +238,27 @@ class LocalAttentionKernelGenerator(KernelGenerator):
             e = self.relative_position.flatten(2)
             field = field + torch.einsum("bgdn,gdk->bgkn", q, e).reshape(field.shape).to(field.dtype)
         if self.softmax:
-            field = self._softmax(field, x)
+            field = softmax_inside(field, x, self.window)
         return field
 
-    def _softmax(self, field: Tensor, x: Tensor) -> Tensor:
-        """Normalise over the taps whose neighbour lies inside the map."""
-        inside = torch.ones((), dtype=torch.bool, device=x.device)
-        for axis in range(self.dims):
-            taps = torch.arange(self.window.kernel_size[axis], device=x.device)
-            taps = taps * self.window.dilation[axis] - self.window.padding[axis]
-            pixels = torch.arange(field.shape[2 + self.dims + axis], device=x.device) * self.window.stride[axis]
-            position = taps[:, None] + pixels
-            shape = [1] * (2 * self.dims)
-            shape[axis], shape[self.dims + axis] = position.shape
-            inside = inside & ((position >= 0) & (position < x.shape[2 + axis])).view(shape)
-        # The smallest finite number instead of -inf: a window wholly outside then stays finite, and meets only zeros.
-        field = field.masked_fill(~inside, torch.finfo(field.dtype).min)
-        return field.flatten(2, 1 + self.dims).softmax(2).view(field.shape)
+
+def softmax_inside(field: Tensor, x: Tensor, window: Window) -> Tensor:
+    """Normalise a field over the taps whose neighbour lies inside the map ``x``."""
+    if has_torch_function((field, x)):
+        return handle_torch_function(softmax_inside, (field, x), field, x, window)
+    dims = len(window.kernel_size)
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis in range(dims):
+        taps = torch.arange(window.kernel_size[axis], device=x.device)
+        taps = taps * window.dilation[axis] - window.padding[axis]
+        pixels = torch.arange(field.shape[2 + dims + axis], device=x.device) * window.stride[axis]
+        position = taps[:, None] + pixels
+        shape = [1] * (2 * dims)
+        shape[axis], shape[dims + axis] = position.shape
+        inside = inside & ((position >= 0) & (position < x.shape[2 + axis])).view(shape)
+    # The smallest finite number instead of -inf: a window wholly outside then stays finite, and meets only zeros.
+    field = field.masked_fill(~inside, torch.finfo(field.dtype).min)
+    return field.flatten(2, 1 + dims).softmax(2).view(field.shape)
 
 
 def to_output_grid(x: Tensor, window: Window) -> Tensor:
