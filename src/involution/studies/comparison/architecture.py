@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...counting import count
-from ...kernel_generation import BottleneckKernelGenerator
+from ...kernel_generation import BottleneckKernelGenerator, SpanMatrix
 from ...modules import Involution2d
 
 __all__ = ["Layer", "trace"]
@@ -130,6 +130,9 @@ def _generator(generator: nn.Module) -> tuple[str, ...]:
     for step in steps:
         if isinstance(step, nn.Conv2d):
             described.append(f"{_times(step.kernel_size)}, {step.in_channels} → {step.out_channels}")
+        elif isinstance(step, SpanMatrix):
+            rows, hidden_channels = step.weight.shape[:2]
+            described.append(f"1×1, {hidden_channels} → {rows}")
         else:
             described.append(_short(step))
     return tuple(described)

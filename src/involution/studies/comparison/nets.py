@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...kernel_generation import BottleneckKernelGenerator
+from ...kernel_generation import BottleneckKernelGenerator, SpanMatrix
 from ...modules import Involution2d
 
 __all__ = ["DESIGNS", "OPERATORS", "VARIANTS", "ComparisonNet", "Design", "comparison_net", "quirks"]
@@ -170,7 +170,7 @@ def _published_involution(design: Design, in_channels: int, width: int) -> list[
 
 def _initialise_as_keras(module: nn.Module) -> None:
     """Glorot's uniform weights and zero biases."""
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
+    if isinstance(module, (nn.Conv2d, nn.Linear, SpanMatrix)):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
