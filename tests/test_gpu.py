@@ -222,5 +222,4 @@ class TestGpu(unittest.TestCase):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             x, h, _ = tensors(CASE)
-            backends.choose.cache_clear()
             CASE.involution(x, h)

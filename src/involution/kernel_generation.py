@@ -131,8 +131,8 @@ def _lacks_statistics(norm: Any, x: Tensor) -> bool:
 
     Involutions stand where convolutions stood: on the coarsest map of a pyramid, or for no region at all.
     """
-    # What a tracer hands in has no sizes yet.
-    if has_torch_function((x,)) or not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+    # What torch.fx hands in is no tensor, and has no sizes yet.
+    if not isinstance(x, Tensor) or not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
         return False
     return norm.training and norm.running_mean is not None and x.numel() <= x.shape[1]
 

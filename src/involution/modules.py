@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import has_torch_function
 
 from . import functional
 from .functional import Span
@@ -89,8 +88,8 @@ class _Involution(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``input`` ``(B, C, H, W)``; see the class for the shape of the result."""
-        # What a tracer hands in has no sizes yet; a tensor of another class is checked by the operator.
-        if not has_torch_function((input,)) and (input.ndim != self._dims + 2 or input.shape[1] != self.in_channels):
+        # What torch.fx hands in is no tensor, and has no sizes yet.
+        if isinstance(input, Tensor) and (input.ndim != self._dims + 2 or input.shape[1] != self.in_channels):
             raise ValueError(
                 f"input must have {self._dims + 2} dimensions, {self.in_channels} channels in the second, "
                 f"got {describe(input)}"
