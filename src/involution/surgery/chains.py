@@ -161,7 +161,7 @@ class _Search:
         """Say why the modules of ``names``, which follow one another, cannot become one, or return None."""
         paths = [_path(name) for name in names]
         # Containers that hold only a part of the chain show what lies in its middle.
-        inner = set.union(*paths) - set.intersection(*paths)
+        inner = {name for path in paths for name in path if not all(name in other for other in paths)}
         for name in sorted(inner):
             module = self.model.get_submodule(name)
             if any(getattr(module, hooks) for hooks in _HOOKS):

@@ -69,8 +69,8 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
 @torch.no_grad()
 def _fold(model: nn.Module, chain: Chain) -> NormReport:
     layer: Any = model.get_submodule(chain.layer)
-    norm = model.get_submodule(chain.norm)
-    weight = next(layer.parameters(), norm.running_mean)
+    norm: Any = model.get_submodule(chain.norm)
+    weight: Tensor = next(layer.parameters(), norm.running_mean)
     # Half precision would lose a second time what it loses when the folded weights are stored.
     affine = norms.affine(norm, torch.promote_types(weight.dtype, torch.float32))
     kind = type(layer).__name__
