@@ -297,7 +297,7 @@ def involution_of_span(
     if not torch.is_grad_enabled():
         return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
     output = generation.forward_of_span(input, hidden, weight, bias, groups, window, backend)
-    return finish(output, scale, offset, relu)
+    return finish(output, scale, offset, relu, dims)
 
 
 def as_field(kernel: Tensor | Span) -> Tensor:
@@ -306,9 +306,9 @@ def as_field(kernel: Tensor | Span) -> Tensor:
     return Span(*kernel).field() if isinstance(kernel, tuple) else kernel
 
 
-def finish(output: Tensor, scale: Tensor | None, offset: Tensor | None, relu: bool) -> Tensor:
-    """Return ``relu(scale · output + offset)`` of a map ``(B, C, ...)``, each step where it is asked for."""
-    ones = [1] * (output.ndim - 2)
+def finish(output: Tensor, scale: Tensor | None, offset: Tensor | None, relu: bool, dims: int) -> Tensor:
+    """Return ``relu(scale · output + offset)`` of a map of ``dims`` dimensions, each step where it is asked for."""
+    ones = [1] * dims
     if scale is not None:
         output = output * scale.view(-1, *ones)
     if offset is not None:

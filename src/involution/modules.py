@@ -117,7 +117,7 @@ class _Involution(nn.Module):
         output = involution(
             value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
         )
-        return functional.finish(output, self.scale, self.bias, self.relu)
+        return functional.finish(output, self.scale, self.bias, self.relu, self._dims)
 
     def generate_kernel(self, input: Tensor) -> Tensor | Span:
         """Return what φ makes of ``input`` ``(B, C, H, W)``.

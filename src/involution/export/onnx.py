@@ -121,7 +121,7 @@ def _forward_of_span(
     relu: bool = False,
 ) -> Tensor:
     kernel = Span(hidden, weight, bias, groups, tuple(kernel_size)).field()
-    return finish(_forward(value, kernel, stride, padding, dilation, backend), scale, offset, relu)
+    return finish(_forward(value, kernel, stride, padding, dilation, backend), scale, offset, relu, len(kernel_size))
 
 
 def _kernel_gradient(
