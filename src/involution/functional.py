@@ -294,7 +294,8 @@ def involution_of_span(
     _check_name(backend)
     input, hidden, weight, bias, scale, offset = _autocast(*tensors)
     epilogue = Epilogue(scale, offset, relu)
-    if not torch.is_grad_enabled():
+    # A trace serves with and without gradients, so it holds the steps that can be differentiated.
+    if not torch.is_grad_enabled() and not torch.jit.is_tracing():
         return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
     output = generation.forward_of_span(input, hidden, weight, bias, groups, window, backend)
     return finish(output, scale, offset, relu, dims)
@@ -339,7 +340,11 @@ def _involution(
     check_tensor("kernel", kernel, 2 * dims + 2, FIELD[dims])
     if any(k < 1 for k in kernel.shape[2 : 2 + dims]):
         raise ValueError(f"kernel must have at least one tap per dimension, got {describe(kernel)}")
-    window = to_window(tuple(kernel.shape[2 : 2 + dims]), stride, padding, dilation, dims)
+    kernel_size = tuple(kernel.shape[2 : 2 + dims])
+    if torch.jit.is_tracing():
+        # There, sizes are tensors.
+        kernel_size = tuple(int(k) for k in kernel_size)
+    window = to_window(kernel_size, stride, padding, dilation, dims)
     _check_name(backend)
     input, field = _autocast(input, kernel)
     return contraction.forward(input, field, window, backend)
