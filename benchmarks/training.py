@@ -17,13 +17,13 @@ from pathlib import Path
 
 import timm
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import involution.models  # noqa: F401
 from involution import records
 from involution.backends import native
+from involution.commands.recipes import resolve
 from involution.counting import count
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net
 from involution.studies.comparison.training import RECIPES
@@ -40,7 +40,7 @@ Maker = Callable[[], nn.Module]
 
 def recipe_net(recipe: str) -> nn.Module:
     """Build the net of a recipe in recipes/cifar10."""
-    arguments = yaml.safe_load((CIFAR / f"{recipe}.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
+    arguments = resolve(CIFAR / f"{recipe}.yaml")["model"]["init_args"]
     return timm.create_model(arguments["model"], num_classes=arguments["num_classes"], **arguments["model_args"])
 
 
