@@ -7,22 +7,29 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from involution.data import DigitObjects, DigitScenes, SmallImages, describe
-from involution.data.description import DataDescription
+from involution.data import DataDescription, DescribedImages, DigitObjects, DigitScenes, SmallImages
 from involution.tasks import ClassificationTask, TrainingError
 
 
 def test_our_modules_describe_themselves():
     data = SmallImages("digits")
-    described = describe(data)
+    described = DataDescription(data)
     assert described.class_names == tuple("0123456789") and described.data_config == data.data_config
-    assert described.category_ids is described.masks is None and described.images == {}
-    scenes = describe(DigitScenes())
+    scenes = DataDescription(DigitScenes())
     assert scenes.class_names[:2] == ("ground", "0") and scenes.data_config["mean"] == [0.5] * 3
     module = DigitObjects(count=8)
-    assert describe(module).masks is True and describe(module).category_ids == tuple(range(1, 11))
+    objects = DataDescription(module)
+    assert not objects.lacks_masks and objects.ids_of(10) == tuple(range(1, 11)) and objects.count("val") is None
     module.setup()
-    assert describe(module).images == {"train": 8, "val": 2, "test": 2}
+    assert objects.count("train") == 8 and objects.count("val") == 2
+
+
+def test_a_module_that_lacks_what_it_declares_cannot_be_made():
+    class Half(LightningDataModule, DescribedImages):
+        class_names = ("a",)
+
+    with pytest.raises(TypeError, match="data_config"):
+        Half()
 
 
 class Plain(LightningDataModule):
@@ -37,6 +44,8 @@ class Plain(LightningDataModule):
 
 class Named(Plain):
     class_names = ["even", "odd"]
+    # Names that mean something else here.
+    masks, sets, category_ids = torch.zeros(2), ["train"], 3
 
 
 def fit(data, num_classes=2):
@@ -51,8 +60,9 @@ def fit(data, num_classes=2):
 
 
 def test_a_module_that_says_nothing_trains(tmp_path):
-    assert describe(Plain()) == describe(None) == DataDescription()
-    assert DataDescription().names_of(3) == ("0", "1", "2")
+    for unknown in (DataDescription(Plain()), DataDescription(None)):
+        assert unknown.class_names == () and unknown.names_of(3) == ("0", "1", "2") and unknown.ids_of(2) == (1, 2)
+        assert unknown.data_config == {} and not unknown.lacks_masks and unknown.count("val") is None
     task = fit(Plain())
     assert task.trainer.callback_metrics["val_loss"].isfinite()
     task.save_model(tmp_path)

@@ -4,7 +4,7 @@ from ..errors import DataError
 
 try:
     from .coco_images import CocoImages, DetectionTransforms
-    from .description import DataDescription, DescribedImages, DescribedObjects, describe
+    from .description import DataDescription, DescribedImages, DescribedObjects
     from .digit_scenes import DigitObjects, DigitScenes
     from .image_folders import ImageFolders, ImageTransforms
     from .label_maps import ClassTable
@@ -38,7 +38,6 @@ __all__ = [
     "SegmentationTransforms",
     "SmallImages",
     "TensorImages",
-    "describe",
     "find_data_root",
     "load",
 ]

@@ -1,13 +1,13 @@
-"""What a data module tells the task that trains on it. Data know no task; a task asks `describe`."""
+"""What a data module tells the task that trains on it. Data know no task; a task asks a `DataDescription`."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["DataDescription", "DescribedImages", "DescribedObjects", "describe"]
+__all__ = ["DataDescription", "DescribedImages", "DescribedObjects"]
 
 
 class DescribedImages(Protocol):
@@ -48,38 +48,40 @@ class DescribedObjects(Protocol):
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a task knows of its data.
+    """What a task knows of its data: the members of `DescribedImages` and `DescribedObjects`, read where they are needed.
+
+    Every one may be missing: any Lightning data module trains, and a training from plain loaders has none. What a module
+    does not say is not known, and not asked for anywhere else.
 
     Attributes:
-        class_names: empty where they are not known.
-        data_config: empty where nothing is known of the images.
-        category_ids: None where they are not known.
-        masks: whether the targets hold masks; None where that is not known.
-        images: their number by part, as far as it is known.
+        data: the data module, or None.
     """
 
-    class_names: tuple[str, ...] = ()
-    data_config: Mapping[str, Any] = field(default_factory=dict)
-    category_ids: tuple[int, ...] | None = None
-    masks: bool | None = None
-    images: Mapping[str, int] = field(default_factory=dict)
+    data: object | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; empty where they are not known."""
+        return tuple(getattr(self.data, "class_names", ()))
 
     def names_of(self, num_classes: int) -> tuple[str, ...]:
         """Return the names of the classes, numbers where they are not known."""
         return self.class_names or tuple(map(str, range(num_classes)))
 
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """What prediction has to know; empty where nothing is known of the images."""
+        return dict(getattr(self.data, "data_config", None) or {})
 
-def describe(data: object | None) -> DataDescription:
-    """Return what a data module says of itself, whose members are those of `DescribedImages` and `DescribedObjects`.
+    def ids_of(self, num_classes: int) -> tuple[int, ...]:
+        """Return the ids of the classes, numbers from 1 where they are not known."""
+        return tuple(getattr(self.data, "category_ids", range(1, num_classes + 1)))
 
-    Every one may be missing: any Lightning data module trains, and a training from plain loaders has none. What is not
-    said is not known, and not asked for anywhere else.
-    """
-    ids, masks = getattr(data, "category_ids", None), getattr(data, "masks", None)
-    return DataDescription(
-        class_names=tuple(getattr(data, "class_names", None) or ()),
-        data_config=dict(getattr(data, "data_config", None) or {}),
-        category_ids=None if ids is None else tuple(ids),
-        masks=None if masks is None else bool(masks),
-        images={part: len(images) for part, images in (getattr(data, "sets", None) or {}).items()},
-    )
+    @property
+    def lacks_masks(self) -> bool:
+        """Whether it is known that the targets hold no masks."""
+        return not getattr(self.data, "masks", True)
+
+    def count(self, part: str) -> int | None:
+        """Return the number of images of a part; None where it is not known."""
+        return len(getattr(self.data, "sets", {}).get(part, ())) or None

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..data.description import describe
+from ..data.description import DataDescription
 from ..errors import TrainingError
 from . import sharding
 from .checks import check_classes, check_finite
@@ -123,7 +123,7 @@ class ClassificationTask(LightningModule):
         Raises:
             TrainingError: the data have more classes, or another number of channels, than the model.
         """
-        check_classes(describe(self.trainer.datamodule), self.num_classes)
+        check_classes(DataDescription(self.trainer.datamodule), self.num_classes)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels.
@@ -165,12 +165,12 @@ class ClassificationTask(LightningModule):
             return
         from timm.models import save_for_hf
 
-        data = describe(self.trainer.datamodule)
+        data = DataDescription(self.trainer.datamodule)
         save_for_hf(
             net,
             str(folder),
             model_config={"label_names": list(data.class_names)} if data.class_names else None,
-            data_config=dict(data.data_config) or None,
+            data_config=data.data_config or None,
             safe_serialization=True,
         )
 

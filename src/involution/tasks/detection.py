@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from .. import records
-from ..data.description import describe
+from ..data.description import DataDescription
 from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.detection import MaskRCNN, create
@@ -131,9 +131,9 @@ class DetectionTask(LightningModule):
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
         """
-        data = describe(self.trainer.datamodule)
+        data = DataDescription(self.trainer.datamodule)
         check_classes(data, self.num_classes)
-        if self.predicts_masks and data.masks is False:
+        if self.predicts_masks and data.lacks_masks:
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -189,8 +189,7 @@ class DetectionTask(LightningModule):
         """Write a folder that predict reads; a detector that was not built by its name is left to the checkpoints."""
         if self.architecture is None:
             return
-        data = describe(self.trainer.datamodule)
-        ids = range(1, self.num_classes + 1) if data.category_ids is None else data.category_ids
+        data = DataDescription(self.trainer.datamodule)
         saved.save(
             folder,
             self.model,
@@ -202,7 +201,7 @@ class DetectionTask(LightningModule):
                 classes=data.names_of(self.num_classes),
                 mean=tuple(self.model.transform.image_mean),
                 std=tuple(self.model.transform.image_std),
-                details={"category_ids": list(ids)},
+                details={"category_ids": list(data.ids_of(self.num_classes))},
             ),
         )
 
@@ -241,7 +240,7 @@ class DetectionTask(LightningModule):
             "checkpoint": None if checkpoint is None else Path(checkpoint).name,
             "epochs": state["epoch"] + 1 if state else None,
             "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
-            "images": describe(self.trainer.datamodule).images.get(stage) or None,
+            "images": DataDescription(self.trainer.datamodule).count(stage),
             "results": results,
         }
         records.write(f"detection-{stage}", payload, Path(self.trainer.default_root_dir))

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .. import records
-from ..data.description import describe
+from ..data.description import DataDescription
 from ..data.label_maps import IGNORE
 from ..errors import CheckpointError, TrainingError
 from ..files import write_atomically
@@ -108,7 +108,7 @@ class SegmentationTask(LightningModule):
         Raises:
             TrainingError: they differ in number.
         """
-        check_classes(describe(self.trainer.datamodule), self.num_classes)
+        check_classes(DataDescription(self.trainer.datamodule), self.num_classes)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images ``(B, 3, H, W)`` and classes ``(B, H, W)``.
@@ -222,7 +222,7 @@ class SegmentationTask(LightningModule):
         """Write a folder that predict reads. A net that was not built by name is left to the checkpoints."""
         if self.architecture is None:
             return
-        config = dict(describe(self.trainer.datamodule).data_config)
+        config = DataDescription(self.trainer.datamodule).data_config
         mean, std = (tuple(config.pop(key, default)) for key, default in (("mean", (0, 0, 0)), ("std", (1, 1, 1))))
         arguments = {key: value for key, value in self.model_args.items() if key != "weights"}
         details = {**config, "views": self.views}
@@ -230,7 +230,7 @@ class SegmentationTask(LightningModule):
         saved.save(folder, self.model, description)
 
     def _names(self) -> tuple[str, ...]:
-        return describe(self.trainer.datamodule).names_of(self.num_classes)
+        return DataDescription(self.trainer.datamodule).names_of(self.num_classes)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
