@@ -272,7 +272,7 @@ def test_a_base_that_cannot_be_is_refused_with_a_sentence(mine, other, message, 
     (tmp_path / "other.yaml").write_text(other)
     with pytest.raises(CommandError, match=message):
         resolve(tmp_path / "mine.yaml")
-    assert main(["fit", "--config", str(tmp_path / "mine.yaml")]) == 1
+    assert main(["fit", "--config", str(tmp_path / "mine.yaml")]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("involution fit: ") and re.search(message, last)
 
