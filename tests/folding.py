@@ -16,7 +16,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.03, to
 def settled(model, *size):
     """Give every norm the statistics of ``batch(*size)``, and weights that a wrong folding would show."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS[:3]):
             module.momentum = None
             if module.affine:
                 nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -28,6 +28,17 @@ def settled(model, *size):
             module.bias.normal_(std=0.3)
     with torch.no_grad():
         model.train()(batch(*size))
+    return model.eval()
+
+
+def with_statistics(model):
+    """Give every norm other statistics than those it starts with, without a batch."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
     return model.eval()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from test_fold import with_statistics
+from folding import with_statistics
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
