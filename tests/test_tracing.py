@@ -150,8 +150,6 @@ quantize_fx = pytest.importorskip("torch.ao.quantization.quantize_fx", reason="t
 
 
 def prepared(model, batches):
-    engines = torch.backends.quantized.supported_engines
-    torch.backends.quantized.engine = "x86" if "x86" in engines else engines[-1]
     mapping = torch.ao.quantization.get_default_qconfig_mapping(torch.backends.quantized.engine)
     return quantize_fx.prepare_fx(copy.deepcopy(model), mapping, (batches[0],))
 
