@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from . import checkpoints  # noqa: F401(registers RedNet)
+from . import checkpoints  # registers RedNet
 
 __all__ = ["Backbone"]
 
