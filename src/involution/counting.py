@@ -79,7 +79,7 @@ def count(
 
     Example:
         >>> from torch import nn
-        >>> from involution.studies.costs.complexity import count
+        >>> from involution.counting import count
         >>> cost = count(nn.Conv2d(3, 8, 3, padding=1), (3, 10, 10))
         >>> cost.params, cost.macs, cost.paper_rule
         (224, 21600, 22400)

@@ -42,7 +42,7 @@ def write(name: str, payload: Mapping[str, Any], folder: str | Path) -> Path:
 
     Example:
         >>> from involution import records
-        >>> path = records.write("addition", {"seed": None, "results": {"median_ms": 0.1}}, getfixture("tmp_path"))
+        >>> path = records.write("addition", {"seed": None, "results": {"median_ms": 0.1}}, "results")
         >>> records.read(path)["results"]
         {'median_ms': 0.1}
     """

@@ -57,7 +57,7 @@ def to_onnx(
         >>> import torch
         >>> from involution import Involution2d
         >>> from involution.export.onnx import to_onnx
-        >>> to_onnx(Involution2d(32), (torch.randn(1, 32, 14, 14),), "involution.onnx")  # doctest: +SKIP
+        >>> to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
     """
     try:
         import onnx  # noqa: F401

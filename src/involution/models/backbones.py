@@ -8,11 +8,12 @@ from typing import Any
 
 import timm
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import checkpoints  # noqa: F401(registers RedNet)
+from . import checkpoints  # registers RedNet
 
 __all__ = ["Backbone"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Backbone(nn.Module):
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
             module.eval()
         if self.norm_eval:
             for module in self.net.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, _BATCH_NORMS):
                     module.eval()
         return self
 

@@ -315,6 +315,11 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 def create(architecture: str, num_classes: int, **arguments: Any) -> nn.Module:
     """Build a detector by its name in `ARCHITECTURES`.
 
+    Args:
+        architecture: ``"retinanet"``, ``"faster_rcnn"``, …
+        num_classes: number of classes of objects, without the background.
+        **arguments: of the function of that name.
+
     Raises:
         ValueError: the name or an argument is unknown.
     """

@@ -212,6 +212,11 @@ _ARCHITECTURES: dict[str, Callable[..., SegmentationNet]] = {"semantic_fpn": sem
 def create(architecture: str, num_classes: int, **arguments: Any) -> SegmentationNet:
     """Build a segmentation net by name.
 
+    Args:
+        architecture: ``"semantic_fpn"`` or ``"upernet"``.
+        num_classes: number of classes of pixels.
+        **arguments: of the function of that name.
+
     Raises:
         ValueError: the name is unknown, or the net refuses an argument.
     """

@@ -1,0 +1,144 @@
+"""Arrows never run upwards: a table of the rooms from bottom to top, and every import against it."""
+
+import ast
+
+import pytest
+from house.sources import REPOSITORY, Module, arrows, imports, modules
+
+# From bottom to top. A room may use those of the rows below it; rooms of one row do not know one another. A room is a
+# file or a folder of src/involution; "involution" is the door, the names in its __init__.py, which no room below needs.
+ROOMS = (
+    ("errors",),
+    ("geometry", "files"),
+    ("records",),
+    ("backends",),
+    ("operators",),
+    ("functional",),
+    ("kernel_generation",),
+    ("modules",),
+    ("surgery", "export", "counting"),
+    ("involution",),
+    ("models", "data", "pictures"),
+    ("tasks",),
+    ("studies",),
+    ("commands",),
+    ("__main__",),
+)
+ROWS = {room: row for row, rooms in enumerate(ROOMS) for room in rooms}
+
+# Rooms that are to go and have no row: nothing is said of their arrows.
+LEAVING = {
+    "inference": "replaces the calls of modules in evaluation; a second dispatcher",
+    "batch_norm": "replaces the calls of norms in training; a second dispatcher",
+}
+
+# Arrows that run upwards or between the rooms of a row, with the reason. Whoever removes one removes its line.
+KNOWN = {
+    ("operators.generation", "functional"): "the fused operators fall back on the functions that call operators",
+    ("studies.comparison.run", "commands.main"): "raises CommandError, which has no place below the commands",
+    ("studies.costs.complexity", "commands.main"): "raises CommandError, which has no place below the commands",
+    (
+        "tasks.segmentation",
+        "studies.comparison.plots",
+    ): "writes the confusion matrix with png(), a function of pictures",
+}
+
+# Rooms whose files need one another in a circle, with the reason.
+KNOWN_CIRCLES = {
+    "commands": "main names the commands, which raise its CommandError",
+}
+
+
+def room(module: str) -> str:
+    """Return the room of a module: the file or folder of src/involution."""
+    return module.split(".")[1] if "." in module else module
+
+
+def bare(module: str) -> str:
+    return module.removeprefix("involution.")
+
+
+def upward() -> dict[tuple[str, str], list[str]]:
+    found = {}
+    for (user, used), places in arrows().items():
+        rooms = room(user), room(used)
+        if rooms[0] == rooms[1] or not ROWS.keys() >= set(rooms):
+            continue
+        if ROWS[rooms[0]] <= ROWS[rooms[1]]:
+            found[bare(user), bare(used)] = places
+    return found
+
+
+def test_every_file_has_a_room():
+    rooms = {room(name) for name in modules()}
+    assert not rooms - ROWS.keys() - LEAVING.keys(), "give the new room a row in ROOMS"
+    assert not LEAVING.keys() - rooms, "gone: remove its line from LEAVING"
+    assert not LEAVING.keys() & ROWS.keys()
+
+
+def test_no_arrow_runs_upwards():
+    unknown = {arrow: places for arrow, places in upward().items() if arrow not in KNOWN}
+    assert not unknown, "\n".join(
+        f"{places[0]}: {user} uses {used}, which stands above or beside it; move what is needed down"
+        for (user, used), places in unknown.items()
+    )
+
+
+@pytest.mark.parametrize("arrow", KNOWN, ids=" to ".join)
+def test_known_arrows_are_still_there(arrow):
+    assert arrow in upward(), "gone: remove its line from KNOWN"
+
+
+def circles() -> dict[str, set[str]]:
+    """Return by room the files that need themselves through others of their room."""
+    uses: dict[str, set[str]] = {}
+    for user, used in arrows():
+        if room(user) == room(used):
+            uses.setdefault(user, set()).add(used)
+    reached = {name: set(used) for name, used in uses.items()}
+    for through in uses:
+        for name in uses:
+            if through in reached[name]:
+                reached[name] |= reached[through]
+    found: dict[str, set[str]] = {}
+    for name in uses:
+        if name in reached[name]:
+            found.setdefault(room(name), set()).add(bare(name))
+    return found
+
+
+def test_no_room_has_a_circle():
+    found = circles()
+    unknown = {name: files for name, files in found.items() if name not in KNOWN_CIRCLES}
+    assert not unknown, "files that need one another: move what both need into a third"
+    assert found.keys() >= KNOWN_CIRCLES.keys(), "gone: remove its line from KNOWN_CIRCLES"
+
+
+def test_the_library_knows_nothing_around_it():
+    outside = {"benchmarks", "tools", "tests"} | {path.stem for path in (REPOSITORY / "tests").rglob("*.py")}
+    for module in modules().values():
+        for line, name in imports(module):
+            assert name.partition(".")[0] not in outside, f"{module.path}:{line} imports {name}, which is not installed"
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "expected"),
+    [
+        ("data/a.py", "def f():\n    from ..tasks import x", ["involution.tasks.x"]),
+        ("data/a.py", "from . import b", ["involution.data.b"]),
+        ("data/__init__.py", "from .b import c", ["involution.data.b.c"]),
+        ("data/__init__.py", "from .. import tasks", ["involution.tasks"]),
+        ("a.py", "if TYPE_CHECKING:\n    import involution.tasks as t", ["involution.tasks"]),
+        ("a.py", "BUILDERS = {'x': 'involution.models.detection'}", ["involution.models.detection"]),
+        ("a.py", "import_module('involution.commands.main')", ["involution.commands.main"]),
+        ("a.py", "import_module(f'involution.commands.{name}')", ["involution.commands"]),
+        ("data/a.py", "importlib.import_module('..tasks', __package__)", ["involution.tasks"]),
+        ("data/a.py", "from . import __path__ as folders", []),
+        ("a.py", "operator = torch.ops.load('involution')", []),
+    ],
+)
+def test_imports_are_found_wherever_they_stand(file, source, expected):
+    path = REPOSITORY / "src" / "involution" / file
+    name = ".".join(("involution", *file.removesuffix(".py").split("/"))).removesuffix(".__init__")
+    found = [name for _, name in imports(Module(name, path, ast.parse(source)))]
+    assert found == expected
