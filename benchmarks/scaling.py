@@ -98,7 +98,7 @@ def draw(payload: dict[str, Any], path: Path) -> None:
     """Draw time and memory over pixels, and time over the batch, on logarithmic axes beside a straight line."""
     from matplotlib.figure import Figure
 
-    from involution.studies.comparison.plots import LIGHT, png, style_axes
+    from involution.pictures.plots import LIGHT, png, style_axes
 
     figure = Figure(figsize=(12, 3.6), facecolor=LIGHT.paper)
     axes = figure.subplots(1, 3)

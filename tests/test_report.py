@@ -8,6 +8,7 @@ from markupsafe import escape
 from PIL import Image
 
 from involution.pictures.heatmaps import heat_map
+from involution.pictures.plots import png
 from involution.studies.comparison import plots
 from involution.studies.comparison.architecture import trace
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, comparison_net, quirks
@@ -190,7 +191,7 @@ def test_explorer_holds_the_weights_of_the_shown_group():
 @pytest.mark.parametrize("variant", ["published", "fair"])
 def test_pictures(draw, variant, tmp_path):
     path = tmp_path / "picture.png"
-    path.write_bytes(plots.png(draw(comparison(variant, seeds=(0, 1))), dpi=50))
+    path.write_bytes(png(draw(comparison(variant, seeds=(0, 1))), dpi=50))
     with Image.open(path) as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
         assert picture.width > 150
@@ -223,4 +224,4 @@ def test_one_image_and_one_layer_still_make_a_picture():
     samples = Samples(
         it.samples.images[:2], ["a", "b"], {name: it.samples.heat_maps[name][:2]}, {name: it.samples.kernels[name][:2]}
     )
-    assert plots.png(plots.summary(replace(it, samples=samples)), dpi=40).startswith(b"\x89PNG")
+    assert png(plots.summary(replace(it, samples=samples)), dpi=40).startswith(b"\x89PNG")

@@ -17,8 +17,8 @@ import torch
 import involution.models  # noqa: F401
 from involution.data import load
 from involution.pictures.heatmaps import enlarge, kernel_heat_maps, overlay
+from involution.pictures.plots import png
 from involution.records import write_atomically
-from involution.studies.comparison.plots import png
 
 
 def main() -> None:

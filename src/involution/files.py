@@ -24,13 +24,12 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
         OSError: the folder is not there, or the file cannot be written.
 
     Example:
-        >>> import torch
+        >>> from pathlib import Path
         >>> from involution.files import replaced
-        >>> path = getfixture("tmp_path") / "weights.pt"
-        >>> with replaced(path) as file:
-        ...     torch.save({"w": torch.zeros(2)}, file)
-        >>> path.exists()
-        True
+        >>> with replaced("notes.txt") as file:
+        ...     written = file.write(b"whole or not at all")
+        >>> Path("notes.txt").read_bytes()
+        b'whole or not at all'
     """
     path = Path(path)
     # Part of the name tells whose remains these are after a kill; the whole could be too long with what is added.

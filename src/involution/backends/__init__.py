@@ -92,7 +92,14 @@ def choose(name: str, request: Request) -> Backend:
 
 
 def choose_for(name: str, input: Tensor, groups: int, window: Window) -> Backend:
-    """Return the backend that serves a call on ``input`` ``(B, C, ...)``; raises as `choose`."""
+    """Return the backend that serves a call; raises as `choose`.
+
+    Args:
+        name: of a backend, or ``"auto"``.
+        input: ``(B, C, ...)``; its device and dtype decide.
+        groups: G.
+        window: kernel size, stride, padding and dilation.
+    """
     return choose(name, Request(input.device, input.dtype, input.shape[1] // groups, window))
 
 

@@ -162,7 +162,7 @@ class _Run:
 
     def write(self, results: list[AblationResult]) -> None:
         """Write table, picture and record; print the table."""
-        from ..studies.comparison.plots import png
+        from ..pictures.plots import png
 
         text = markdown(results)
         records.write_atomically(self.folder / "table.md", text)

@@ -19,8 +19,6 @@ __all__ = ["CONVOLUTIONS", "INVOLUTIONS", "Chain", "Left", "find"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 INVOLUTIONS = (Involution1d, Involution2d, Involution3d)
 _RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
-# Hooks have no public list.
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Chain(NamedTuple):
@@ -164,7 +162,9 @@ class _Search:
         inner = {name for path in paths for name in path if not all(name in other for other in paths)}
         for name in sorted(inner):
             module = self.model.get_submodule(name)
-            if any(getattr(module, hooks) for hooks in _HOOKS):
+            # Hooks have no public list.
+            forward, backward = module._forward_hooks, module._backward_hooks
+            if forward or backward or module._forward_pre_hooks or module._backward_pre_hooks:
                 return f"{name} is watched by a hook"
             if "forward" in vars(module):
                 return f"the forward of {name} has been replaced"

@@ -192,7 +192,7 @@ class SegmentationTask(LightningModule):
         return {name: value.float().to(self.device) for name, value in figures.items()}
 
     def _write_record(self, stage: str, matrix: Tensor) -> None:
-        from ..studies.comparison.plots import png
+        from ..pictures.plots import png
 
         folder = Path(self.trainer.default_root_dir)
         checkpoint = self.trainer.ckpt_path

@@ -131,7 +131,7 @@ def markdown(results: Sequence[AblationResult]) -> str:
 
 def figure(results: Sequence[AblationResult]) -> Any:
     """Draw how far every row is from the default one, here and in the paper, in points of accuracy."""
-    from ..comparison.plots import LIGHT, new_figure, style_axes
+    from ...pictures.plots import LIGHT, new_figure, style_axes
 
     drawing = new_figure(10.5, 3.4)
     default = [r.test_accuracy_percent for r in results if r.net == net_key(BASE)]

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ...pictures.heatmaps import colours
+from ...pictures.plots import Theme
 from . import plots
 from .drawing import draw
 from .results import Comparison, headline, table
@@ -19,7 +20,7 @@ from .results import Comparison, headline, table
 __all__ = ["render"]
 
 # Colours that no picture uses; they are replaced by the page's own, which follow its theme.
-_PLACEHOLDERS = plots.Theme(
+_PLACEHOLDERS = Theme(
     ink="#010203", muted="#010204", grid="#010205", paper="#010206", convolution="#010207", involution="#010208"
 )
 

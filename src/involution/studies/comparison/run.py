@@ -17,9 +17,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from ... import __version__, records
-from ...commands.main import CommandError
 from ...data import DATASETS, SmallImages
+from ...errors import CommandError
 from ...pictures import heatmaps
+from ...pictures.plots import png
 from ...tasks import TrainingError
 from ...tasks.callbacks import Row
 from . import plots, report
@@ -268,7 +269,7 @@ class Run:
             ("curves", plots.curves(comparison)),
             ("heatmaps", plots.heat_maps(comparison)),
         ):
-            records.write_atomically(self.folder / f"{name}.png", plots.png(figure))
+            records.write_atomically(self.folder / f"{name}.png", png(figure))
         records.write_atomically(self.folder / "report.html", report.render(comparison, records.read(path)))
         print(f"\n{_as_text(comparison)}\n\nreport: {self.folder / 'report.html'}", flush=True)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ...commands.main import CommandError
 from ...counting import Cost, count
+from ...errors import CommandError
 from .published import rounding_interval
 from .rows import TABLES, Row
 

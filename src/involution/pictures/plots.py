@@ -1,0 +1,55 @@
+"""What all plots share: colours, figures, axes, and the file they become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a picture."""
+
+    ink: str
+    muted: str
+    grid: str
+    paper: str
+    convolution: str
+    involution: str
+
+    def of(self, operator: str) -> str:
+        """Return the colour of an operator."""
+        return self.convolution if operator == "convolution" else self.involution
+
+
+LIGHT = Theme(
+    ink="#16181d", muted="#667085", grid="#e4e7ec", paper="#ffffff", convolution="#3b6fd4", involution="#e8590c"
+)
+
+
+def png(figure: Any, dpi: int = 150) -> bytes:
+    """Render a figure as PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def new_figure(width: float, height: float, theme: Theme = LIGHT) -> Any:
+    """Return an empty figure of matplotlib, its size in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib; install it with: pip install "involution[train]"') from error
+    return Figure(figsize=(width, height), facecolor=theme.paper)
+
+
+def style_axes(axes: Any, theme: Theme = LIGHT) -> None:
+    """Give axes their look: pale horizontal lines, no frame."""
+    axes.set_facecolor("none")
+    axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.muted, length=0, labelsize=9)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.grid)
