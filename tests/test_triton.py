@@ -61,7 +61,7 @@ def test_the_compile_check_finds_breaches(capsys):
 @pytest.fixture
 def fresh(monkeypatch):
     """Let every probe and choice be made anew, in this test and after it."""
-    caches = (probe.fault, backends.choose, backends._warn)
+    caches = (probe.fault, backends._warn)
     for cache in caches:
         cache.cache_clear()
     yield monkeypatch
