@@ -27,6 +27,8 @@ def to_tuple(value: IntOrTuple, dims: int, name: str, minimum: int = 1) -> tuple
         TypeError: ``value`` is neither an int nor a sequence of ints.
         ValueError: it has another length than ``dims`` or an element below ``minimum``.
     """
+    if type(value) is tuple and len(value) == dims and all(type(v) is int and v >= minimum for v in value):
+        return value
     values: Any = (value,) * dims if _is_int(value) else value
     if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(_is_int, values)):
         raise TypeError(f"{name} must be an int or a tuple of {dims} ints, got {value!r}")

@@ -47,6 +47,7 @@ def register(backend: Backend | ModuleType, first: bool = True) -> None:
         raise ValueError(f"a backend named {backend.name!r} is already registered")
     new = {backend.name: backend}
     _BACKENDS = new | _BACKENDS if first else _BACKENDS | new
+    _tell_native()
 
 
 def available() -> tuple[str, ...]:
@@ -64,6 +65,16 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backend {name!r}; expected 'auto' or one of {', '.join(map(repr, _BACKENDS))}")
 
 
+def _order() -> list[Backend | ModuleType]:
+    """Return all backends in the order in which ``"auto"`` asks them now."""
+    return sorted(_BACKENDS.values(), key=lambda backend: backend.name != _preferred)
+
+
+def _tell_native() -> None:
+    """Let the operators of the CPU go straight to the native kernels as long as these are asked first."""
+    native.serve_auto(_preferred in (None, native.name) and _order()[0] is native)
+
+
 def choose(name: str, request: Request) -> Backend:
     """Return the backend that serves ``request``: the named one, or for ``"auto"`` the first one that can.
 
@@ -76,8 +87,7 @@ def choose(name: str, request: Request) -> Backend:
         if _preferred is not None and _preferred not in _BACKENDS:
             known = ", ".join(map(repr, _BACKENDS))
             raise ValueError(f"INVOLUTION_BACKEND names an unknown backend {_preferred!r}; expected one of {known}")
-        order = sorted(_BACKENDS.values(), key=lambda backend: backend.name != _preferred)
-        for backend in order:
+        for backend in _order():
             reason = backend.unsupported(request)
             if reason is None:
                 return backend
@@ -121,10 +131,12 @@ def use(name: str) -> Iterator[None]:
     global _preferred
     check_name(name)
     before, _preferred = _preferred, None if name == "auto" else name
+    _tell_native()
     try:
         yield
     finally:
         _preferred = before
+        _tell_native()
 
 
 def explain(
@@ -148,6 +160,7 @@ def explain(
     return {name: backend.unsupported(request) for name, backend in _BACKENDS.items()}
 
 
+# Those behind native do not serve the CPU, or more slowly.
 register(reference)
-register(native)
 register(triton)
+register(native)

@@ -22,12 +22,17 @@ from ..memory_layout import empty_field, empty_map, is_channels_last, is_field_c
 from .contract import check_correlation, check_input_gradient, check_involution
 
 LIBRARY = Library("involution", "DEF")
-_WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
-LIBRARY.define(f"forward(Tensor input, Tensor kernel, {_WINDOW}) -> Tensor")
-LIBRARY.define(f"input_gradient(Tensor grad_output, Tensor kernel, SymInt[] input_size, {_WINDOW}) -> Tensor")
-LIBRARY.define(
-    f"kernel_gradient(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, {_WINDOW}) -> Tensor"
-)
+WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
+
+
+def define(name: str, schema: str, implementation: Callable[..., Any]) -> None:
+    """Define an operator and what serves it where C++ does not (csrc/operators.cpp serves the CPU).
+
+    Under a second name, with ``_in_python`` behind it, C++ hands on calls that another backend is to serve.
+    """
+    for full in (name, f"{name}_in_python"):
+        LIBRARY.define(f"{full}{schema}")
+        LIBRARY.impl(full, implementation, "CompositeExplicitAutograd")
 
 
 # What the rest of the library calls.
@@ -35,16 +40,17 @@ LIBRARY.define(
 
 def forward(input: Tensor, kernel: Tensor, window: Window, backend: str) -> Tensor:
     """Return ``Y[b, c, i, j] = Σ_{u,v} H[b, ⌊cG/C⌋, u, v, i, j] · X[b, c, s·i + d·u − p, s·j + d·v − p]``."""
-    return _apply(torch.ops.involution.forward.default, _Forward, input, kernel, *window[1:], backend)
+    return call("forward", _Forward, _forward_fake, input, kernel, *window[1:], backend)
 
 
 def input_gradient(
     grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], window: Window, backend: str
 ) -> Tensor:
     """Return the gradient of `forward` for its input of ``input_size`` pixels."""
-    return _apply(
-        torch.ops.involution.input_gradient.default,
+    return call(
+        "input_gradient",
         _InputGradient,
+        _input_gradient_fake,
         grad_output,
         kernel,
         input_size,
@@ -55,13 +61,21 @@ def input_gradient(
 
 def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Window, backend: str) -> Tensor:
     """Return the gradient of `forward` for its kernel: the correlation of ``grad_output`` with ``input``."""
-    return _apply(
-        torch.ops.involution.kernel_gradient.default, _KernelGradient, grad_output, input, groups, *window, backend
-    )
+    return call("kernel_gradient", _KernelGradient, _kernel_gradient_fake, grad_output, input, groups, *window, backend)
 
 
-def _apply(operator: Any, function: Any, *arguments: Any) -> Tensor:
-    return function.apply(*arguments) if is_transformed() else operator(*arguments)
+def call(name: str, function: Any, fake: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an operator, or the autograd function that stands for it.
+
+    C++ finds that arguments do not fit, Python says why: then ``fake``, which checks them too, raises the sentence.
+    """
+    if is_transformed():
+        return function.apply(*arguments)
+    try:
+        return getattr(torch.ops.involution, name).default(*arguments)
+    except RuntimeError:
+        fake(*arguments)
+        raise
 
 
 def is_transformed() -> bool:
@@ -101,20 +115,20 @@ def _window_of(kernel: Tensor, *geometry: Sequence[int]) -> Window:
     return Window(tuple(taps), *map(tuple, geometry))
 
 
-@register_fake("involution::forward", lib=LIBRARY)
-def _(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
+# Shapes without numbers, for tracing; they also say what is wrong with arguments that C++ refused.
+
+
+def _forward_fake(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
     return _forward_output(input, kernel, _window_of(kernel, stride, padding, dilation))
 
 
-@register_fake("involution::input_gradient", lib=LIBRARY)
-def _(
+def _input_gradient_fake(
     grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
 ) -> Tensor:
     return _input_gradient_output(grad_output, kernel, input_size, _window_of(kernel, stride, padding, dilation))
 
 
-@register_fake("involution::kernel_gradient", lib=LIBRARY)
-def _(grad_output: Tensor, input: Tensor, groups: Any, kernel_size: Any, *rest: Any) -> Tensor:
+def _kernel_gradient_fake(grad_output: Tensor, input: Tensor, groups: Any, kernel_size: Any, *rest: Any) -> Tensor:
     return _kernel_gradient_output(grad_output, input, groups, Window(tuple(kernel_size), *map(tuple, rest[:3])))
 
 
@@ -165,9 +179,15 @@ def _kernel_gradient(
     return out
 
 
-LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
-LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
+define("forward", f"(Tensor input, Tensor kernel, {WINDOW}) -> Tensor", _forward)
+define(
+    "input_gradient", f"(Tensor grad_output, Tensor kernel, SymInt[] input_size, {WINDOW}) -> Tensor", _input_gradient
+)
+define(
+    "kernel_gradient",
+    f"(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, {WINDOW}) -> Tensor",
+    _kernel_gradient,
+)
 
 
 # Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
@@ -210,16 +230,19 @@ def fold_into_batch(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return mapped.flatten(0, 1)
 
 
-def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
-    """Give an operator its derivative and its rule for vmap; return the autograd function that applies it."""
+def _differentiable(name: str, fake: Callable[..., Tensor], backward_rule: Callable[..., tuple]) -> Any:
+    """Give an operator its shapes, its derivative and its rule for vmap; return the autograd function that applies it."""
     operator = getattr(torch.ops.involution, name).default
+
+    def apply(*arguments: Any) -> Any:
+        return call(name, Function, fake, *arguments)
 
     def vmap_rule(info: Any, in_dims: tuple, first: Tensor, second: Tensor, *rest: Any) -> tuple[Tensor, int]:
         first, second = (
             fold_into_batch(tensor, dim, info.batch_size)
             for tensor, dim in zip((first, second), in_dims[:2], strict=True)
         )
-        out = _apply(operator, Function, first, second, *rest)
+        out = apply(first, second, *rest)
         return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size)), 0
 
     class Function(torch.autograd.Function):
@@ -242,20 +265,21 @@ def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
             first, second = ctx.saved_tensors
             terms = []
             if first_tangent is not None:
-                terms.append(_apply(operator, Function, first_tangent, second, *ctx.rest))
+                terms.append(apply(first_tangent, second, *ctx.rest))
             if second_tangent is not None:
-                terms.append(_apply(operator, Function, first, second_tangent, *ctx.rest))
+                terms.append(apply(first, second_tangent, *ctx.rest))
             return sum(terms[1:], terms[0]) if terms else None
 
     Function.__name__ = Function.__qualname__ = f"involution_{name}"
+    register_fake(f"involution::{name}", fake, lib=LIBRARY)
     register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=LIBRARY)
     register_vmap(f"involution::{name}", vmap_rule, lib=LIBRARY)
     return Function
 
 
-_Forward = _differentiable("forward", _forward_backward)
-_InputGradient = _differentiable("input_gradient", _input_gradient_backward)
-_KernelGradient = _differentiable("kernel_gradient", _kernel_gradient_backward)
+_Forward = _differentiable("forward", _forward_fake, _forward_backward)
+_InputGradient = _differentiable("input_gradient", _input_gradient_fake, _input_gradient_backward)
+_KernelGradient = _differentiable("kernel_gradient", _kernel_gradient_fake, _kernel_gradient_backward)
 
 
 # Floating-point operations, two per multiply-add: K² per output value, in all three contractions.

@@ -24,14 +24,6 @@ from ..memory_layout import empty_map, is_channels_last
 from . import contraction
 from .contract import check_span, check_together
 
-_LIBRARY = contraction.LIBRARY
-_ARGUMENTS = (
-    "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
-    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
-)
-_LIBRARY.define(f"forward_of_span({_ARGUMENTS}, Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor")
-_LIBRARY.define(f"gradients_of_span(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-
 
 def forward_of_span(
     value: Tensor,
@@ -45,10 +37,7 @@ def forward_of_span(
 ) -> Tensor:
     """Return ``epilogue(involution(value, weight · hidden + bias))``; with an epilogue there is no backward pass."""
     arguments = (value, hidden, weight, bias, groups, *window, backend, *(epilogue or Epilogue()))
-    if contraction.is_transformed():
-        result: Any = _ForwardOfSpan.apply(*arguments)
-        return result
-    return torch.ops.involution.forward_of_span.default(*arguments)
+    return contraction.call("forward_of_span", _ForwardOfSpan, _forward_fake, *arguments)
 
 
 # Outputs: shape, dtype and layout are decided here, once, for real and fake tensors alike.
@@ -77,8 +66,7 @@ def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, T
     )
 
 
-@register_fake("involution::forward_of_span", lib=_LIBRARY)
-def _(
+def _forward_fake(
     value: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -97,8 +85,7 @@ def _(
     return _output(value, hidden, weight, bias, groups, window, scale, offset)
 
 
-@register_fake("involution::gradients_of_span", lib=_LIBRARY)
-def _(grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _gradients_fake(grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _gradients(value, hidden, weight)
 
 
@@ -165,8 +152,16 @@ def _dense(vector: Tensor | None) -> Tensor | None:
     return None if vector is None else vector.contiguous()
 
 
-_LIBRARY.impl("forward_of_span", _forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("gradients_of_span", _backward, "CompositeExplicitAutograd")
+_ARGUMENTS = (
+    "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
+    + contraction.WINDOW
+)
+contraction.define(
+    "forward_of_span", f"({_ARGUMENTS}, Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor", _forward
+)
+contraction.define(
+    "gradients_of_span", f"(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)", _backward
+)
 
 
 # Derivatives and vmap, given to the dispatcher and as an autograd function as in contraction.py.
@@ -296,8 +291,10 @@ class _ForwardOfSpan(torch.autograd.Function):
         return dy * (y > 0) if ctx.relu else dy
 
 
-register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=_LIBRARY)
-register_vmap("involution::forward_of_span", _vmap_rule, lib=_LIBRARY)
+register_fake("involution::forward_of_span", _forward_fake, lib=contraction.LIBRARY)
+register_fake("involution::gradients_of_span", _gradients_fake, lib=contraction.LIBRARY)
+register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=contraction.LIBRARY)
+register_vmap("involution::forward_of_span", _vmap_rule, lib=contraction.LIBRARY)
 
 
 # Two floating-point operations per multiply-add, as for the contractions and matrix products that it stands for.

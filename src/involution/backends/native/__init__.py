@@ -4,18 +4,19 @@ channels_last maps and fields (a pixel's G·K·K weights together) of float32 an
 other layouts and half precision pass through scratch memory of at most a few hundred KiB per thread. The kernels are
 compiled for several instruction sets and the best one the machine has is used; the environment variable
 ``INVOLUTION_NATIVE_ISA`` names another one.
+
+They are registered with PyTorch from C++ (csrc/operators.cpp) and serve ``torch.ops.involution`` on the CPU directly,
+without coming through here. The functions below are for calls in which Python chose among several backends.
 """
 
 from __future__ import annotations
-
-import os
 
 import torch
 from torch import Tensor
 
 from ...geometry import Window
 from ..request import Epilogue, Fault, Request
-from . import layouts, loader
+from . import loader
 
 __all__ = [
     "forward",
@@ -24,6 +25,7 @@ __all__ = [
     "instruction_sets",
     "kernel_gradient",
     "name",
+    "serve_auto",
     "span_and_contract",
     "span_gradients",
     "unsupported",
@@ -34,20 +36,15 @@ name = "native"
 instruction_set = loader.instruction_set
 instruction_sets = loader.instruction_sets
 
-DTYPES = layouts.DTYPES
-_FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
 
-# A forked child has none of its parent's OpenMP threads, and waiting for them would never end.
-_forked = False
+def serve_auto(serve: bool) -> None:
+    """Say whether the backend ``"auto"`` means these kernels on the CPU; if not, Python chooses at every call.
 
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    The first call loads the kernels and registers them.
+    """
+    library = loader.registered()
+    if not isinstance(library, str):
+        library.handle.involution_serve_auto(int(serve))
 
 
 def unsupported(request: Request) -> str | None:
@@ -60,17 +57,18 @@ def unsupported(request: Request) -> str | None:
 
 def forward(out: Tensor, input: Tensor, kernel: Tensor, window: Window) -> None:
     """See `Backend.forward`."""
-    _run(_FORWARD, input, kernel, out, window)
+    out.copy_(torch.ops.involution.forward.default(input, kernel, *window[1:], name))
 
 
 def input_gradient(out: Tensor, grad_output: Tensor, kernel: Tensor, window: Window) -> None:
     """See `Backend.input_gradient`."""
-    _run(_INPUT_GRADIENT, out, kernel, grad_output, window)
+    size = out.shape[2:]
+    out.copy_(torch.ops.involution.input_gradient.default(grad_output, kernel, size, *window[1:], name))
 
 
 def kernel_gradient(out: Tensor, grad_output: Tensor, input: Tensor, window: Window) -> None:
     """See `Backend.kernel_gradient`."""
-    _run(_KERNEL_GRADIENT, input, out, grad_output, window)
+    out.copy_(torch.ops.involution.kernel_gradient.default(grad_output, input, out.shape[1], *window, name))
 
 
 def span_and_contract(
@@ -82,37 +80,12 @@ def span_and_contract(
     window: Window,
     epilogue: Epilogue,
 ) -> bool:
-    """See `Fusing.span_and_contract`: the field exists only in scratch memory.
-
-    Args:
-        out: ``(B, C, H', W')``, any layout.
-        input: ``(B, C, H, W)``.
-        hidden: ``(B, C_hidden, H', W')``.
-        weight: ``(G, K, K, C_hidden)``, contiguous.
-        bias: ``(G·K·K,)``, contiguous, or None.
-        window: kernel size, stride, padding and dilation.
-        epilogue: what happens to the output.
-    """
-    # The kernels apply it in the dtype of their sums.
-    inside = epilogue if out.dtype in (torch.float32, torch.float64) else Epilogue()
-    problem = layouts.fused(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
-    layout = layouts.hidden(hidden.shape, hidden.stride())
-    library = loader.library()
-    status = library.span_and_contract(
-        library.isa,
-        problem,
-        layout,
-        input.data_ptr(),
-        hidden.data_ptr(),
-        weight.data_ptr(),
-        layouts.pointer(bias),
-        layouts.epilogue(inside),
-        out.data_ptr(),
-        threads(),
+    """See `Fusing.span_and_contract`: the field exists only in scratch memory."""
+    out.copy_(
+        torch.ops.involution.forward_of_span.default(
+            input, hidden, _convolution(weight, window), bias, weight.shape[0], *window, name, *epilogue
+        )
     )
-    _check(status)
-    if inside is not epilogue:
-        epilogue.apply_(out)
     return True
 
 
@@ -128,61 +101,14 @@ def span_gradients(
     bias: Tensor | None,
     window: Window,
 ) -> None:
-    """See `Fusing.span_gradients`; neither the field nor its gradient is ever whole in memory.
-
-    Args:
-        grad_input: as ``input``, any layout.
-        grad_hidden: as ``hidden``, any layout.
-        grad_weight: as ``weight``.
-        grad_bias: ``(G·K·K,)``, contiguous.
-        grad_output: ``(B, C, H', W')``, any layout.
-        input: ``(B, C, H, W)``.
-        hidden: ``(B, C_hidden, H', W')``.
-        weight: ``(G, K, K, C_hidden)``, contiguous.
-        bias: ``(G·K·K,)``, contiguous, or None.
-        window: kernel size, stride, padding and dilation.
-    """
-    problem = layouts.fused(
-        input.dtype, input.shape, input.stride(), weight.shape, grad_output.shape, grad_output.stride(), window
+    """See `Fusing.span_gradients`; neither the field nor its gradient is ever whole in memory."""
+    found = torch.ops.involution.gradients_of_span.default(
+        grad_output, input, hidden, _convolution(weight, window), bias, weight.shape[0], *window, name
     )
-    steps = (
-        layouts.hidden(hidden.shape, hidden.stride())
-        + layouts.strides(grad_hidden.ndim, grad_hidden.stride())
-        + layouts.strides(grad_input.ndim, grad_input.stride())
-    )
-    library = loader.library()
-    status = library.span_gradients(
-        library.isa,
-        problem,
-        steps,
-        input.data_ptr(),
-        grad_output.data_ptr(),
-        hidden.data_ptr(),
-        weight.data_ptr(),
-        layouts.pointer(bias),
-        grad_input.data_ptr(),
-        grad_hidden.data_ptr(),
-        grad_weight.data_ptr(),
-        grad_bias.data_ptr(),
-        threads(),
-    )
-    _check(status)
+    for target, gradient in zip((grad_input, grad_hidden, grad_weight, grad_bias), found, strict=True):
+        target.copy_(gradient.view(target.shape))
 
 
-def threads() -> int:
-    """Return how many threads the kernels may use: torch's number, one in a forked child."""
-    return 1 if _forked else torch.get_num_threads()
-
-
-def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
-    problem = layouts.contraction(
-        x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
-    )
-    library = loader.library()
-    status = library.contract(library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads())
-    _check(status)
-
-
-def _check(status: int) -> None:
-    if status:
-        raise MemoryError("the native backend could not allocate its scratch memory of a few hundred KiB per thread")
+def _convolution(weight: Tensor, window: Window) -> Tensor:
+    """Return the matrix of a span, ``(G, K, K, C_hidden)``, in the shape that a 1×1 convolution has."""
+    return weight.reshape(-1, weight.shape[-1], *[1] * len(window.kernel_size))

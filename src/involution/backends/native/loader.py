@@ -1,4 +1,4 @@
-"""Finds, loads and describes the compiled kernels."""
+"""Finds the compiled kernels, loads them and has them registered with PyTorch."""
 
 from __future__ import annotations
 
@@ -7,86 +7,65 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # The kernels share libgomp with torch, which has to be the first to load it.
-import torch  # noqa: F401
+import torch
 
 _SUFFIXES = {"win32": "dll", "darwin": "dylib"}
 _VARIABLE = "INVOLUTION_NATIVE_ISA"
 # As in csrc/problem.h.
-_INTERFACE = 3
+_INTERFACE = 4
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 
 class Library(NamedTuple):
-    """The entry points of the compiled kernels.
+    """The compiled kernels.
 
     Attributes:
-        contract: one of the three contractions; see csrc/dispatch.cpp.
-        span_and_contract: the forward with its kernel field made on the way.
-        span_gradients: its derivatives.
-        isa: number of the instruction set in use.
-        name: its name.
+        handle: what ctypes loaded; csrc/dispatch.cpp and csrc/operators.cpp say what it exports.
+        name: the instruction set in use.
         names: all that were compiled and this machine has, best last.
     """
 
-    contract: Any
-    span_and_contract: Any
-    span_gradients: Any
-    isa: int
+    handle: ctypes.CDLL
     name: str
     names: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)
-def library() -> Library:
-    """Return the loaded kernels.
-
-    Raises:
-        RuntimeError: they cannot be had; the message says why and what to do.
-    """
-    loaded = _load()
-    if isinstance(loaded, str):
-        raise RuntimeError(loaded)
-    return loaded
-
-
 def missing() -> str | None:
     """Return why the kernels cannot be used, or None if they can."""
-    loaded = _load()
+    loaded = registered()
     return loaded if isinstance(loaded, str) else None
 
 
 def instruction_set() -> str | None:
     """Return the name of the instruction set in use, None where the kernels cannot be used."""
-    loaded = _load()
+    loaded = registered()
     return None if isinstance(loaded, str) else loaded.name
 
 
 def instruction_sets() -> tuple[str, ...]:
     """Return the names of all instruction sets that were compiled and that this machine has, best last."""
-    loaded = _load()
+    loaded = registered()
     return () if isinstance(loaded, str) else loaded.names
 
 
-def _file() -> Path | None:
-    from . import __path__ as folders
-
-    if chosen := os.environ.get("INVOLUTION_NATIVE_LIBRARY"):
-        return Path(chosen)
-    prefix = "" if sys.platform == "win32" else "lib"
-    filename = f"{prefix}involution_native.{_SUFFIXES.get(sys.platform, 'so')}"
-    # An editable install has the sources in one folder of the package and what was built in another.
-    return next((path for folder in folders if (path := Path(folder, filename)).exists()), None)
-
-
 @lru_cache(maxsize=1)
-def _load() -> Library | str:
+def registered() -> Library | str:
+    """Return the kernels after they were registered as PyTorch's operators on the CPU, or why they cannot be used."""
     path = _file()
     if path is None:
         return f"its kernels were not built when involution was installed; {_REBUILD}"
-    return load(path)
+    loaded = load(path)
+    if isinstance(loaded, str):
+        return loaded
+    missing = loaded.handle.involution_register_operators(os.fsencode(_libtorch()), 0)
+    if missing:
+        return (
+            f"this PyTorch, {torch.__version__}, does not take its kernels ({missing.decode()}); install torch >= 2.11"
+        )
+    return loaded
 
 
 def load(path: Path) -> Library | str:
@@ -97,28 +76,38 @@ def load(path: Path) -> Library | str:
         return f"its kernels could not be loaded ({error}); {_REBUILD}"
     if not hasattr(handle, "involution_interface") or handle.involution_interface() != _INTERFACE:
         return f"its kernels ({path}) were built from other sources than these; {_REBUILD}"
-    handle.involution_isa_name.restype = ctypes.c_char_p
-    built = [handle.involution_isa_name(i).decode() for i in range(handle.involution_isa_count())]
-    names = tuple(name for i, name in enumerate(built) if handle.involution_isa_available(i))
+    for name in ("isa_name", "operator_name", "operator_schema", "register_operators"):
+        getattr(handle, f"involution_{name}").restype = ctypes.c_char_p
+    handle.involution_kernels.restype = ctypes.c_void_p
+    handle.involution_use_kernels.argtypes = [ctypes.c_void_p]
+    names = tuple(
+        handle.involution_isa_name(i).decode()
+        for i in range(handle.involution_isa_count())
+        if handle.involution_isa_available(i)
+    )
     wanted = os.environ.get(_VARIABLE) or names[-1]
     if wanted not in names:
         return (
             f"the environment variable {_VARIABLE} asks for {wanted!r}; this machine and build have "
             f"{', '.join(map(repr, names))}: set it to one of them, or unset it"
         )
-    number, text, pointer = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
-    signatures: dict[str, tuple[Any, ...]] = {
-        "contract": (number, number, text, *(pointer,) * 3, number),
-        "span_and_contract": (number, text, text, *(pointer,) * 4, text, pointer, number),
-        "span_gradients": (number, text, text, *(pointer,) * 9, number),
-    }
-    for function, arguments in signatures.items():
-        getattr(handle, f"involution_{function}").argtypes = arguments
-    return Library(
-        handle.involution_contract,
-        handle.involution_span_and_contract,
-        handle.involution_span_gradients,
-        built.index(wanted),
-        wanted,
-        names,
-    )
+    return Library(handle, wanted, names)
+
+
+def _file() -> Path | None:
+    from . import __path__ as folders
+
+    if chosen := os.environ.get("INVOLUTION_NATIVE_LIBRARY"):
+        return Path(chosen)
+    # An editable install has the sources in one folder of the package and what was built in another.
+    filename = _filename("involution_native")
+    return next((path for folder in folders if (path := Path(folder, filename)).exists()), None)
+
+
+def _libtorch() -> Path:
+    return Path(torch.__file__).parent / "lib" / _filename("torch_cpu")
+
+
+def _filename(library: str) -> str:
+    prefix = "" if sys.platform == "win32" else "lib"
+    return f"{prefix}{library}.{_SUFFIXES.get(sys.platform, 'so')}"

@@ -1,6 +1,7 @@
 // The last step before a result is written: a scale, an offset, a cut at zero.
 #pragma once
 
+#include "convert.h"
 #include "vector.h"
 #include "views.h"
 
@@ -12,9 +13,6 @@ struct Affine {
   const A* offset;
   bool relu;
 
-  static Affine of(const InvolutionEpilogue& epilogue) {
-    return {static_cast<const A*>(epilogue.scale), static_cast<const A*>(epilogue.offset), epilogue.relu != 0};
-  }
   bool any() const { return scale || offset || relu; }
   Affine from(i64 channel) const { return {scale ? scale + channel : nullptr, offset ? offset + channel : nullptr, relu}; }
 
@@ -35,14 +33,46 @@ struct Affine {
   }
 
   // In place on n pixels of c channels.
-  void apply(A* y, i64 y_pixel, i64 y_channel, i64 n, i64 c) const {
-    constexpr int N = kLanes<A>;
+  template <class S>
+  void apply(S* y, i64 y_pixel, i64 y_channel, i64 n, i64 c) const {
     for (i64 i = 0; i < n; i++, y += y_pixel) {
-      i64 j = 0;
-      if (y_channel == 1) {
-        for (; j + N <= c; j += N) vec<A, N>::store(y + j, cut<N>(linear<N>(vec<A, N>::load(y + j), j)));
+      if constexpr (kDirect<S>) {
+        apply_direct(y, y_channel, c);
+      } else {
+        apply_converted(y, y_channel, c);
       }
-      for (; j < c; j++) y[j * y_channel] = cut<1>(linear<1>(y[j * y_channel], j));
+    }
+  }
+
+  void apply_direct(A* y, i64 y_channel, i64 c) const {
+    constexpr int N = kLanes<A>;
+    i64 j = 0;
+    if (y_channel == 1) {
+      for (; j + N <= c; j += N) vec<A, N>::store(y + j, cut<N>(linear<N>(vec<A, N>::load(y + j), j)));
+    }
+    for (; j < c; j++) y[j * y_channel] = cut<1>(linear<1>(y[j * y_channel], j));
+  }
+
+  // Values of half precision are rounded once, after the last step.
+  template <class S>
+  void apply_converted(S* y, i64 y_channel, i64 c) const {
+    constexpr i64 kBlock = 64;
+    A block[kBlock];
+    for (i64 from = 0; from < c; from += kBlock) {
+      const i64 m = smaller(kBlock, c - from);
+      S* const part = y + from * y_channel;
+      if (y_channel == 1) {
+        load_run(part, block, m);
+      } else {
+        for (i64 j = 0; j < m; j++) block[j] = widen(part[j * y_channel]);
+      }
+      const Affine affine = this->from(from);
+      affine.apply_direct(block, 1, m);
+      if (y_channel == 1) {
+        store_run(block, part, m);
+      } else {
+        for (i64 j = 0; j < m; j++) narrow(block[j], part[j * y_channel]);
+      }
     }
   }
 };

@@ -17,3 +17,18 @@
 INVOLUTION_DECLARE(baseline)
 INVOLUTION_DECLARE(avx2)
 INVOLUTION_DECLARE(avx512)
+
+struct InvolutionKernels {
+  decltype(&baseline::contract) contract;
+  decltype(&baseline::span_and_contract) span_and_contract;
+  decltype(&baseline::span_gradients) span_gradients;
+};
+
+// Those in use.
+const InvolutionKernels& kernels();
+
+#if defined(_WIN32)
+#define INVOLUTION_EXPORT extern "C" __declspec(dllexport)
+#else
+#define INVOLUTION_EXPORT extern "C" __attribute__((visibility("default")))
+#endif

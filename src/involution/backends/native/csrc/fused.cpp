@@ -1,13 +1,27 @@
 // The forward pass without a kernel field in memory.
+#include <vector>
+
 #include "dispatch.h"
 #include "fused.h"
 
 namespace INVOLUTION_ISA {
 namespace {
 
+// A vector of parameters in the type of the sums.
+template <class S>
+const accumulator<S>* widened(const void* values, i64 n, std::vector<accumulator<S>>& room) {
+  if (kDirect<S> || !values) return static_cast<const accumulator<S>*>(values);
+  room.resize(std::size_t(n));
+  load_run(static_cast<const S*>(values), room.data(), n);
+  return room.data();
+}
+
 template <class S>
 void run_as(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y, i64 threads) {
-  const auto affine = Affine<accumulator<S>>::of(span.epilogue);
+  std::vector<accumulator<S>> scales, offsets;
+  const i64 channels = p.groups * p.group_channels;
+  const Affine<accumulator<S>> affine{widened<S>(span.epilogue.scale, channels, scales),
+                                      widened<S>(span.epilogue.offset, channels, offsets), span.epilogue.relu != 0};
   SpanAndContract<S, false>{p, span, affine, {p, static_cast<const S*>(x), nullptr, static_cast<S*>(y)}}.run(threads);
 }
 

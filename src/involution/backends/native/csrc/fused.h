@@ -102,11 +102,9 @@ struct SpanAndContract {
       S* out = sums.target + box.batch * target[0] + g * c * target[1] + box.plane * target[2];
       for (i64 row = box.row_begin; row < box.row_end; row++) {
         sums.row(map, view, out + row * target[3], box, row, row_room, nullptr);
-        if constexpr (kDirect<S>) {
-          if (affine.any()) {
-            affine.from(g * c).apply(out + row * target[3] + box.column_begin * target[4], target[4], target[1],
-                                     box.column_end - box.column_begin, c);
-          }
+        if (affine.any()) {
+          affine.from(g * c).apply(out + row * target[3] + box.column_begin * target[4], target[4], target[1],
+                                   box.column_end - box.column_begin, c);
         }
       }
     }

@@ -1,11 +1,11 @@
-// One call as it comes from Python: 64-bit integers only, strides in elements, dimensions depth, height, width.
+// One call of a kernel: 64-bit integers only, strides in elements, dimensions depth, height, width.
 // Maps of fewer dimensions have leading sizes of 1.
 #pragma once
 
 #include <cstdint>
 
-// Counts the changes of what is below and of the functions Python calls; loader.py compares it with its own.
-constexpr int kInterface = 3;
+// Counts the changes of what is below and of the functions that are exported; loader.py compares it with its own.
+constexpr int kInterface = 4;
 
 extern "C" {
 
@@ -22,8 +22,8 @@ struct InvolutionProblem {
   std::int64_t y[5];  // output side, as x
 };
 
-// What happens to a result before it is written: relu(scale · y + offset), one value per channel each, contiguous, or
-// null.
+// What happens to a result before it is written: relu(scale · y + offset), one value per channel each, contiguous and
+// of the tensors' dtype, or null.
 struct InvolutionEpilogue {
   const void *scale, *offset;
   std::int64_t relu;
