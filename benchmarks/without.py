@@ -14,6 +14,7 @@ import argparse
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution import Involution2d, records
+from involution import Involution2d, backends, records
 from involution.backends import native
 from involution.backends.native import loader
 
@@ -37,8 +38,8 @@ BUILDS = {
 }
 
 
-def build(mechanism: str) -> loader.Library:
-    """Compile the kernels without a mechanism and load them."""
+def build(mechanism: str) -> Any:
+    """Compile the kernels without a mechanism; return the address of their table."""
     folder = Path("build/without") / mechanism.replace(" ", "_")
     for command in (
         ["cmake", "-S", ".", "-B", str(folder), f"-DINVOLUTION_WITHOUT={BUILDS[mechanism]}"],
@@ -48,43 +49,52 @@ def build(mechanism: str) -> loader.Library:
     library = loader.load(next(folder.glob("*involution_native.*")))
     if isinstance(library, str):
         raise SystemExit(library)
-    return library
+    return library.handle.involution_kernels()
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let an attribute have another value for a while."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
+def with_kernels(kernels: Any) -> Iterator[None]:
+    """Let the operators use the kernels of another build for a while."""
+    library = loader.registered()
+    if isinstance(library, str):
+        raise SystemExit(library)
+    before = library.handle.involution_kernels()
+    library.handle.involution_use_kernels(kernels)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        library.handle.involution_use_kernels(before)
 
 
 @contextmanager
-def without_attribute(owner: Any, name: str) -> Iterator[None]:
-    """Let an attribute be missing for a while."""
-    before = getattr(owner, name)
-    delattr(owner, name)
+def with_whole_field() -> Iterator[None]:
+    """Let φ's last matrix be applied before the kernels are called."""
+    before = Involution2d.generate_kernel
+    Involution2d.generate_kernel = lambda module, input: before(module, input).field()
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        Involution2d.generate_kernel = before
 
 
-_GENERATE = Involution2d.generate_kernel
+class Contractions:
+    """The native backend without those of its functions that make the field themselves."""
+
+    name = "native contractions"
+    unsupported = staticmethod(native.unsupported)
+    forward = staticmethod(native.forward)
+    input_gradient = staticmethod(native.input_gradient)
+    kernel_gradient = staticmethod(native.kernel_gradient)
+
+
+backends.register(Contractions(), first=False)
 
 # By name, a context in which the mechanism is missing; those of BUILDS are made when they are asked for.
 CONTEXTS: dict[str, Callable[[], Any]] = {
     # The field is made whole by a convolution, and kept for the backward pass.
-    "generation in the operator": lambda: replaced(
-        Involution2d, "generate_kernel", lambda module, input: _GENERATE(module, input).field()
-    ),
-    # The field is made whole, not tile by tile.
-    "field by tiles": lambda: without_attribute(native, "span_and_contract"),
-    # The field is made again in pieces in Python, its gradient too.
-    "span gradients in one call": lambda: without_attribute(native, "span_gradients"),
+    "generation in the operator": with_whole_field,
+    # The field is made whole in the forward pass, and again in pieces in the backward pass.
+    "field by tiles": lambda: backends.use(Contractions.name),
 }
 
 
@@ -95,8 +105,7 @@ def contexts(names: list[str]) -> dict[str, Callable[[], Any]]:
         if name in CONTEXTS:
             found[name] = CONTEXTS[name]
         elif name in BUILDS:
-            library = build(name)
-            found[name] = lambda library=library: replaced(loader, "library", lambda: library)
+            found[name] = partial(with_kernels, build(name))
         else:
             raise SystemExit(f"no mechanism is called {name!r}; expected one of {', '.join([*CONTEXTS, *BUILDS])}")
     return found
