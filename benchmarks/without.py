@@ -37,7 +37,7 @@ BUILDS = {
 }
 
 
-def build(mechanism: str) -> loader.Library:
+def build(mechanism: str) -> loader.Kernels:
     """Compile the kernels without a mechanism and load them."""
     folder = Path("build/without") / mechanism.replace(" ", "_")
     for command in (
@@ -45,10 +45,10 @@ def build(mechanism: str) -> loader.Library:
         ["cmake", "--build", str(folder), "--parallel"],
     ):
         subprocess.run(command, check=True, capture_output=True)
-    library = loader.load(next(folder.glob("*involution_native.*")))
-    if isinstance(library, str):
-        raise SystemExit(library)
-    return library
+    kernels = loader.load(next(folder.glob("*involution_native.*")))
+    if isinstance(kernels, str):
+        raise SystemExit(kernels)
+    return kernels
 
 
 @contextmanager
@@ -95,8 +95,8 @@ def contexts(names: list[str]) -> dict[str, Callable[[], Any]]:
         if name in CONTEXTS:
             found[name] = CONTEXTS[name]
         elif name in BUILDS:
-            library = build(name)
-            found[name] = lambda library=library: replaced(loader, "library", lambda: library)
+            kernels = build(name)
+            found[name] = lambda kernels=kernels: replaced(loader, "kernels", lambda: kernels)
         else:
             raise SystemExit(f"no mechanism is called {name!r}; expected one of {', '.join([*CONTEXTS, *BUILDS])}")
     return found

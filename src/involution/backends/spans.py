@@ -35,7 +35,7 @@ def forward(
     """Write the involution of ``value`` with the field ``weight · hidden + bias``, then the epilogue.
 
     Args:
-        backend: a `Backend`, perhaps `Fusing`.
+        backend: a `Backend`, perhaps a `SpanBackend`.
         out: ``(B, C, H', W')``.
         value: ``(B, C, H, W)``.
         hidden: ``(B, C_hidden, H', W')``.
@@ -65,7 +65,7 @@ def backward(
     """Write the gradients of `forward` without an epilogue, for value, hidden, weight and bias.
 
     Args:
-        backend: a `Backend`, perhaps `Fusing`.
+        backend: a `Backend`, perhaps a `SpanBackend`.
         gradients: where to write: as ``value``, as ``hidden``, as ``weight`` (in any shape of its numbers), as ``bias``.
         grad_output: ``(B, C, H', W')``.
         value: as in `forward`, and so are the others.

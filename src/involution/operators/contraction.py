@@ -21,11 +21,11 @@ from ..geometry import Window
 from ..memory_layout import empty_field, empty_map, is_channels_last, is_field_channels_last
 from .contract import check_correlation, check_input_gradient, check_involution
 
-LIBRARY = Library("involution", "DEF")
+OPERATORS = Library("involution", "DEF")
 _WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
-LIBRARY.define(f"forward(Tensor input, Tensor kernel, {_WINDOW}) -> Tensor")
-LIBRARY.define(f"input_gradient(Tensor grad_output, Tensor kernel, SymInt[] input_size, {_WINDOW}) -> Tensor")
-LIBRARY.define(
+OPERATORS.define(f"forward(Tensor input, Tensor kernel, {_WINDOW}) -> Tensor")
+OPERATORS.define(f"input_gradient(Tensor grad_output, Tensor kernel, SymInt[] input_size, {_WINDOW}) -> Tensor")
+OPERATORS.define(
     f"kernel_gradient(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, {_WINDOW}) -> Tensor"
 )
 
@@ -35,14 +35,14 @@ LIBRARY.define(
 
 def forward(input: Tensor, kernel: Tensor, window: Window, backend: str) -> Tensor:
     """Return ``Y[b, c, i, j] = Σ_{u,v} H[b, ⌊cG/C⌋, u, v, i, j] · X[b, c, s·i + d·u − p, s·j + d·v − p]``."""
-    return _apply(torch.ops.involution.forward.default, _Forward, input, kernel, *window[1:], backend)
+    return _call(torch.ops.involution.forward.default, _Forward, input, kernel, *window[1:], backend)
 
 
 def input_gradient(
     grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], window: Window, backend: str
 ) -> Tensor:
     """Return the gradient of `forward` for its input of ``input_size`` pixels."""
-    return _apply(
+    return _call(
         torch.ops.involution.input_gradient.default,
         _InputGradient,
         grad_output,
@@ -55,12 +55,12 @@ def input_gradient(
 
 def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Window, backend: str) -> Tensor:
     """Return the gradient of `forward` for its kernel: the correlation of ``grad_output`` with ``input``."""
-    return _apply(
+    return _call(
         torch.ops.involution.kernel_gradient.default, _KernelGradient, grad_output, input, groups, *window, backend
     )
 
 
-def _apply(operator: Any, function: Any, *arguments: Any) -> Tensor:
+def _call(operator: Any, function: Any, *arguments: Any) -> Tensor:
     return function.apply(*arguments) if is_transformed() else operator(*arguments)
 
 
@@ -101,19 +101,19 @@ def _window_of(kernel: Tensor, *geometry: Sequence[int]) -> Window:
     return Window(tuple(taps), *map(tuple, geometry))
 
 
-@register_fake("involution::forward", lib=LIBRARY)
+@register_fake("involution::forward", lib=OPERATORS)
 def _(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
     return _forward_output(input, kernel, _window_of(kernel, stride, padding, dilation))
 
 
-@register_fake("involution::input_gradient", lib=LIBRARY)
+@register_fake("involution::input_gradient", lib=OPERATORS)
 def _(
     grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
 ) -> Tensor:
     return _input_gradient_output(grad_output, kernel, input_size, _window_of(kernel, stride, padding, dilation))
 
 
-@register_fake("involution::kernel_gradient", lib=LIBRARY)
+@register_fake("involution::kernel_gradient", lib=OPERATORS)
 def _(grad_output: Tensor, input: Tensor, groups: Any, kernel_size: Any, *rest: Any) -> Tensor:
     return _kernel_gradient_output(grad_output, input, groups, Window(tuple(kernel_size), *map(tuple, rest[:3])))
 
@@ -165,9 +165,9 @@ def _kernel_gradient(
     return out
 
 
-LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
-LIBRARY.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
+OPERATORS.impl("forward", _forward, "CompositeExplicitAutograd")
+OPERATORS.impl("input_gradient", _input_gradient, "CompositeExplicitAutograd")
+OPERATORS.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
 
 
 # Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
@@ -219,7 +219,7 @@ def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
             fold_into_batch(tensor, dim, info.batch_size)
             for tensor, dim in zip((first, second), in_dims[:2], strict=True)
         )
-        out = _apply(operator, Function, first, second, *rest)
+        out = _call(operator, Function, first, second, *rest)
         return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size)), 0
 
     class Function(torch.autograd.Function):
@@ -242,14 +242,14 @@ def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
             first, second = ctx.saved_tensors
             terms = []
             if first_tangent is not None:
-                terms.append(_apply(operator, Function, first_tangent, second, *ctx.rest))
+                terms.append(_call(operator, Function, first_tangent, second, *ctx.rest))
             if second_tangent is not None:
-                terms.append(_apply(operator, Function, first, second_tangent, *ctx.rest))
+                terms.append(_call(operator, Function, first, second_tangent, *ctx.rest))
             return sum(terms[1:], terms[0]) if terms else None
 
     Function.__name__ = Function.__qualname__ = f"involution_{name}"
-    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=LIBRARY)
-    register_vmap(f"involution::{name}", vmap_rule, lib=LIBRARY)
+    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=OPERATORS)
+    register_vmap(f"involution::{name}", vmap_rule, lib=OPERATORS)
     return Function
 
 

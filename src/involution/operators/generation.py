@@ -24,13 +24,13 @@ from ..memory_layout import empty_map, is_channels_last
 from . import contraction
 from .contract import check_span, check_together
 
-_LIBRARY = contraction.LIBRARY
+_OPERATORS = contraction.OPERATORS
 _ARGUMENTS = (
     "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
     "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
 )
-_LIBRARY.define(f"forward_of_span({_ARGUMENTS}, Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor")
-_LIBRARY.define(f"gradients_of_span(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+_OPERATORS.define(f"forward_of_span({_ARGUMENTS}, Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor")
+_OPERATORS.define(f"gradients_of_span(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
 def forward_of_span(
@@ -77,7 +77,7 @@ def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, T
     )
 
 
-@register_fake("involution::forward_of_span", lib=_LIBRARY)
+@register_fake("involution::forward_of_span", lib=_OPERATORS)
 def _(
     value: Tensor,
     hidden: Tensor,
@@ -97,7 +97,7 @@ def _(
     return _output(value, hidden, weight, bias, groups, window, scale, offset)
 
 
-@register_fake("involution::gradients_of_span", lib=_LIBRARY)
+@register_fake("involution::gradients_of_span", lib=_OPERATORS)
 def _(grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _gradients(value, hidden, weight)
 
@@ -165,8 +165,8 @@ def _dense(vector: Tensor | None) -> Tensor | None:
     return None if vector is None else vector.contiguous()
 
 
-_LIBRARY.impl("forward_of_span", _forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("gradients_of_span", _backward, "CompositeExplicitAutograd")
+_OPERATORS.impl("forward_of_span", _forward, "CompositeExplicitAutograd")
+_OPERATORS.impl("gradients_of_span", _backward, "CompositeExplicitAutograd")
 
 
 # Derivatives and vmap, given to the dispatcher and as an autograd function as in contraction.py.
@@ -296,8 +296,8 @@ class _ForwardOfSpan(torch.autograd.Function):
         return dy * (y > 0) if ctx.relu else dy
 
 
-register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=_LIBRARY)
-register_vmap("involution::forward_of_span", _vmap_rule, lib=_LIBRARY)
+register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=_OPERATORS)
+register_vmap("involution::forward_of_span", _vmap_rule, lib=_OPERATORS)
 
 
 # Two floating-point operations per multiply-add, as for the contractions and matrix products that it stands for.

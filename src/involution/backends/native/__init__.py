@@ -82,7 +82,7 @@ def span_and_contract(
     window: Window,
     epilogue: Epilogue,
 ) -> bool:
-    """See `Fusing.span_and_contract`: the field exists only in scratch memory.
+    """See `SpanBackend.span_and_contract`: the field exists only in scratch memory.
 
     Args:
         out: ``(B, C, H', W')``, any layout.
@@ -95,11 +95,13 @@ def span_and_contract(
     """
     # The kernels apply it in the dtype of their sums.
     inside = epilogue if out.dtype in (torch.float32, torch.float64) else Epilogue()
-    problem = layouts.fused(input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window)
+    problem = layouts.contraction_of_span(
+        input.dtype, input.shape, input.stride(), weight.shape, out.shape, out.stride(), window
+    )
     layout = layouts.hidden(hidden.shape, hidden.stride())
-    library = loader.library()
-    status = library.span_and_contract(
-        library.isa,
+    kernels = loader.kernels()
+    status = kernels.span_and_contract(
+        kernels.isa,
         problem,
         layout,
         input.data_ptr(),
@@ -128,7 +130,7 @@ def span_gradients(
     bias: Tensor | None,
     window: Window,
 ) -> None:
-    """See `Fusing.span_gradients`; neither the field nor its gradient is ever whole in memory.
+    """See `SpanBackend.span_gradients`; neither the field nor its gradient is ever whole in memory.
 
     Args:
         grad_input: as ``input``, any layout.
@@ -142,7 +144,7 @@ def span_gradients(
         bias: ``(G·K·K,)``, contiguous, or None.
         window: kernel size, stride, padding and dilation.
     """
-    problem = layouts.fused(
+    problem = layouts.contraction_of_span(
         input.dtype, input.shape, input.stride(), weight.shape, grad_output.shape, grad_output.stride(), window
     )
     steps = (
@@ -150,9 +152,9 @@ def span_gradients(
         + layouts.strides(grad_hidden.ndim, grad_hidden.stride())
         + layouts.strides(grad_input.ndim, grad_input.stride())
     )
-    library = loader.library()
-    status = library.span_gradients(
-        library.isa,
+    kernels = loader.kernels()
+    status = kernels.span_gradients(
+        kernels.isa,
         problem,
         steps,
         input.data_ptr(),
@@ -178,8 +180,8 @@ def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> 
     problem = layouts.contraction(
         x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
     )
-    library = loader.library()
-    status = library.contract(library.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads())
+    kernels = loader.kernels()
+    status = kernels.contract(kernels.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads())
     _check(status)
 
 

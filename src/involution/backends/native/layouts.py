@@ -24,7 +24,9 @@ def epilogue(of: Epilogue) -> bytes:
     return Struct("=2Qq").pack(pointer(of.scale) or 0, pointer(of.offset) or 0, of.relu)
 
 
-def fused(dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window) -> bytes:
+def contraction_of_span(
+    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window
+) -> bytes:
     """Return a contraction whose field, of ``weight`` (G, K, K, C_hidden), is nowhere in memory."""
     field = (x[0], *weight[:-1], *y[2:])
     return contraction(dtype, x, x_stride, field, (0,) * len(field), y, y_stride, window)

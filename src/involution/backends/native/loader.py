@@ -19,7 +19,7 @@ _INTERFACE = 3
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 
-class Library(NamedTuple):
+class Kernels(NamedTuple):
     """The entry points of the compiled kernels.
 
     Attributes:
@@ -40,7 +40,7 @@ class Library(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def library() -> Library:
+def kernels() -> Kernels:
     """Return the loaded kernels.
 
     Raises:
@@ -82,14 +82,14 @@ def _file() -> Path | None:
 
 
 @lru_cache(maxsize=1)
-def _load() -> Library | str:
+def _load() -> Kernels | str:
     path = _file()
     if path is None:
         return f"its kernels were not built when involution was installed; {_REBUILD}"
     return load(path)
 
 
-def load(path: Path) -> Library | str:
+def load(path: Path) -> Kernels | str:
     """Return the kernels of a file, or why they cannot be used."""
     try:
         handle = ctypes.CDLL(str(path))
@@ -114,7 +114,7 @@ def load(path: Path) -> Library | str:
     }
     for function, arguments in signatures.items():
         getattr(handle, f"involution_{function}").argtypes = arguments
-    return Library(
+    return Kernels(
         handle.involution_contract,
         handle.involution_span_and_contract,
         handle.involution_span_gradients,
