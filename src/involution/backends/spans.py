@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ GPU_PIECE_BYTES = 128 << 20
 
 
 def forward(
-    backend: Any,
+    backend: Backend,
     out: Tensor,
     value: Tensor,
     hidden: Tensor,
@@ -53,7 +52,7 @@ def forward(
 
 
 def backward(
-    backend: Any,
+    backend: Backend,
     gradients: tuple[Tensor, Tensor, Tensor, Tensor],
     grad_output: Tensor,
     value: Tensor,

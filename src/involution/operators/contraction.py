@@ -30,6 +30,10 @@ OPERATORS.define(
 )
 
 
+# One for each argument of an operator.
+Gradients = tuple[Tensor | None, ...]
+
+
 # What the rest of the library calls.
 
 
@@ -60,8 +64,9 @@ def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Win
     )
 
 
-def _call(operator: Any, function: Any, *arguments: Any) -> Tensor:
-    return function.apply(*arguments) if is_transformed() else operator(*arguments)
+def _call(operator: Callable[..., Tensor], function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    output: Tensor = function.apply(*arguments) if is_transformed() else operator(*arguments)
+    return output
 
 
 def is_transformed() -> bool:
@@ -101,21 +106,41 @@ def _window_of(kernel: Tensor, *geometry: Sequence[int]) -> Window:
     return Window(tuple(taps), *map(tuple, geometry))
 
 
-@register_fake("involution::forward", lib=OPERATORS)
-def _(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
+def _forward_fake(
+    input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], backend: str
+) -> Tensor:
     return _forward_output(input, kernel, _window_of(kernel, stride, padding, dilation))
 
 
-@register_fake("involution::input_gradient", lib=OPERATORS)
-def _(
-    grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
+def _input_gradient_fake(
+    grad_output: Tensor,
+    kernel: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
 ) -> Tensor:
     return _input_gradient_output(grad_output, kernel, input_size, _window_of(kernel, stride, padding, dilation))
 
 
-@register_fake("involution::kernel_gradient", lib=OPERATORS)
-def _(grad_output: Tensor, input: Tensor, groups: Any, kernel_size: Any, *rest: Any) -> Tensor:
-    return _kernel_gradient_output(grad_output, input, groups, Window(tuple(kernel_size), *map(tuple, rest[:3])))
+def _kernel_gradient_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+) -> Tensor:
+    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    return _kernel_gradient_output(grad_output, input, groups, window)
+
+
+register_fake("involution::forward", _forward_fake, lib=OPERATORS)
+register_fake("involution::input_gradient", _input_gradient_fake, lib=OPERATORS)
+register_fake("involution::kernel_gradient", _kernel_gradient_fake, lib=OPERATORS)
 
 
 # Implementations.
@@ -175,12 +200,12 @@ OPERATORS.impl("kernel_gradient", _kernel_gradient, "CompositeExplicitAutograd")
 # The rules are given twice: to the dispatcher, and as autograd functions, which `is_transformed` calls for.
 
 
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.geometry, ctx.backend = inputs[-4:-1], inputs[-1]
 
 
-def _forward_backward(ctx: Any, dy: Tensor) -> tuple:
+def _forward_backward(ctx: Any, dy: Tensor) -> Gradients:
     x, h = ctx.saved_tensors
     window = _window_of(h, *ctx.geometry)
     dx = input_gradient(dy, h, x.shape[2:], window, ctx.backend) if ctx.needs_input_grad[0] else None
@@ -188,7 +213,7 @@ def _forward_backward(ctx: Any, dy: Tensor) -> tuple:
     return dx, dh, None, None, None, None
 
 
-def _input_gradient_backward(ctx: Any, gx: Tensor) -> tuple:
+def _input_gradient_backward(ctx: Any, gx: Tensor) -> Gradients:
     dy, h = ctx.saved_tensors
     window = _window_of(h, *ctx.geometry)
     gy = forward(gx, h, window, ctx.backend) if ctx.needs_input_grad[0] else None
@@ -196,7 +221,7 @@ def _input_gradient_backward(ctx: Any, gx: Tensor) -> tuple:
     return gy, gh, None, None, None, None, None
 
 
-def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
+def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> Gradients:
     dy, x = ctx.saved_tensors
     window = _window_of(gh, *ctx.geometry)
     gy = forward(x, gh, window, ctx.backend) if ctx.needs_input_grad[0] else None
@@ -206,15 +231,21 @@ def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
 
 def fold_into_batch(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """Let a dimension that ``torch.func.vmap`` maps over join the batch, the first dimension of what remains."""
-    mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return mapped.flatten(0, 1)
+    return to_front(tensor, dim, size).flatten(0, 1)
 
 
-def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
+def to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """Return ``tensor`` with the dimension that is mapped over as its first; it is repeated where it has none."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _differentiable(name: str, backward_rule: Callable[..., Gradients]) -> type[torch.autograd.Function]:
     """Give an operator its derivative and its rule for vmap; return the autograd function that applies it."""
     operator = getattr(torch.ops.involution, name).default
 
-    def vmap_rule(info: Any, in_dims: tuple, first: Tensor, second: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    def vmap_rule(
+        info: Any, in_dims: Sequence[int | None], first: Tensor, second: Tensor, *rest: Any
+    ) -> tuple[Tensor, int]:
         first, second = (
             fold_into_batch(tensor, dim, info.batch_size)
             for tensor, dim in zip((first, second), in_dims[:2], strict=True)
@@ -228,10 +259,11 @@ def _differentiable(name: str, backward_rule: Callable[..., tuple]) -> Any:
 
         @staticmethod
         def forward(*arguments: Any) -> Tensor:
-            return operator(*arguments)
+            output: Tensor = operator(*arguments)
+            return output
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             _save(ctx, inputs, output)
             ctx.save_for_forward(*inputs[:2])
             ctx.rest = inputs[2:]

@@ -176,12 +176,14 @@ def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
-def _run(operator: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
+def _run(contraction: int, x: Tensor, field: Tensor, y: Tensor, window: Window) -> None:
     problem = layouts.contraction(
         x.dtype, x.shape, x.stride(), field.shape, field.stride(), y.shape, y.stride(), window
     )
     kernels = loader.kernels()
-    status = kernels.contract(kernels.isa, operator, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads())
+    status = kernels.contract(
+        kernels.isa, contraction, problem, x.data_ptr(), field.data_ptr(), y.data_ptr(), threads()
+    )
     _check(status)
 
 

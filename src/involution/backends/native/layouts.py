@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,19 +25,25 @@ def epilogue(of: Epilogue) -> bytes:
 
 
 def contraction_of_span(
-    dtype: torch.dtype, x: Any, x_stride: Any, weight: Any, y: Any, y_stride: Any, window: Window
+    dtype: torch.dtype,
+    x: Sequence[int],
+    x_stride: Sequence[int],
+    weight: Sequence[int],
+    y: Sequence[int],
+    y_stride: Sequence[int],
+    window: Window,
 ) -> bytes:
     """Return a contraction whose field, of ``weight`` (G, K, K, C_hidden), is nowhere in memory."""
     field = (x[0], *weight[:-1], *y[2:])
     return contraction(dtype, x, x_stride, field, (0,) * len(field), y, y_stride, window)
 
 
-def hidden(size: Any, stride: Any) -> bytes:
+def hidden(size: Sequence[int], stride: Sequence[int]) -> bytes:
     """Return number of channels and steps of a hidden map of this size."""
     return Struct("=q").pack(size[1]) + strides(len(size), stride)
 
 
-def strides(dims: int, stride: Any) -> bytes:
+def strides(dims: int, stride: Sequence[int]) -> bytes:
     """Return the steps of a map, zero for the dimensions it lacks."""
     return Struct("=5q").pack(*stride[:2], *(0,) * (5 - dims), *stride[2:])
 
@@ -46,13 +52,20 @@ _PROBLEM = Struct("=40q")
 
 
 def contraction(
-    dtype: torch.dtype, x: Any, x_stride: Any, field: Any, field_stride: Any, y: Any, y_stride: Any, window: Window
+    dtype: torch.dtype,
+    x: Sequence[int],
+    x_stride: Sequence[int],
+    field: Sequence[int],
+    field_stride: Sequence[int],
+    y: Sequence[int],
+    y_stride: Sequence[int],
+    window: Window,
 ) -> bytes:
     """Return a contraction: maps of fewer dimensions get leading sizes of one."""
     dims = len(x) - 2
     groups = field[1]
 
-    def padded(values: Any, fill: int) -> tuple[int, ...]:
+    def padded(values: Sequence[int], fill: int) -> tuple[int, ...]:
         return (fill,) * (3 - dims) + tuple(values)
 
     return _PROBLEM.pack(

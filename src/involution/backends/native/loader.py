@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +32,9 @@ class Kernels(NamedTuple):
         names: all that were compiled and this machine has, best last.
     """
 
-    contract: Any
-    span_and_contract: Any
-    span_gradients: Any
+    contract: Callable[..., int]
+    span_and_contract: Callable[..., int]
+    span_gradients: Callable[..., int]
     isa: int
     name: str
     names: tuple[str, ...]

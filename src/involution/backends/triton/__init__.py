@@ -97,6 +97,6 @@ def _channels_last(x: Tensor, groups: int) -> Tensor:
     return empty_map(x, x.shape, True).copy_(x)
 
 
-def on_device(tensor: Tensor) -> AbstractContextManager:
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context in which Triton launches on the device of ``tensor``, on its current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
