@@ -230,7 +230,7 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
         query = self.query(to_output_grid(x, self.window))
         query = query * self.head_channels**-0.5
-        correlation = getattr(functional, f"correlation{self.dims}d")
+        correlation = (functional.correlation1d, functional.correlation2d, functional.correlation3d)[self.dims - 1]
         kernel_size, stride, padding, dilation = self.window
         field = correlation(
             query, self.key(x), kernel_size, groups=self.groups, stride=stride, padding=padding, dilation=dilation
