@@ -1,7 +1,7 @@
 # The environment lives in .venv; every target makes it first, from requirements.lock, if it is not there or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format sanitize bench gpu gpu-compile-check docs lock clean
@@ -9,22 +9,22 @@ READY := .venv/.ready
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
-demo: $(READY)  ## train convolution and involution on real handwritten digits, compare them, open the report
+demo: $(STAMP)  ## train convolution and involution on real handwritten digits, compare them, open the report
 	$(BIN)/involution compare digits --open
 
-test: $(READY)  ## run all tests (set INVOLUTION_DATA to a folder with data sets to include the tests that need them)
+test: $(STAMP)  ## run all tests (set INVOLUTION_DATA to a folder with data sets to include the tests that need them)
 	$(BIN)/python -m pytest -n auto
 
-check: $(READY)  ## lint, check the formatting, check the types
+check: $(STAMP)  ## lint, check the formatting, check the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)  ## format the code and repair what the linter can
+format: $(STAMP)  ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-sanitize: $(READY)  ## run the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: $(STAMP)  ## run the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	cmake -S . -B build/sanitize -DINVOLUTION_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug
 	cmake --build build/sanitize --parallel
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
@@ -32,29 +32,29 @@ sanitize: $(READY)  ## run the tests of the CPU kernels under AddressSanitizer a
 		INVOLUTION_NATIVE_LIBRARY=build/sanitize/libinvolution_native.so \
 		$(BIN)/python -m pytest -p no:xdist tests/test_native.py tests/test_generation.py -k "not 31_values and not compiles"
 
-bench: $(READY)  ## measure operator and nets on the CPU against their peers and write the records to results/
+bench: $(STAMP)  ## measure operator and nets on the CPU against their peers and write the records to results/
 	$(BIN)/python -m benchmarks.operator
 	$(BIN)/python -m benchmarks.nets --compile
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m tools.tables
 
-gpu-compile-check: $(READY)  ## compile every GPU kernel without a GPU, check registers, spills and loads
+gpu-compile-check: $(STAMP)  ## compile every GPU kernel without a GPU, check registers, spills and loads
 	$(BIN)/python -m benchmarks.compile_check
 
-gpu: $(READY)  ## on a machine with a GPU: its tests, parity, benchmarks; records go to runs/gpu
+gpu: $(STAMP)  ## on a machine with a GPU: its tests, parity, benchmarks; records go to runs/gpu
 	$(BIN)/python -m benchmarks.gpu
 
-docs: $(READY)  ## build the documentation into docs/_build
+docs: $(STAMP)  ## build the documentation into docs/_build
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
-lock: $(READY)  ## resolve the newest versions that pyproject.toml allows into requirements.lock
+lock: $(STAMP)  ## resolve the newest versions that pyproject.toml allows into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --all-extras --group dev pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and everything that was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
 
-$(READY): requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/involution/backends/native/csrc/*)
+$(STAMP): requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/involution/backends/native/csrc/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Could not create .venv; Python >= 3.11 with the venv module is needed (Debian: apt install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock

@@ -23,8 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from involution.backends.triton import fused
-from involution.backends.triton.fused import FusedLaunch
+from involution.backends.triton import banded_launch
+from involution.backends.triton.banded_launch import BandedLaunch
 from involution.backends.triton.launch import Launch, plan
 from involution.geometry import Window
 from involution.memory_layout import empty_field, empty_map
@@ -55,7 +55,7 @@ class Check(NamedTuple):
     """
 
     name: str
-    launch: Callable[[int], Launch | FusedLaunch]
+    launch: Callable[[int], Launch | BandedLaunch]
     dtypes: tuple[torch.dtype, ...]
     registers: int
     shared: int = 0
@@ -119,11 +119,11 @@ def contraction(
 def generation(
     channels: int, rows: int, *, batch: int = 64, taps: int = 7, dtype: torch.dtype = torch.bfloat16
 ) -> Check:
-    """Return the check of the fused forward, 16 channels a group and a quarter of the channels hidden."""
+    """Return the check of generation and multiply-add in one kernel, 16 channels a group and a quarter of the channels hidden."""
     groups, hidden = channels // 16, channels // 4
 
-    def launch(lanes: int) -> FusedLaunch:
-        return fused.plan(batch, (rows, rows), groups, 16, hidden, (taps, taps))
+    def launch(lanes: int) -> BandedLaunch:
+        return banded_launch.plan(batch, (rows, rows), groups, 16, hidden, (taps, taps))
 
     name = (
         f"banded.forward {batch}x{channels}x{rows}x{rows} k{taps} hidden {hidden} {str(dtype).removeprefix('torch.')}"

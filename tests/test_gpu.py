@@ -183,7 +183,7 @@ class TestGpu(unittest.TestCase):
             self.assertLess(relative_error(actual, e), 1e-2)
 
     def test_fused_forward(self):
-        from involution.backends.triton import fused
+        from involution.backends.triton import banded_launch
 
         for dtype in (torch.float16, torch.bfloat16):
             for rows, columns, groups in ((56, 56, 4), (7, 7, 8), (9, 13, 2)):
@@ -195,7 +195,7 @@ class TestGpu(unittest.TestCase):
                 bias = torch.randn(groups * 49, device="cuda", dtype=dtype)
                 out = torch.full_like(x, float("nan"))
                 with triton.on_device(x):
-                    fused.span_and_contract(out, x, hidden, weight, bias)
+                    banded_launch.span_and_contract(out, x, hidden, weight, bias)
                 field = torch.einsum("nc,bchw->bnhw", weight.double().flatten(0, 2), hidden.double())
                 field = (field + bias.double()[:, None, None]).unflatten(1, (groups, 7, 7))
                 expected = involution2d(x.double(), field, backend="reference")

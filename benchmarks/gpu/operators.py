@@ -124,10 +124,10 @@ def ours(shape: Shape) -> Iterator[tuple[str, Callable[[], Any], float, Callable
 
     yield "generation and strips", generate_and_strips, s.gigabytes(s.x, s.hidden, s.y), generate_and_strips
     if s.dtype != torch.float32:
-        from involution.backends.triton import fused
+        from involution.backends.triton import banded_launch
 
         def banded() -> Tensor:
-            fused.span_and_contract(s.y, s.x, s.hidden, s.span, s.bias)
+            banded_launch.span_and_contract(s.y, s.x, s.hidden, s.span, s.bias)
             return s.y
 
         yield "fused forward", banded, s.gigabytes(s.x, s.hidden, s.y), banded

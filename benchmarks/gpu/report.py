@@ -47,7 +47,7 @@ def aims(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
         return min(found, key=lambda row: row["median_us"]) if found else None
 
     forward = ("strips forward, pixels together", "strips forward, weights together")
-    fused = ("fused forward", "generation and strips")
+    with_generation = ("fused forward", "generation and strips")
     found: list[tuple[str, str, str]] = []
     for stage in (1, 2):
         ours = best(stage, *forward)
@@ -58,7 +58,7 @@ def aims(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
         ratio = plain["median_us"] / ours["median_us"] if ours and plain else None
         found.append(_judged(f"stage {stage}: forward ≥ 5 × the plain CUDA kernel", ratio, 5, "{:.1f} ×"))
     for stage in (1, 2, 3, 4):
-        ours, convolution = best(stage, *fused), best(stage, "convolution 3x3")
+        ours, convolution = best(stage, *with_generation), best(stage, "convolution 3x3")
         ratio = convolution["median_us"] / ours["median_us"] if ours and convolution else None
         found.append(_judged(f"stage {stage}: with generation ≥ 1 × the 3×3 convolution's speed", ratio, 1, "{:.2f} ×"))
     nets = {(row["net"], row["step"], row["mode"]): row for row in rows if "images_per_s" in row}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,8 @@ class Span(NamedTuple):
     def field(self) -> Tensor:
         """Return the kernel field ``(B, G, K, K, H', W')``."""
         convolution = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
-        return convolution(self.hidden, self.weight, self.bias).unflatten(1, (self.groups, *self.kernel_size))
+        field: Tensor = convolution(self.hidden, self.weight, self.bias).unflatten(1, (self.groups, *self.kernel_size))
+        return field
 
 
 def involution2d(
@@ -318,7 +320,7 @@ def finish(output: Tensor, scale: Tensor | None, offset: Tensor | None, relu: bo
 
 
 def _involution(
-    function: Any,
+    function: Callable[..., Tensor],
     dims: int,
     input: Tensor,
     kernel: Tensor | Span,
@@ -351,7 +353,7 @@ def _involution(
 
 
 def _correlation(
-    function: Any,
+    function: Callable[..., Tensor],
     dims: int,
     query: Tensor,
     key: Tensor,
@@ -374,7 +376,7 @@ def _correlation(
     return contraction.kernel_gradient(query, key, groups, window, backend)
 
 
-def _dims_of(name: str, tensor: Any) -> int:
+def _dims_of(name: str, tensor: object) -> int:
     """Return the spatial dimensions of a map."""
     if not isinstance(tensor, Tensor) or tensor.ndim - 2 not in MAP:
         raise ValueError(

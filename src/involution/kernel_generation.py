@@ -123,10 +123,11 @@ class BottleneckKernelGenerator(KernelGenerator):
         """Return the field ``(B, G, K, K, H', W')`` of ``x`` ``(B, C, H', W')``, as a `Span`."""
         x = self.reduce(x)
         x = _with_running_statistics(self.norm, x) if _lacks_statistics(self.norm, x) else self.norm(x)
-        return self.span(self.act(x))
+        span: Span = self.span(self.act(x))
+        return span
 
 
-def _lacks_statistics(norm: Any, x: Tensor) -> bool:
+def _lacks_statistics(norm: nn.Module, x: Tensor) -> bool:
     """Whether a batch norm in training sees at most one value per channel, of which PyTorch refuses the statistics.
 
     Involutions stand where convolutions stood: on the coarsest map of a pyramid, or for no region at all.
@@ -162,7 +163,8 @@ class LinearKernelGenerator(KernelGenerator):
 
     def forward(self, x: Tensor) -> Span:
         """Return the field ``(B, G, K, K, H', W')`` of ``x`` ``(B, C, H', W')``, as a `Span`."""
-        return self.span(x)
+        span: Span = self.span(x)
+        return span
 
 
 class LocalAttentionKernelGenerator(KernelGenerator):
@@ -228,7 +230,7 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
         query = self.query(to_output_grid(x, self.window))
         query = query * self.head_channels**-0.5
-        correlation = getattr(functional, f"correlation{self.dims}d")
+        correlation = (functional.correlation1d, functional.correlation2d, functional.correlation3d)[self.dims - 1]
         kernel_size, stride, padding, dilation = self.window
         field = correlation(
             query, self.key(x), kernel_size, groups=self.groups, stride=stride, padding=padding, dilation=dilation

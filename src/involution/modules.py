@@ -33,7 +33,7 @@ class _Involution(nn.Module):
         group_channels: int = 16,
         reduction: int = 4,
         bias: bool = False,
-        kernel_generator: str | Callable[[Tensor], Tensor] | None = None,
+        kernel_generator: str | Callable[[Tensor], Tensor | Span] | None = None,
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] = nn.ReLU,
         backend: str = "auto",

@@ -13,18 +13,15 @@ from house.sources import REPOSITORY, Module, modules
 
 # What is reached, by its full name, and why no public name serves. A library may remove such a name in any release.
 PRIVATE = {
-    "lightning.pytorch.cli.LightningCLI._get": "reads the arguments of the subcommand that runs",
     "lightning.pytorch.strategies.model_parallel.ModelParallelStrategy._data_parallel_size": (
         "how many processes there are is known only when the strategy sets up, after its constructor"
     ),
-    "lightning.pytorch.LightningModule._device_mesh": "asks whether the strategy shards; device_mesh raises without one",
     "torch._C._are_functorch_transforms_active": "torch.func is served by autograd functions, the rest by the operator itself, which costs far less",
     "torch.autograd.forward_ad._current_level": "forward mode is served by autograd functions, the rest by the operator itself, which costs far less",
     "torch.nn.Module._backward_hooks": "folding leaves what a hook watches as it is; hooks have no public list",
     "torch.nn.Module._backward_pre_hooks": "folding leaves what a hook watches as it is; hooks have no public list",
     "torch.nn.Module._forward_hooks": "folding leaves what a hook watches as it is; hooks have no public list",
     "torch.nn.Module._forward_pre_hooks": "folding leaves what a hook watches as it is; hooks have no public list",
-    "torch.nn.modules.batchnorm._NormBase": "the base of batch and instance norms of any dimension",
     "torch.ops.aten._adaptive_avg_pool2d": "the operator behind nn.AdaptiveAvgPool2d, to be counted",
     "torch.ops.aten._adaptive_avg_pool3d": "the operator behind nn.AdaptiveAvgPool3d, to be counted",
     "torch.ops.aten._batch_norm_no_update": "one of the operators behind nn.BatchNorm2d, to be counted",
@@ -36,7 +33,6 @@ PRIVATE = {
     "torch.ops.aten._prelu_kernel": "the operator behind nn.PReLU, to be counted",
     "torch.ops.aten._trilinear": "the operator behind nn.Bilinear, without a formula, to be named as uncounted",
     "torch.utils._python_dispatch.TorchDispatchMode": "sees every operator that a net calls; there is no public path",
-    "torchmetrics.Metric._defaults": "the states of a metric, to be reduced over processes without the metric's wrapper",
 }
 
 # The documented methods of named tuples, whose underscore keeps them apart from fields.

@@ -1,11 +1,11 @@
-"""The fused forward against the field made by a matrix product and the reference, in float64."""
+"""Generation and multiply-add in one kernel against the field made by a matrix product and the reference, in float64."""
 
 import pytest
 import torch
 from cases import relative_error
 
 from involution.backends import Request, reference
-from involution.backends.triton import fused
+from involution.backends.triton import banded_launch
 from involution.geometry import to_window
 from involution.memory_layout import empty_map
 
@@ -47,7 +47,7 @@ def tensors(size, groups, hidden, taps, dtype, channels_last, bias=True, batch=2
 def test_equals_generation_and_multiply_add(size, groups, hidden, taps, channels_last, bias, dtype):
     x, h, weight, offset = tensors(size, groups, hidden, taps, dtype, channels_last, bias)
     out = torch.full_like(x, float("nan"))
-    fused.span_and_contract(out, x, h, weight, offset)
+    banded_launch.span_and_contract(out, x, h, weight, offset)
     # The field is rounded once and the result once; the interpreter cuts bfloat16 instead of rounding.
     bound = torch.finfo(dtype).eps * (1.5 if dtype == torch.bfloat16 else 0.7)
     assert relative_error(out, exact(x, h, weight, offset)) < bound
@@ -56,20 +56,23 @@ def test_equals_generation_and_multiply_add(size, groups, hidden, taps, channels
 def test_offsets_of_64_bits(monkeypatch):
     x, h, weight, bias = tensors((9, 7), 2, 16, (7, 7), torch.float16, True)
     outs = [torch.full_like(x, float("nan")) for _ in range(2)]
-    for out, narrow in zip(outs, (fused.NARROW, 0), strict=True):
-        monkeypatch.setattr(fused, "NARROW", narrow)
-        fused.span_and_contract(out, x, h, weight, bias)
+    for out, narrow in zip(outs, (banded_launch.NARROW, 0), strict=True):
+        monkeypatch.setattr(banded_launch, "NARROW", narrow)
+        banded_launch.span_and_contract(out, x, h, weight, bias)
     assert torch.equal(*outs)
-    assert fused.plan(1, (9, 7), 2, 16, 16, (7, 7)).arguments[-1]
+    assert banded_launch.plan(1, (9, 7), 2, 16, 16, (7, 7)).arguments[-1]
     monkeypatch.undo()
-    assert [fused.plan(1, (side, side), 32, 16, 128, (7, 7)).arguments[-1] for side in (1024, 2048)] == [False, True]
+    assert [banded_launch.plan(1, (side, side), 32, 16, 128, (7, 7)).arguments[-1] for side in (1024, 2048)] == [
+        False,
+        True,
+    ]
 
 
 def test_not_a_number_stays_in_its_image_and_group():
     x, h, weight, bias = tensors((5, 6), 2, 8, (3, 3), torch.float16, True)
     x[0, 20, 2, 3] = float("nan")
     out = torch.empty_like(x)
-    fused.span_and_contract(out, x, h, weight, bias)
+    banded_launch.span_and_contract(out, x, h, weight, bias)
     where = out.isnan()
     assert where[0, 20, 1:4, 2:5].all()
     assert not where[1].any() and not where[0, :20].any() and not where[0, 21:].any()
@@ -101,4 +104,4 @@ def test_not_a_number_stays_in_its_image_and_group():
 def test_says_what_it_does_not_serve(changes, words):
     hidden = changes.pop("hidden", 16)
     request = Request(torch.device("cpu"), torch.float16, 16, to_window(7, 1, "same", 1, 2))._replace(**changes)
-    assert fused.unsupported(request, hidden) == words
+    assert banded_launch.unsupported(request, hidden) == words

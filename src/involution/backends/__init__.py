@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -30,13 +29,13 @@ __all__ = [
     "use",
 ]
 
-_BACKENDS: dict[str, Backend | ModuleType] = {}
+_BACKENDS: dict[str, Backend] = {}
 _preferred: str | None = os.environ.get("INVOLUTION_BACKEND", "auto")
 if _preferred in ("", "auto"):
     _preferred = None
 
 
-def register(backend: Backend | ModuleType, first: bool = True) -> None:
+def register(backend: Backend, first: bool = True) -> None:
     """Add a backend, before (or behind) those already there in the order in which ``"auto"`` asks them.
 
     Raises:
@@ -65,7 +64,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backend {name!r}; expected 'auto' or one of {', '.join(map(repr, _BACKENDS))}")
 
 
-def _order() -> list[Backend | ModuleType]:
+def _order() -> list[Backend]:
     """Return all backends in the order in which ``"auto"`` asks them now."""
     return sorted(_BACKENDS.values(), key=lambda backend: backend.name != _preferred)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
 from ..geometry import Window
 from .request import Request
+
+# An index of a map: all images, groups and channels, some of the pixels.
+Pixels = tuple[EllipsisType | slice, ...]
 
 name = "reference"
 
@@ -59,7 +62,8 @@ def _accumulator(out: Tensor) -> Tensor:
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
-    return x.unflatten(1, (groups, x.shape[1] // groups))
+    grouped: Tensor = x.unflatten(1, (groups, x.shape[1] // groups))
+    return grouped
 
 
 def _weights(kernel: Tensor, tap: tuple[int, ...]) -> Tensor:
@@ -73,7 +77,9 @@ def _at(kernel: Tensor, tap: tuple[int, ...]) -> Tensor:
     return kernel
 
 
-def _taps(size: Sequence[int], out_size: Sequence[int], window: Window) -> Iterator[tuple[tuple[int, ...], Any, Any]]:
+def _taps(
+    size: Sequence[int], out_size: Sequence[int], window: Window
+) -> Iterator[tuple[tuple[int, ...], Pixels, Pixels]]:
     """Yield each tap that reaches the map, with the output pixels it reaches and the input pixels they read."""
     for tap in product(*map(range, window.kernel_size)):
         outputs, inputs = [], []

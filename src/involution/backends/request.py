@@ -79,7 +79,7 @@ class Backend(Protocol):
         """Write ``dH[b, g, u, v, i, j] = Σ_c dY[b, g, c, i, j] · X[b, g, c, s·i + d·u − p, s·j + d·v − p]``."""
 
 
-class Fusing(Backend, Protocol):
+class SpanBackend(Backend, Protocol):
     """A backend that can also make the kernel field itself, from a φ whose last step is one matrix.
 
     Both are optional; without them the field is made and the three contractions serve (`involution.backends.spans`).

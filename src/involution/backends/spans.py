@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ GPU_PIECE_BYTES = 128 << 20
 
 
 def forward(
-    backend: Any,
+    backend: Backend,
     out: Tensor,
     value: Tensor,
     hidden: Tensor,
@@ -35,7 +34,7 @@ def forward(
     """Write the involution of ``value`` with the field ``weight · hidden + bias``, then the epilogue.
 
     Args:
-        backend: a `Backend`, perhaps `Fusing`.
+        backend: a `Backend`, perhaps a `SpanBackend`.
         out: ``(B, C, H', W')``.
         value: ``(B, C, H, W)``.
         hidden: ``(B, C_hidden, H', W')``.
@@ -53,7 +52,7 @@ def forward(
 
 
 def backward(
-    backend: Any,
+    backend: Backend,
     gradients: tuple[Tensor, Tensor, Tensor, Tensor],
     grad_output: Tensor,
     value: Tensor,
@@ -65,7 +64,7 @@ def backward(
     """Write the gradients of `forward` without an epilogue, for value, hidden, weight and bias.
 
     Args:
-        backend: a `Backend`, perhaps `Fusing`.
+        backend: a `Backend`, perhaps a `SpanBackend`.
         gradients: where to write: as ``value``, as ``hidden``, as ``weight`` (in any shape of its numbers), as ``bias``.
         grad_output: ``(B, C, H', W')``.
         value: as in `forward`, and so are the others.

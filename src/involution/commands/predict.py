@@ -68,11 +68,11 @@ def predict(
             if weights is not None or heatmaps:
                 raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
             predictor = import_module(_PREDICTORS[description.task])
-            own: dict[str, dict[str, Any]] = {
+            options: dict[str, dict[str, Any]] = {
                 "detection": {"batch_size": batch_size, "min_score": min_score},
                 "segmentation": {"window": window, "scales": scales, "flip": flip},
             }
-            predictor.predict_images(files, model, out=out, json=json, device=place, **own[description.task])
+            predictor.predict_images(files, model, out=out, json=json, device=place, **options[description.task])
             return
         net = load(model, weights).to(place).eval()
         names = class_names(net)

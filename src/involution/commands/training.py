@@ -58,20 +58,21 @@ class _Cli(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse to start a new training in the folder of another one."""
-        run = self._get(self.config, "run")
-        last = run / "checkpoints" / "last.ckpt"
-        if self.subcommand == "fit" and last.exists() and not self._get(self.config, "ckpt_path"):
+        config = self.config[self.subcommand]
+        run, last = config.run, config.run / "checkpoints" / "last.ckpt"
+        if self.subcommand == "fit" and last.exists() and not config.ckpt_path:
             raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""
-        run, config = self._get(self.config_init, "run"), self._get(self.config_init, "trainer")
+        arguments = self.config_init[self.subcommand]
+        run, config = arguments.run, arguments.trainer
         kwargs["default_root_dir"] = str(run)
         if config.get("logger") in (None, True):
             kwargs["logger"] = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
         callbacks = list(config.get("callbacks") or [])
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
-        seed = self._get(self.config_init, "seed_everything")
+        seed = arguments.seed_everything
         if self.subcommand == "fit":
             callbacks.append(EpochSeed(0 if isinstance(seed, bool) or seed is None else seed))
             if kwargs.get("logger") or config.get("logger"):

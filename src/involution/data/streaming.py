@@ -192,8 +192,8 @@ class ImageShards(LightningDataModule, DescribedImages):
         if shuffled:
             stream = stream.repeat(None)
         # Where the processes do not divide the shards, every one reads all of them and takes its share of the images.
-        own = len(shards) // world_size if len(shards) % world_size == 0 else len(shards)
-        return _Samples(stream, transform), min(self.num_workers, own)
+        read = len(shards) // world_size if len(shards) % world_size == 0 else len(shards)
+        return _Samples(stream, transform), min(self.num_workers, read)
 
 
 class _Samples(IterableDataset):

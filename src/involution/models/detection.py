@@ -229,8 +229,8 @@ def _rcnn(
     out_indices: Sequence[int] = (1, 2, 3, 4),
     **options: Any,
 ) -> Any:
-    # Of our own class only the loss is new.
-    own = {name: options.pop(name) for name in ("box_loss",) if name in options}
+    # What torchvision's classes do not know.
+    ours = {name: options.pop(name) for name in ("box_loss",) if name in options}
     options = _known(options, tv.MaskRCNN if cls is MaskRCNN else tv.FasterRCNN)
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
     layer = _layer(head, spatial_args)
@@ -254,7 +254,7 @@ def _rcnn(
         box_roi_pool=align(output_size=7),
         box_head=TwoMLPHead(channels * 7 * 7, box_channels),
         box_predictor=FastRCNNPredictor(box_channels, num_classes + 1),
-        **own,
+        **ours,
         **options,
     )
 

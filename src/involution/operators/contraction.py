@@ -21,7 +21,7 @@ from ..geometry import Window
 from ..memory_layout import empty_field, empty_map, is_channels_last, is_field_channels_last
 from .contract import check_correlation, check_input_gradient, check_involution
 
-LIBRARY = Library("involution", "DEF")
+OPERATORS = Library("involution", "DEF")
 WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
 
 
@@ -31,8 +31,12 @@ def define(name: str, schema: str, implementation: Callable[..., Any]) -> None:
     Under a second name, with ``_in_python`` behind it, C++ hands on calls that another backend is to serve.
     """
     for full in (name, f"{name}_in_python"):
-        LIBRARY.define(f"{full}{schema}")
-        LIBRARY.impl(full, implementation, "CompositeExplicitAutograd")
+        OPERATORS.define(f"{full}{schema}")
+        OPERATORS.impl(full, implementation, "CompositeExplicitAutograd")
+
+
+# One for each argument of an operator.
+Gradients = tuple[Tensor | None, ...]
 
 
 # What the rest of the library calls.
@@ -64,18 +68,21 @@ def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Win
     return call("kernel_gradient", _KernelGradient, _kernel_gradient_fake, grad_output, input, groups, *window, backend)
 
 
-def call(name: str, function: Any, fake: Callable[..., Any], *arguments: Any) -> Any:
+def call(name: str, function: type[torch.autograd.Function], fake: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Call an operator, or the autograd function that stands for it.
 
     C++ finds that arguments do not fit, Python says why: then ``fake``, which checks them too, raises the sentence.
     """
+    output: Tensor
     if is_transformed():
-        return function.apply(*arguments)
+        output = function.apply(*arguments)
+        return output
     try:
-        return getattr(torch.ops.involution, name).default(*arguments)
+        output = getattr(torch.ops.involution, name).default(*arguments)
     except RuntimeError:
         fake(*arguments)
         raise
+    return output
 
 
 def is_transformed() -> bool:
@@ -118,18 +125,36 @@ def _window_of(kernel: Tensor, *geometry: Sequence[int]) -> Window:
 # Shapes without numbers, for tracing; they also say what is wrong with arguments that C++ refused.
 
 
-def _forward_fake(input: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any, backend: str) -> Tensor:
+def _forward_fake(
+    input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], backend: str
+) -> Tensor:
     return _forward_output(input, kernel, _window_of(kernel, stride, padding, dilation))
 
 
 def _input_gradient_fake(
-    grad_output: Tensor, kernel: Tensor, input_size: Any, stride: Any, padding: Any, dilation: Any, backend: str
+    grad_output: Tensor,
+    kernel: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
 ) -> Tensor:
     return _input_gradient_output(grad_output, kernel, input_size, _window_of(kernel, stride, padding, dilation))
 
 
-def _kernel_gradient_fake(grad_output: Tensor, input: Tensor, groups: Any, kernel_size: Any, *rest: Any) -> Tensor:
-    return _kernel_gradient_output(grad_output, input, groups, Window(tuple(kernel_size), *map(tuple, rest[:3])))
+def _kernel_gradient_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    backend: str,
+) -> Tensor:
+    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    return _kernel_gradient_output(grad_output, input, groups, window)
 
 
 # Implementations.
@@ -195,12 +220,12 @@ define(
 # The rules are given twice: to the dispatcher, and as autograd functions, which `is_transformed` calls for.
 
 
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.geometry, ctx.backend = inputs[-4:-1], inputs[-1]
 
 
-def _forward_backward(ctx: Any, dy: Tensor) -> tuple:
+def _forward_backward(ctx: Any, dy: Tensor) -> Gradients:
     x, h = ctx.saved_tensors
     window = _window_of(h, *ctx.geometry)
     dx = input_gradient(dy, h, x.shape[2:], window, ctx.backend) if ctx.needs_input_grad[0] else None
@@ -208,7 +233,7 @@ def _forward_backward(ctx: Any, dy: Tensor) -> tuple:
     return dx, dh, None, None, None, None
 
 
-def _input_gradient_backward(ctx: Any, gx: Tensor) -> tuple:
+def _input_gradient_backward(ctx: Any, gx: Tensor) -> Gradients:
     dy, h = ctx.saved_tensors
     window = _window_of(h, *ctx.geometry)
     gy = forward(gx, h, window, ctx.backend) if ctx.needs_input_grad[0] else None
@@ -216,7 +241,7 @@ def _input_gradient_backward(ctx: Any, gx: Tensor) -> tuple:
     return gy, gh, None, None, None, None, None
 
 
-def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
+def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> Gradients:
     dy, x = ctx.saved_tensors
     window = _window_of(gh, *ctx.geometry)
     gy = forward(x, gh, window, ctx.backend) if ctx.needs_input_grad[0] else None
@@ -226,18 +251,26 @@ def _kernel_gradient_backward(ctx: Any, gh: Tensor) -> tuple:
 
 def fold_into_batch(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """Let a dimension that ``torch.func.vmap`` maps over join the batch, the first dimension of what remains."""
-    mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return mapped.flatten(0, 1)
+    return to_front(tensor, dim, size).flatten(0, 1)
 
 
-def _differentiable(name: str, fake: Callable[..., Tensor], backward_rule: Callable[..., tuple]) -> Any:
+def to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """Return ``tensor`` with the dimension that is mapped over as its first; it is repeated where it has none."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _differentiable(
+    name: str, fake: Callable[..., Tensor], backward_rule: Callable[..., Gradients]
+) -> type[torch.autograd.Function]:
     """Give an operator its shapes, its derivative and its rule for vmap; return the autograd function that applies it."""
     operator = getattr(torch.ops.involution, name).default
 
-    def apply(*arguments: Any) -> Any:
+    def apply(*arguments: Any) -> Tensor:
         return call(name, Function, fake, *arguments)
 
-    def vmap_rule(info: Any, in_dims: tuple, first: Tensor, second: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    def vmap_rule(
+        info: Any, in_dims: Sequence[int | None], first: Tensor, second: Tensor, *rest: Any
+    ) -> tuple[Tensor, int]:
         first, second = (
             fold_into_batch(tensor, dim, info.batch_size)
             for tensor, dim in zip((first, second), in_dims[:2], strict=True)
@@ -251,10 +284,11 @@ def _differentiable(name: str, fake: Callable[..., Tensor], backward_rule: Calla
 
         @staticmethod
         def forward(*arguments: Any) -> Tensor:
-            return operator(*arguments)
+            output: Tensor = operator(*arguments)
+            return output
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             _save(ctx, inputs, output)
             ctx.save_for_forward(*inputs[:2])
             ctx.rest = inputs[2:]
@@ -271,9 +305,9 @@ def _differentiable(name: str, fake: Callable[..., Tensor], backward_rule: Calla
             return sum(terms[1:], terms[0]) if terms else None
 
     Function.__name__ = Function.__qualname__ = f"involution_{name}"
-    register_fake(f"involution::{name}", fake, lib=LIBRARY)
-    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=LIBRARY)
-    register_vmap(f"involution::{name}", vmap_rule, lib=LIBRARY)
+    register_fake(f"involution::{name}", fake, lib=OPERATORS)
+    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=OPERATORS)
+    register_vmap(f"involution::{name}", vmap_rule, lib=OPERATORS)
     return Function
 
 

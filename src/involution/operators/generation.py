@@ -24,6 +24,12 @@ from ..memory_layout import empty_map, is_channels_last
 from . import contraction
 from .contract import check_span, check_together
 
+_OPERATORS = contraction.OPERATORS
+_ARGUMENTS = (
+    "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
+    + contraction.WINDOW
+)
+
 
 def forward_of_span(
     value: Tensor,
@@ -71,11 +77,11 @@ def _forward_fake(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    groups: Any,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    groups: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     backend: str,
     scale: Tensor | None = None,
     offset: Tensor | None = None,
@@ -85,7 +91,9 @@ def _forward_fake(
     return _output(value, hidden, weight, bias, groups, window, scale, offset)
 
 
-def _gradients_fake(grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _backward_fake(
+    grad_output: Tensor, value: Tensor, hidden: Tensor, weight: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _gradients(value, hidden, weight)
 
 
@@ -140,7 +148,9 @@ def _backward(
         )
     gradients = _gradients(value, hidden, weight)
     if not grad_output.numel():
-        return tuple(gradient.zero_() for gradient in gradients)  # type: ignore[return-value]
+        for gradient in gradients:
+            gradient.zero_()
+        return gradients
     chosen = backends.choose_for(backend, value, groups, window)
     matrix = weight.reshape(groups, *window.kernel_size, -1).contiguous()
     spans.backward(chosen, gradients, grad_output, value, hidden, matrix, _dense(bias), window)
@@ -152,16 +162,14 @@ def _dense(vector: Tensor | None) -> Tensor | None:
     return None if vector is None else vector.contiguous()
 
 
-_ARGUMENTS = (
-    "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, "
-    + contraction.WINDOW
-)
 contraction.define(
     "forward_of_span", f"({_ARGUMENTS}, Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor", _forward
 )
 contraction.define(
     "gradients_of_span", f"(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)", _backward
 )
+register_fake("involution::forward_of_span", _forward_fake, lib=_OPERATORS)
+register_fake("involution::gradients_of_span", _backward_fake, lib=_OPERATORS)
 
 
 # Derivatives and vmap, given to the dispatcher and as an autograd function as in contraction.py.
@@ -172,16 +180,17 @@ def _field(hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, win
     field = torch.einsum("nc,bc...->bn...", weight.flatten(1), hidden)
     if bias is not None:
         field = field + bias.view(-1, *[1] * (hidden.ndim - 2))
-    return field.unflatten(1, (groups, *window.kernel_size))
+    kernel: Tensor = field.unflatten(1, (groups, *window.kernel_size))
+    return kernel
 
 
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
     ctx.groups, ctx.window, ctx.backend = inputs[4], Window(*map(tuple, inputs[5:9])), inputs[9]
     ctx.has_epilogue = Epilogue(*inputs[10:]) != Epilogue()
 
 
-def _backward_rule(ctx: Any, dy: Tensor) -> tuple:
+def _backward_rule(ctx: Any, dy: Tensor) -> contraction.Gradients:
     if ctx.has_epilogue:
         raise RuntimeError("an involution with an epilogue has no backward pass; apply scale, offset and ReLU after it")
     value, hidden, weight, bias = ctx.saved_tensors
@@ -215,7 +224,7 @@ def _differentiable_backward(
     return dvalue, dhidden, dweight, dfield.flatten(2).sum((0, 2))
 
 
-def _vmap_rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+def _vmap_rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
     """Let the mapped dimension join the batch; parameters that are mapped themselves make a field each."""
     value, hidden, weight, bias, groups, *geometry, backend, scale, offset, relu = arguments
     size, window = info.batch_size, Window(*map(tuple, geometry))
@@ -225,22 +234,17 @@ def _vmap_rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]
         out = forward_of_span(value, hidden, weight, bias, groups, window, backend, Epilogue(scale, offset, relu))
         return out.unflatten(0, (size, out.shape[0] // size)), 0
     ones = [1] * (value.ndim - 2)
-    hidden = _mapped(hidden, in_dims[1], size)
-    field = torch.einsum("vnc,vbc...->vbn...", _mapped(weight, in_dims[2], size).flatten(2), hidden)
+    hidden = contraction.to_front(hidden, in_dims[1], size)
+    field = torch.einsum("vnc,vbc...->vbn...", contraction.to_front(weight, in_dims[2], size).flatten(2), hidden)
     if bias is not None:
-        field = field + _mapped(bias, in_dims[3], size).view(size, 1, -1, *ones)
+        field = field + contraction.to_front(bias, in_dims[3], size).view(size, 1, -1, *ones)
     kernel = field.flatten(0, 1).unflatten(1, (groups, *window.kernel_size))
     out = contraction.forward(value, kernel, window, backend).unflatten(0, (size, hidden.shape[1]))
     if scale is not None:
-        out = out * _mapped(scale, in_dims[10], size).view(size, 1, -1, *ones)
+        out = out * contraction.to_front(scale, in_dims[10], size).view(size, 1, -1, *ones)
     if offset is not None:
-        out = out + _mapped(offset, in_dims[11], size).view(size, 1, -1, *ones)
+        out = out + contraction.to_front(offset, in_dims[11], size).view(size, 1, -1, *ones)
     return out.relu() if relu else out, 0
-
-
-def _mapped(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    """Return ``tensor`` with the dimension that is mapped over as its first."""
-    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 class _ForwardOfSpan(torch.autograd.Function):
@@ -249,16 +253,24 @@ class _ForwardOfSpan(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        return torch.ops.involution.forward_of_span.default(*arguments)
+        output: Tensor = torch.ops.involution.forward_of_span.default(*arguments)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _save(ctx, inputs, output)
         ctx.save_for_forward(*inputs[:4], *inputs[10:12])
         ctx.relu = inputs[12]
 
     @staticmethod
-    def jvp(ctx: Any, dvalue: Any, dhidden: Any, dweight: Any, dbias: Any, *others: Any) -> Tensor:
+    def jvp(
+        ctx: Any,
+        dvalue: Tensor | None,
+        dhidden: Tensor | None,
+        dweight: Tensor | None,
+        dbias: Tensor | None,
+        *others: Any,
+    ) -> Tensor:
         """Apply the product rule to the involution of the field, and to the epilogue."""
         value, hidden, weight, bias, scale, offset = ctx.saved_tensors
         groups, window, backend = ctx.groups, ctx.window, ctx.backend
@@ -291,10 +303,8 @@ class _ForwardOfSpan(torch.autograd.Function):
         return dy * (y > 0) if ctx.relu else dy
 
 
-register_fake("involution::forward_of_span", _forward_fake, lib=contraction.LIBRARY)
-register_fake("involution::gradients_of_span", _gradients_fake, lib=contraction.LIBRARY)
-register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=contraction.LIBRARY)
-register_vmap("involution::forward_of_span", _vmap_rule, lib=contraction.LIBRARY)
+register_autograd("involution::forward_of_span", _backward_rule, setup_context=_save, lib=_OPERATORS)
+register_vmap("involution::forward_of_span", _vmap_rule, lib=_OPERATORS)
 
 
 # Two floating-point operations per multiply-add, as for the contractions and matrix products that it stands for.
@@ -310,14 +320,29 @@ def macs(
 
 @register_flop_formula(torch.ops.involution.forward_of_span)
 def _forward_flops(
-    value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
+    value: Sequence[int],
+    hidden: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    *_: Any,
+    **__: Any,
 ) -> int:
     return 2 * sum(macs(value, hidden, weight, kernel_size))
 
 
 @register_flop_formula(torch.ops.involution.gradients_of_span)
 def _backward_flops(
-    dy: Any, value: Any, hidden: Any, weight: Any, bias: Any, groups: int, kernel_size: Any, *_: Any, **__: Any
+    dy: Sequence[int],
+    value: Sequence[int],
+    hidden: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    groups: int,
+    kernel_size: Sequence[int],
+    *_: Any,
+    **__: Any,
 ) -> int:
     window, span = macs(value, hidden, weight, kernel_size)
     # The span once more, then both gradients of each.

@@ -55,8 +55,8 @@ def find(model: nn.Module) -> tuple[list[Chain | Left], dict[str, str]]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        own = type(module) in INVOLUTIONS or norms.is_batch_norm(module)
-        return own or super().is_leaf_module(module, module_qualified_name)
+        known = type(module) in INVOLUTIONS or norms.is_batch_norm(module)
+        return known or super().is_leaf_module(module, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         # Not the call ``forward`` but the method: nobody's hooks shall see symbols.
@@ -117,12 +117,12 @@ class _Search:
             return Left(name, reason)
         layer_name = path.name(source)
         names = [layer_name, *map(path.name, between), name]
-        own = [getattr(layer, attribute, None) for attribute in ("weight", "bias", "scale")]
+        weights = [getattr(layer, attribute, None) for attribute in ("weight", "bias", "scale")]
         if path.repeated(source):
             reason = f"{layer_name} before it is called several times"
         elif any(len(n.users) > 1 for n in before):
             reason = f"the output of {layer_name} is also read by something else"
-        elif any(self.owners[id(weight)] > 1 for weight in own) and self.names[id(layer)] == 1:
+        elif any(self.owners[id(weight)] > 1 for weight in weights) and self.names[id(layer)] == 1:
             reason = f"{layer_name} shares a weight with another module"
         elif getattr(layer, "relu", False):
             reason = f"{layer_name} ends in a ReLU"

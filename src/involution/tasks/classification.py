@@ -103,7 +103,7 @@ class ClassificationTask(LightningModule):
 
     def configure_model(self) -> None:
         """Divide the parameters among the processes where the strategy is FSDP2."""
-        if self._device_mesh is not None and not sharding.is_sharded(self.model):
+        if self.device_mesh is not None and not sharding.is_sharded(self.model):
             sharding.shard(self.model, self.device_mesh["data_parallel"])
 
     def rebuild(self) -> bool:

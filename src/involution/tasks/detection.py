@@ -248,10 +248,10 @@ class DetectionTask(LightningModule):
 
 def _gather(metric: Any) -> None:
     """Give every process the images of all, in the order of the data, of which they had each n-th."""
-    for name in metric._defaults:
-        own = [value.cpu() if isinstance(value, Tensor) else value for value in getattr(metric, name)]
+    for name, state in metric.metric_state.items():
+        share = [value.cpu() if isinstance(value, Tensor) else value for value in state]
         shares: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, own)
+        torch.distributed.all_gather_object(shares, share)
         missing = object()
         values = [v for v in chain.from_iterable(zip_longest(*shares, fillvalue=missing)) if v is not missing]
         setattr(metric, name, [value.to(metric.device) if isinstance(value, Tensor) else value for value in values])

@@ -64,20 +64,20 @@ def span_and_contract(
     window: Window,
     epilogue: Epilogue,
 ) -> bool:
-    """See `Fusing.span_and_contract`; it is done where ``INVOLUTION_TRITON_FUSED=1`` asks for it and fused.py allows.
+    """See `SpanBackend.span_and_contract`; it is done where ``INVOLUTION_TRITON_FUSED=1`` asks for it and banded_launch.py allows.
 
     It is not the default: its kernel spreads NaN to the other pixels of a block of 16 (see banded.py), and where it
     wins has not been measured yet.
     """
     if os.environ.get("INVOLUTION_TRITON_FUSED") != "1":
         return False
-    from . import fused
+    from . import banded_launch
 
     request = Request(input.device, input.dtype, input.shape[1] // weight.shape[0], window)
-    if fused.unsupported(request, weight.shape[-1]) is not None:
+    if banded_launch.unsupported(request, weight.shape[-1]) is not None:
         return False
     with on_device(input):
-        fused.span_and_contract(out, input, hidden, weight, bias)
+        banded_launch.span_and_contract(out, input, hidden, weight, bias)
     epilogue.apply_(out)
     return True
 
@@ -97,6 +97,6 @@ def _channels_last(x: Tensor, groups: int) -> Tensor:
     return empty_map(x, x.shape, True).copy_(x)
 
 
-def on_device(tensor: Tensor) -> AbstractContextManager:
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context in which Triton launches on the device of ``tensor``, on its current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -116,7 +116,7 @@ def power_of_two(n: int) -> int:
 
 
 def options(warps: int) -> dict[str, Any]:
-    """Return the compiler's options: products and sums are fused whatever Triton's default."""
+    """Return the compiler's options: a product and its sum are one instruction, whatever Triton's default."""
     return {"num_warps": warps, "enable_fp_fusion": True}
 
 

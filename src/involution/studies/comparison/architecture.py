@@ -159,6 +159,8 @@ def _following(kind: str) -> Callable[[Any], dict[str, Any]]:
     return lambda module: {"kind": kind, "title": _short(module)}
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DESCRIPTIONS: dict[Any, Callable[[Any], dict[str, Any]]] = {
     Involution2d: _involution,
     nn.Conv2d: _convolution,
@@ -169,6 +171,6 @@ _DESCRIPTIONS: dict[Any, Callable[[Any], dict[str, Any]]] = {
     nn.Flatten: lambda m: {"kind": "reshape", "title": "flatten"},
     nn.Dropout: lambda m: {"kind": "activation", "title": f"dropout {m.p:g}"},
     nn.Softmax: lambda m: {"kind": "activation", "title": "softmax"},
-    (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm): _following("norm"),
+    (*_BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm): _following("norm"),
     (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Hardswish): _following("activation"),
 }

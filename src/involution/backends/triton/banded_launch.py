@@ -1,4 +1,4 @@
-"""The fused forward: which calls it serves, and how they are launched."""
+"""The kernel of banded.py: which calls it serves, and how they are launched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_HIDDEN = 64 if torch.version.hip else 128
 _BLOCKS, _WARPS, _STAGES, _FEW_PROGRAMS = 2, 1, 2, 512
 
 
-class FusedLaunch(NamedTuple):
+class BandedLaunch(NamedTuple):
     """The kernel's programs, what follows its five tensors, and the compiler's options."""
 
     programs: int
@@ -32,7 +32,7 @@ class FusedLaunch(NamedTuple):
 
 
 def unsupported(request: Request, hidden_channels: int) -> str | None:
-    """Return why the fused kernel does not serve a call that the other kernels serve, None if it does."""
+    """Return why the kernel does not serve a call that the other kernels serve, None if it does."""
     if request.dtype not in (torch.float16, torch.bfloat16):
         return f"it computes in float16 and bfloat16, got {str(request.dtype).removeprefix('torch.')}"
     window = request.window
@@ -52,7 +52,7 @@ def unsupported(request: Request, hidden_channels: int) -> str | None:
 
 def plan(
     batch: int, size: Sequence[int], groups: int, group_channels: int, hidden: int, taps: Sequence[int]
-) -> FusedLaunch:
+) -> BandedLaunch:
     """Return the launch for maps of ``size`` ``(H, W)`` with ``taps`` ``(K_h, K_w)``."""
     programs = batch * -(-size[0] * size[1] // (16 * _BLOCKS))
     parts = 1
@@ -62,7 +62,7 @@ def plan(
     # Rows of taps above and below an image are numbered as if they were in it.
     wide = (size[0] + taps[0]) * size[1] * max(groups * group_channels, hidden) > NARROW
     arguments = (*size, groups, group_channels, hidden, block_hidden, *taps, _BLOCKS, parts, wide)
-    return FusedLaunch(programs * parts, arguments, options(_WARPS) | {"num_stages": _STAGES})
+    return BandedLaunch(programs * parts, arguments, options(_WARPS) | {"num_stages": _STAGES})
 
 
 def span_and_contract(out: Tensor, input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
