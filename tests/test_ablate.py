@@ -37,7 +37,7 @@ def test_the_table_states_means_and_spread_beside_the_paper():
 def test_the_command_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     default = ablation.Variant("K=7", "K=7")
     small = {"kernel size": (ablation.Variant("K=3", "K=3", {"kernel_size": 3}), default)}
-    monkeypatch.setattr("involution.commands.ablate.PARTS", small)
+    monkeypatch.setattr("involution.studies.ablation.run.PARTS", small)
     monkeypatch.setattr("involution.studies.ablation.results.PARTS", small)
     arguments = ["ablate", "digits", "--epochs", "1", "--out", str(tmp_path)]
     assert main(arguments) == 0

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from involution.commands import main as cli
+from involution.counting import count
 from involution.studies.costs import complexity, published
-from involution.studies.costs.complexity import count, measure, rows
+from involution.studies.costs.complexity import measure, select
 from involution.studies.costs.detectors import dense_and_regions
 from involution.studies.costs.rows import TABLES, Row
+from involution.studies.costs.text import _BEGIN, _END, as_markdown, split_page
 
 timm = pytest.importorskip("timm", reason="the tables count networks of timm")
 
@@ -25,7 +27,7 @@ PUBLISHED = published.Published(Decimal("0.000042"), Decimal("0.0000001"), {"top
 
 @pytest.fixture(scope="module")
 def records() -> list[dict]:
-    return rows()
+    return [measure(table, row) for table, row in select()]
 
 
 @pytest.fixture
@@ -198,17 +200,17 @@ def test_the_text_table_is_aligned_and_says_everything(command):
 
 def test_the_committed_page_holds_what_the_command_prints(records):
     page = (ROOT / "docs" / "complexity.md").read_text(encoding="utf-8")
-    before, after = complexity.split_page(ROOT / "docs" / "complexity.md")
-    assert before + complexity.as_markdown(records) + after == page
+    before, after = split_page(ROOT / "docs" / "complexity.md")
+    assert before + as_markdown(records) + after == page
 
 
 def test_update_replaces_the_tables_alone(command, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{complexity._BEGIN}\nold\n{complexity._END}\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n{_BEGIN}\nold\n{_END}\nafter\n", encoding="utf-8")
     assert command("imagenet", "resnet26", "--update", str(page)) == (0, f"wrote {page}\n", "")
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{complexity._BEGIN}\n\n## ImageNet")
-    assert text.endswith(f"\n\n1. published FLOPs are rounded: 2.4 is 2.35 to 2.45\n\n{complexity._END}\nafter\n")
+    assert text.startswith(f"before\n{_BEGIN}\n\n## ImageNet")
+    assert text.endswith(f"\n\n1. published FLOPs are rounded: 2.4 is 2.35 to 2.45\n\n{_END}\nafter\n")
     assert "| ResNet-26 | 13.697 | 13.7 | -0.03 | 2.342 | 2.361 | 2.4 | -1.61 | top-1 73.6 | 1 |\n" in text
     assert "old" not in text
     command("imagenet", "resnet26", "--update", str(page))
@@ -241,7 +243,9 @@ def test_figures_show_every_published_point(command, tmp_path, monkeypatch):
     figure_module = pytest.importorskip("matplotlib.figure", reason="the figures are drawn with matplotlib")
     drawn = []
     save = figure_module.Figure.savefig
-    monkeypatch.setattr(figure_module.Figure, "savefig", lambda self, path: drawn.append(self) or save(self, path))
+    monkeypatch.setattr(
+        figure_module.Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k)
+    )
     status, output, _ = command("--plot", str(tmp_path / "figures"))
     assert status == 0
     paths = [tmp_path / "figures" / f"envelope_{cost}.png" for cost in ("macs", "params")]

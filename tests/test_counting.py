@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from involution import Involution2d
+from involution.counting import count
 from involution.kernel_generation import LocalAttentionKernelGenerator
-from involution.studies.costs.complexity import count
 from involution.studies.costs.rows import create_timm_model
 
 timm = pytest.importorskip("timm", reason="some of the nets that are counted are timm's")

@@ -11,6 +11,7 @@ from involution.pictures.heatmaps import heat_map
 from involution.pictures.plots import png
 from involution.studies.comparison import plots
 from involution.studies.comparison.architecture import trace
+from involution.studies.comparison.kernel_pictures import kernel_layer, kernel_pictures, liveliest_group
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, comparison_net, quirks
 from involution.studies.comparison.report import render
 from involution.studies.comparison.results import Comparison, NetResult, Samples, duration, headline, millions, table
@@ -179,9 +180,9 @@ def test_explorer_holds_the_weights_of_the_shown_group():
     it = comparison()
     text = render(it, RECORD)
     weights = re.search(r'id="weights">(.*?)</script>', text).group(1)
-    layer = plots.kernel_layer(it.samples)
+    layer = kernel_layer(it.samples)
     assert layer == "stages.1.1"
-    group = plots.liveliest_group(it.samples.heat_maps[layer])
+    group = liveliest_group(it.samples.heat_maps[layer])
     first = it.samples.kernels[layer][0, group, :, :, 0, 0].flatten()
     assert f'"weights": [[{float(f"{first[0]:.3g}")}, {float(f"{first[1]:.3g}")}' in weights
     assert '"shape": [3, 3, 14, 14]' in weights
@@ -204,14 +205,14 @@ def test_liveliest_group():
     maps = torch.ones(2, 3, 4, 4)
     maps[:, 1] += 0.1 * torch.randn(2, 4, 4)
     maps[:, 2] = 100 + torch.randn(2, 4, 4)
-    assert plots.liveliest_group(maps) == 1
+    assert liveliest_group(maps) == 1
 
 
 def test_kernel_pictures():
     kernels = torch.zeros(1, 3, 3, 2, 2)
     kernels[0, 0, 0, 1, 1] = 5.0
     kernels[0, 2, 2, 0, 0] = -5.0
-    picture = plots.kernel_pictures(kernels, scale=4, gap=1)[0]
+    picture = kernel_pictures(kernels, scale=4, gap=1)[0]
     assert picture.shape == (26, 26, 3)
     red, blue = picture[13, 13].tolist(), picture[8, 8].tolist()
     assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0]

@@ -19,6 +19,7 @@ import yaml
 import involution.models  # noqa: F401
 from involution import records
 from involution.counting import count
+from involution.files import replaced_files
 
 LIMIT_MIB = 20
 
@@ -59,7 +60,8 @@ def main() -> None:
     }
     size = sum(file.stat().st_size for file in (run / "model").iterdir()) / 2**20
     if size <= LIMIT_MIB:
-        shutil.copytree(run / "model", arguments.weights / name, dirs_exist_ok=True)
+        with replaced_files(arguments.weights / name) as partial:
+            shutil.copytree(run / "model", partial, dirs_exist_ok=True)
     print(records.write(name, payload, arguments.results))
 
 

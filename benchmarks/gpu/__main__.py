@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from involution import backends
+from involution.files import replaced, write_atomically
 
 from . import models, operators, parity, report
 from .processes import Task, spread
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 Section = tuple[str, Callable[[Records, float], None], float]
 
 
-def begin_tests(file: IO[str]) -> subprocess.Popen:
+def begin_tests(file: IO[Any]) -> subprocess.Popen:
     """Start the tests that need a GPU; their output goes to ``file``."""
     # They are unittest's, so that they run where pytest is not installed.
     command = [sys.executable, "-m", "unittest", "-v", "test_gpu"]
@@ -34,15 +35,15 @@ def begin_tests(file: IO[str]) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT / "tests", env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
-def end_tests(records: Records, process: subprocess.Popen, seconds: float) -> None:
-    """Wait for the tests and record how they ended."""
+def end_tests(records: Records, process: subprocess.Popen, output: Path, seconds: float) -> None:
+    """Wait for the tests and record how they ended, read from their ``output``."""
     try:
         status: int | str = process.wait(max(1.0, seconds))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         status = "stopped when the time was over"
-    text = (records.folder / "tests.txt").read_text()
+    text = output.read_text()
     print(text)
     lines = text.splitlines()
     records.add(
@@ -75,8 +76,13 @@ def check_and_compile(records: Records, seconds: float) -> None:
     parity.record(records, checked)
 
 
-def sections(process: subprocess.Popen) -> list[Section]:
-    """Return what is to be done: a name, a function of the records and the seconds it may take, and these seconds."""
+def sections(process: subprocess.Popen, output: Path) -> list[Section]:
+    """Return what is to be done: a name, a function of the records and the seconds it may take, and these seconds.
+
+    Args:
+        process: the tests.
+        output: the file that they write to.
+    """
     copy = 0.0
 
     def bandwidth(records: Records, seconds: float) -> None:
@@ -85,7 +91,7 @@ def sections(process: subprocess.Popen) -> list[Section]:
 
     return [
         ("parity", check_and_compile, 130),
-        ("tests", lambda r, s: end_tests(r, process, s), 60),
+        ("tests", lambda r, s: end_tests(r, process, output, s), 60),
         ("copy", bandwidth, 10),
         ("operators", lambda r, s: operators.run(r, copy, s), 110),
         ("nets", lambda r, s: models.run(r, ("eager", "graph"), (64,), s), 60),
@@ -140,10 +146,10 @@ def main() -> int:
     records = Records(options.out, options.minutes)
     records.section = "environment"
     records.add(**environment())
-    with open(options.out / "tests.txt", "w") as file:
+    with replaced(options.out / "tests.txt") as file:
         process = begin_tests(file)
         try:
-            run(records, sections(process))
+            run(records, sections(process, Path(file.name)))
         finally:
             if process.poll() is None:
                 process.kill()
@@ -153,7 +159,7 @@ def main() -> int:
 def finish(records: Records) -> int:
     """Write the summary and the record that tables are made from; return the exit status."""
     text = "\n".join(report.tables(records.rows)) + "\n"
-    (records.folder / "summary.md").write_text(text)
+    write_atomically(records.folder / "summary.md", text)
     print(text)
     slug = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
     print(f"copy to results/ to have it in docs/performance.md: {records.write(f'gpu-{slug}')}")

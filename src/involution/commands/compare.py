@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-
-import torch
 
 from ..errors import CommandError
+from .options import check_training, choice, find_device, make_writable, told_when_interrupted
 
 __all__ = ["compare"]
 
@@ -56,18 +54,17 @@ def compare(
         DataError: a data set is missing, incomplete or damaged.
     """
     from ..studies.comparison.nets import DESIGNS, VARIANTS
-    from ..studies.comparison.run import Run, write_overview
+    from ..studies.comparison.output import as_text, write_overview
+    from ..studies.comparison.run import Run
 
     if all and (dataset is not None or open):
         raise CommandError("--all covers every data set and shows no single report; leave out the data set and --open")
     dataset = choice("data set", dataset or "digits", DESIGNS)
     variants = list(VARIANTS) if all and variant is None else [choice("variant", variant or "fair", VARIANTS)]
-    for name, value, least in (("epochs", epochs, 1), ("repeats", repeats, 1), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise CommandError(f"--{name} must be at least {least}, got {value}")
-    chosen_device = find_device(device)
+    check_training(epochs=epochs, repeats=repeats, seed=seed)
+    chosen_device, seeds = find_device(device), range(seed, seed + repeats)
     runs = [
-        Run.plan(name, chosen_variant, epochs, range(seed, seed + repeats), chosen_device, data_root, Path(out))
+        Run.plan(name, chosen_variant, epochs, seeds, chosen_device, data_root, Path(out))
         for name in (DESIGNS if all else [dataset])
         for chosen_variant in variants
     ]
@@ -79,61 +76,16 @@ def compare(
         for run in runs:
             run.forget()
     # Seed after seed, so that the first results are there early and every further one adds to them.
-    for last_seed in range(seed, seed + repeats):
+    for last_seed in seeds:
         comparisons = []
         for run in runs:
-            try:
-                comparisons.append(run.until(last_seed).execute())
-            except (KeyboardInterrupt, SystemExit):
-                print(
-                    f"Interrupted with {run.count_finished()} of {len(run.nets)} nets finished, kept in {run.folder}; "
-                    "the same command goes on from there",
-                    file=sys.stderr,
-                )
-                raise
+            with told_when_interrupted(run.count_finished, len(run.nets), run.folder):
+                comparisons.append(run.until(last_seed).execute(partial(print, flush=True)))
+            print(f"\n{as_text(comparisons[-1])}\n\nreport: {run.folder / 'report.html'}", flush=True)
         if all:
             print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
     if open:
         _show(runs[0].folder / "report.html")
-
-
-def choice(name: str, value: str, known: Iterable[str]) -> str:
-    if value not in known:
-        raise CommandError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
-    return value
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device, or refuse one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise CommandError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise CommandError(
-            f"device {name} was asked for, but PyTorch sees {count or 'no'} CUDA GPU{'s' if count > 1 else ''} on this "
-            "machine; use --device cpu or auto"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise CommandError("device mps was asked for, but PyTorch sees no Metal GPU on this machine; use --device cpu")
-    return device
-
-
-def make_writable(folder: Path) -> None:
-    """Make the folder of the results, and refuse one that cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise CommandError(
-            f"cannot write the results to {folder}: {error.strerror}; name another folder with --out"
-        ) from error
 
 
 def _show(report: Path) -> None:

@@ -32,7 +32,7 @@ _COMMANDS = {
         "involution.commands.ablate", "ablate", "vary kernel size, channels per group and φ in a small RedNet"
     ),
     "complexity": Command(
-        "involution.studies.costs.complexity", "complexity", "parameters and multiply-adds beside the paper's"
+        "involution.commands.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),
     "convert": Command(
         "involution.commands.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"

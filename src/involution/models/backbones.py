@@ -122,16 +122,9 @@ class Backbone(nn.Module):
         expected = self.net.state_dict()
         flat = {key.replace(".", "_"): value for key, value in state.items()}
         # timm writes "stages_0.weight" where the whole network has "stages.0.weight".
-        found = {key: state.get(key, flat.get(key.replace(".", "_"))) for key in expected}
-        problems = [f"missing {key}" for key, value in found.items() if value is None]
-        problems += [
-            f"{key} has shape {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
-            for key, value in found.items()
-            if value is not None and value.shape != expected[key].shape
-        ]
+        candidates = {key: state.get(key, flat.get(key.replace(".", "_"))) for key in expected}
+        found = {key: value for key, value in candidates.items() if value is not None}
+        problems = checkpoints.misfit(found, expected, listed=5)
         if problems:
-            more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise checkpoints.CheckpointError(
-                f"the weights in {file} do not fit the backbone {name}: {'; '.join(problems[:5])}{more}"
-            )
+            raise checkpoints.CheckpointError(f"the weights in {file} do not fit the backbone {name}: {problems}")
         self.net.load_state_dict(found)

@@ -9,22 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...pictures.heatmaps import colours, mosaic
+from ...pictures.heatmaps import colours
 from ...pictures.plots import LIGHT, Theme, new_figure, style_axes
+from .kernel_pictures import kernel_pictures, rgb, shown_heat_maps, shown_kernels
 from .results import Comparison, Samples, TableRow, headline, table
 
-__all__ = [
-    "curves",
-    "heat_maps",
-    "kernel_layer",
-    "kernel_limit",
-    "kernel_pictures",
-    "liveliest_group",
-    "rgb",
-    "shown_heat_maps",
-    "shown_kernels",
-    "summary",
-]
+__all__ = ["curves", "heat_maps", "summary"]
 
 
 def curves(comparison: Comparison, theme: Theme = LIGHT) -> Any:
@@ -68,52 +58,6 @@ def _sheet(pictures: Tensor, side: int = 64, gap: int = 4) -> Tensor:
     return tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * (side + gap), -1, 3)
 
 
-def liveliest_group(maps: Tensor) -> int:
-    """Return the group whose heat maps ``(N, G, H', W')`` vary most from pixel to pixel, relative to their size."""
-    spread = maps.double().flatten(2).std(2, unbiased=False)
-    return int((spread / maps.double().flatten(2).abs().mean(2).clamp_min(1e-12)).mean(0).argmax())
-
-
-def kernel_layer(samples: Samples) -> str:
-    """Return the layer whose map is nearest to 8×8 pixels: small enough to see every kernel in it."""
-    return min(samples.kernels, key=lambda name: abs(samples.kernels[name].shape[-1] - 8))
-
-
-def shown_kernels(samples: Samples) -> Tensor:
-    """Return the kernels ``(N, K, K, H', W')`` of the liveliest group of `kernel_layer`."""
-    layer = kernel_layer(samples)
-    return samples.kernels[layer][:, liveliest_group(samples.heat_maps[layer])]
-
-
-def shown_heat_maps(samples: Samples) -> Tensor:
-    """Return the heat maps ``(N, H', W')`` of the liveliest group of the first involution, the one that sees most."""
-    maps = next(iter(samples.heat_maps.values()))
-    return maps[:, liveliest_group(maps)]
-
-
-def kernel_limit(kernels: Tensor) -> float:
-    """Return the weight that gets the strongest colour; the few that are far larger would make the rest look like zero."""
-    return kernels.abs().flatten().double().quantile(0.97).clamp_min(1e-12).item()
-
-
-def kernel_pictures(kernels: Tensor, scale: int = 5, gap: int = 2) -> Tensor:
-    """Draw, for every image, the kernel of each pixel in that pixel's place: blue below 0, red above.
-
-    Args:
-        kernels: of one group, ``(N, K, K, H', W')``.
-        scale: pixels of the picture per weight, in either direction.
-        gap: white pixels between kernels.
-
-    Returns:
-        uint8 ``(N, H'·(K·scale + gap), W'·(K·scale + gap), 3)``.
-    """
-    limit = kernel_limit(kernels)
-    enlarged = kernels.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    # NaN stands for the gaps; colours() gives it the colour in the middle, which is white.
-    enlarged = F.pad(enlarged.permute(0, 3, 4, 1, 2), (0, gap, 0, gap), value=float("nan")).permute(0, 3, 4, 1, 2)
-    return colours(torch.stack([mosaic(field) for field in enlarged]), "RdBu_r", (-limit, limit))
-
-
 def summary(comparison: Comparison, theme: Theme = LIGHT) -> Any:
     """Draw figures, learning curves, and learned kernels on sample images, in one picture; return the figure."""
     figure = new_figure(12, 8.3, theme)
@@ -139,17 +83,8 @@ def _draw_heading(figure: Any, comparison: Comparison, theme: Theme) -> None:
     )
     areas: list[Any] = [TextArea(w, textprops={"color": c, "fontsize": 21, "fontweight": "bold"}) for w, c in words]
     line = HPacker(children=areas, pad=0, sep=9, align="baseline")
-    figure.add_artist(
-        AnchoredOffsetbox(
-            "center left",
-            child=line,
-            frameon=False,
-            pad=0,
-            borderpad=0,
-            bbox_to_anchor=(0.035, 0.945),
-            bbox_transform=figure.transFigure,
-        )
-    )
+    place: dict[str, Any] = {"bbox_to_anchor": (0.035, 0.945), "bbox_transform": figure.transFigure}
+    figure.add_artist(AnchoredOffsetbox("center left", child=line, frameon=False, pad=0, borderpad=0, **place))
 
 
 def _draw_bars(
@@ -181,15 +116,8 @@ def _draw_bar(figure: Any, row: TableRow, operator: str, theme: Theme, left: flo
             mutation_aspect=figure.get_figwidth() / figure.get_figheight(),
         )
     )
-    figure.text(
-        left + width + 0.009,
-        y - 0.001,
-        row.texts[operator],
-        color=theme.of(operator),
-        fontsize=10.5,
-        va="center",
-        fontweight="bold",
-    )
+    text = {"color": theme.of(operator), "fontsize": 10.5, "va": "center", "fontweight": "bold"}
+    figure.text(left + width + 0.009, y - 0.001, row.texts[operator], **text)
 
 
 def _draw_curves(axes: Any, comparison: Comparison, key: str, theme: Theme, training: bool = True) -> None:
@@ -267,8 +195,3 @@ def _picture(figure: Any, box: tuple[float, float, float, float], pixels: Tensor
     axes = figure.add_axes(box)
     axes.imshow(pixels.numpy(), interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-
-
-def rgb(image: Tensor) -> Tensor:
-    """Return (H, W, 3) of an image (1, H, W) or (3, H, W)."""
-    return image.expand(3, *image.shape[1:]).permute(1, 2, 0).contiguous()

@@ -15,6 +15,7 @@ from ...pictures.heatmaps import colours
 from ...pictures.plots import Theme
 from . import plots
 from .drawing import draw
+from .kernel_pictures import kernel_layer, kernel_limit, kernel_pictures, rgb, shown_heat_maps, shown_kernels
 from .results import Comparison, headline, table
 
 __all__ = ["render"]
@@ -44,7 +45,7 @@ def render(comparison: Comparison, record: Mapping[str, Any]) -> str:
     samples = comparison.samples
     rows = table(comparison)
     largest = {id(row): max(max(row.values.values()), 1e-12) for row in rows}
-    kernels = plots.shown_kernels(samples)
+    kernels = shown_kernels(samples)
     return template.render(
         comparison=comparison,
         headline=headline(comparison),
@@ -53,22 +54,22 @@ def render(comparison: Comparison, record: Mapping[str, Any]) -> str:
         curves=_themed_svg(plots.curves(comparison, _PLACEHOLDERS)),
         architecture=draw(comparison.layers, tuple(samples.images.shape[1:])),
         strip=[
-            {"label": label, "image": _image(plots.rgb(image)), "heat": _image(heat), "kernels": _image(picture)}
+            {"label": label, "image": _image(rgb(image)), "heat": _image(heat), "kernels": _image(picture)}
             for label, image, heat, picture in zip(
                 samples.labels,
                 samples.images,
-                colours(plots.shown_heat_maps(samples)),
-                plots.kernel_pictures(kernels),
+                colours(shown_heat_maps(samples)),
+                kernel_pictures(kernels),
             )
         ],
         kernel={
             "size": "×".join(map(str, kernels.shape[1:3])),
             "grid": "×".join(map(str, kernels.shape[-2:])),
-            "layer": 1 + list(samples.kernels).index(plots.kernel_layer(samples)),
+            "layer": 1 + list(samples.kernels).index(kernel_layer(samples)),
         },
         explorer={
             "shape": list(kernels.shape[1:]),
-            "limit": plots.kernel_limit(kernels),
+            "limit": kernel_limit(kernels),
             # Pixel after pixel, the weights of its kernel.
             "weights": [[float(f"{w:.3g}") for w in field.permute(2, 3, 0, 1).flatten().tolist()] for field in kernels],
         },

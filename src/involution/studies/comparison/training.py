@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,10 +82,10 @@ def train(
 
     Args:
         net: the network.
-        data: its images; their order is set by ``data.seed``.
+        data: its images, left as they are.
         recipe: how.
         num_classes: outputs of the network.
-        seed: of dropout.
+        seed: of dropout and of the order of the images, whatever was trained before.
         device: where it trains.
         checkpoint: a file that holds the state after the last whole epoch; where it exists, training goes on from it.
         title: stands before the progress bar.
@@ -105,6 +106,9 @@ def train(
         net, num_classes, loss=loss, optimizer=optimizer, lr_scheduler=schedule, channels_last=True
     )
     history = History(on_epoch)
+    # The same images, but no state of another training.
+    data = copy(data)
+    data.seed = seed
     with _quiet(), _threads(recipe.threads):
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...files import write_atomically
+from ...pictures.plots import png
 from .published import ENVELOPE
 
 __all__ = ["draw_envelopes"]
@@ -61,7 +63,7 @@ def draw_envelopes(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (quantity, (attribute, title, limits, ticks)) in enumerate(_AXES.items()):
-        figure = Figure(figsize=(8.4, 5.2), dpi=130, layout="constrained")
+        figure = Figure(figsize=(8.4, 5.2), layout="constrained")
         axes = figure.add_subplot(xscale="log", xlim=limits, ylim=(73.2, 79.8))
         for name in ENVELOPE:
             _draw_family(axes, name, attribute, number)
@@ -78,7 +80,7 @@ def draw_envelopes(folder: Path) -> list[Path]:
         legend = "filled: printed figures\nhollow: digitised from a drawing"
         axes.text(0.99, 0.02, legend, transform=axes.transAxes, ha="right", color="#555555", fontsize=9)
         paths.append(folder / f"envelope_{quantity}.png")
-        figure.savefig(paths[-1])
+        write_atomically(paths[-1], png(figure, dpi=130))
     return paths
 
 

@@ -1,0 +1,76 @@
+"""The options that the commands which train for a study share: their checks, and what is said when one is interrupted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+
+from ..errors import CommandError
+
+__all__ = ["check_training", "choice", "find_device", "make_writable", "told_when_interrupted"]
+
+
+def choice(name: str, value: str, known: Iterable[str]) -> str:
+    """Return the value, or refuse one that is not known."""
+    if value not in known:
+        raise CommandError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
+    return value
+
+
+def check_training(*, epochs: int | None, repeats: int, seed: int) -> None:
+    """Refuse numbers that no training can have."""
+    for name, value, least in (("epochs", epochs, 1), ("repeats", repeats, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise CommandError(f"--{name} must be at least {least}, got {value}")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device, or refuse one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise CommandError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise CommandError(
+            f"device {name} was asked for, but PyTorch sees {count or 'no'} CUDA GPU{'s' if count > 1 else ''} on this "
+            "machine; use --device cpu or auto"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise CommandError("device mps was asked for, but PyTorch sees no Metal GPU on this machine; use --device cpu")
+    return device
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder of the results, and refuse one that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"cannot write the results to {folder}: {error.strerror}; name another folder with --out"
+        ) from error
+
+
+@contextmanager
+def told_when_interrupted(count_finished: Callable[[], int], nets: int, folder: Path) -> Iterator[None]:
+    """Say what an interruption by Ctrl-C or SIGTERM leaves: how many of ``nets`` are finished, and where they are."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(
+            f"Interrupted with {count_finished()} of {nets} nets finished, kept in {folder}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise
