@@ -11,6 +11,8 @@ without coming through here. The functions below are for calls in which Python c
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ __all__ = [
     "instruction_set",
     "instruction_sets",
     "kernel_gradient",
+    "library",
     "name",
     "serve_auto",
     "span_and_contract",
@@ -37,14 +40,19 @@ instruction_set = loader.instruction_set
 instruction_sets = loader.instruction_sets
 
 
+def library() -> Path | None:
+    """Return the file of the compiled kernels, for programs without Python; None where they were not built."""
+    return loader.file()
+
+
 def serve_auto(serve: bool) -> None:
     """Say whether the backend ``"auto"`` means these kernels on the CPU; if not, Python chooses at every call.
 
     The first call loads the kernels and registers them.
     """
-    library = loader.registered()
-    if not isinstance(library, str):
-        library.handle.involution_serve_auto(int(serve))
+    kernels = loader.registered()
+    if not isinstance(kernels, str):
+        kernels.handle.involution_serve_auto(int(serve))
 
 
 def unsupported(request: Request) -> str | None:

@@ -54,7 +54,7 @@ def instruction_sets() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def registered() -> Library | str:
     """Return the kernels after they were registered as PyTorch's operators on the CPU, or why they cannot be used."""
-    path = _file()
+    path = file()
     if path is None:
         return f"its kernels were not built when involution was installed; {_REBUILD}"
     loaded = load(path)
@@ -94,7 +94,8 @@ def load(path: Path) -> Library | str:
     return Library(handle, wanted, names)
 
 
-def _file() -> Path | None:
+def file() -> Path | None:
+    """Return the file of the compiled kernels, None where they were not built."""
     from . import __path__ as folders
 
     if chosen := os.environ.get("INVOLUTION_NATIVE_LIBRARY"):
