@@ -136,7 +136,10 @@ def overridden(module: Module) -> Iterator[tuple[int, str]]:
         fields = [n for n in node.body if isinstance(n, (ast.Assign, ast.AnnAssign))]
         own |= {n.id: n.lineno for field in fields for n in ast.walk(field) if isinstance(n, ast.Name) and is_stored(n)}
         own |= {n.attr: n.lineno for n in ast.walk(node) if is_stored(n) and ast.unparse(n).startswith("self.")}
-        for base in getattr(importlib.import_module(module.name), node.name).__mro__:
+        own = {name: line for name, line in own.items() if is_private(name)}
+        # Most classes set none, and reading the sources of their bases takes long.
+        bases = getattr(importlib.import_module(module.name), node.name).__mro__ if own else ()
+        for base in bases:
             if base.__module__.partition(".")[0] not in ("involution", "builtins"):
                 for name in sorted(private_attributes(base) & own.keys()):
                     yield own[name], f"{base.__module__}.{base.__qualname__}.{name}"

@@ -11,7 +11,11 @@ pytestmark = pytest.mark.usefixtures("one_tile")
 
 @pytest.mark.parametrize(
     ("case", "channels_last"),
-    [(Case((6, 7)), True), (Case((5, 7), stride=2, channels=6), False), (Case((6, 7), batch=0), True)],
+    [
+        (Case((4, 5), kernel=(1, 3)), True),
+        (Case((3, 5), kernel=(1, 3), stride=2, channels=6), False),
+        (Case((6, 7), batch=0), True),
+    ],
     ids=str,
 )
 def test_opcheck(case, channels_last):

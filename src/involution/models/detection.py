@@ -203,7 +203,8 @@ def mask_rcnn(num_classes: int = 80, backbone: str = "rednet50", **arguments: An
     Example:
         >>> import torch
         >>> from involution.models.detection import mask_rcnn
-        >>> net = mask_rcnn(3, "rednet26", neck="involution", head="involution", min_size=64, max_size=96).eval()
+        >>> sizes = {"min_size": 64, "max_size": 96, "box_detections_per_img": 10}
+        >>> net = mask_rcnn(3, "rednet26", neck="involution", head="involution", **sizes).eval()
         >>> sorted(net([torch.rand(3, 60, 80)])[0])
         ['boxes', 'labels', 'masks', 'scores']
     """
