@@ -25,6 +25,7 @@ import onnxruntime
 import timm
 import torch
 import torchvision
+from onnx import numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import opset19
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 import involution.models  # noqa: F401
 from involution import involution2d, records
 from involution.export import onnx_nodes, translations
-from involution.export.onnx_nodes import contract, neighbours, reshape, shifts, sizes
+from involution.export.onnx_nodes import contract, neighbours, padded, reshape, shifts, spatial
 from involution.geometry import Window
 
 from .timing import medians
@@ -41,114 +42,103 @@ IMAGE, KERNEL, GROUP_CHANNELS = 224, 7, 16
 STAGES = ((64, 56), (128, 28), (256, 14), (512, 7))
 
 
-# The forms: each returns the involution of a map (B, C, H, W) with a field (B, G, K_h, K_w, H', W').
+# The forms: each returns the involution of a map (B, C, H, W) with numbers of a field (B, G, K_h, K_w, H', W').
 
 
-def padded(x: Any, window: Window) -> Any:
-    pads = [0, 0, *window.padding]
-    return op.Pad(x, [*pads, *pads])
-
-
-def slices(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
+def slices(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
     """Slice, multiply and add K² times."""
-    taps, grid = prod(window.kernel_size), op.Shape(kernel, start=4)
+    pixels = shifts(blocks(x, channels, groups, window), [3, 4], window)
+    return added(pixels, kernel, grid, channels, groups, window)
+
+
+def two_steps(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
+    """Slice columns K times and rows of those K² times, whose pixels lie one after the other; multiply and add."""
+    rows, columns = (Window(*(numbers[axis : axis + 1] for numbers in window)) for axis in (0, 1))
+    by_column = [shifts(c, [3], rows) for c in shifts(blocks(x, channels, groups, window), [4], columns)]
+    pixels = [pixel for row in zip(*by_column, strict=True) for pixel in row]
+    return added(pixels, kernel, grid, channels, groups, window)
+
+
+def blocks(x: Any, channels: int, groups: int, window: Window) -> Any:
     x = padded(x, window)
-    x = reshape(x, [0, groups, channels // groups], sizes(x))
-    kernels = op.Split(reshape(kernel, [0, groups, taps], grid), axis=2, num_outputs=taps)
-    terms = [op.Mul(pixels, k) for pixels, k in zip(shifts(x, [3, 4], window), kernels, strict=True)]
+    return reshape(x, 0, groups, channels // groups, *spatial(x, 2))
+
+
+def added(pixels: list[Any], kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
+    taps = prod(window.kernel_size)
+    kernels = op.Split(reshape(kernel, 0, groups, taps, *grid), axis=2, num_outputs=taps)
+    terms = [op.Mul(pixel, k) for pixel, k in zip(pixels, kernels, strict=True)]
     total = terms[0]
     for term in terms[1:]:
         total = op.Add(total, term)
-    return reshape(total, [0, channels], grid)
+    return reshape(total, 0, channels, *grid)
 
 
-def two_steps(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
-    """Slice columns K times and rows of those K² times, whose pixels lie one after the other; multiply and add."""
-    taps, grid = prod(window.kernel_size), op.Shape(kernel, start=4)
-    x = padded(x, window)
-    x = reshape(x, [0, groups, channels // groups], sizes(x))
-    rows, columns = (Window(*(numbers[axis : axis + 1] for numbers in window)) for axis in (0, 1))
-    pixels = [shifts(column, [3], rows) for column in shifts(x, [4], columns)]
-    kernels = op.Split(reshape(kernel, [0, groups, taps], grid), axis=2, num_outputs=taps)
-    total = None
-    for k, (u, v) in zip(kernels, product(*map(range, window.kernel_size)), strict=True):
-        term = op.Mul(pixels[v][u], k)
-        total = term if total is None else op.Add(total, term)
-    return reshape(total, [0, channels], grid)
-
-
-def summed_rows(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
-    """Put K slices of columns into one tensor, slice K rows of that, multiply and sum each."""
-    grid = op.Shape(kernel, start=4)
-    rows = window.kernel_size[0]
-    kernels = op.Split(reshape(kernel, [0, groups, *window.kernel_size], grid), axis=2, num_outputs=rows)
-    total = None
-    for row, weights in zip(neighbours(x, channels, groups, window), kernels, strict=True):
-        term = op.ReduceSum(op.Mul(row, weights), [3], keepdims=0)
-        total = term if total is None else op.Add(total, term)
-    return reshape(total, [0, channels], grid)
-
-
-def added_rows(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
+def added_rows(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
     """Put K slices of columns into one tensor, slice K rows of that, multiply and add; sum last."""
-    grid = op.Shape(kernel, start=4)
-    rows = window.kernel_size[0]
-    kernels = op.Split(reshape(kernel, [0, groups, *window.kernel_size], grid), axis=2, num_outputs=rows)
     total = None
-    for row, weights in zip(neighbours(x, channels, groups, window), kernels, strict=True):
+    for row, weights in rows(x, kernel, grid, channels, groups, window):
         term = op.Mul(row, weights)
         total = term if total is None else op.Add(total, term)
-    return reshape(op.ReduceSum(total, [3], keepdims=0), [0, channels], grid)
+    return reshape(op.ReduceSum(total, [3], keepdims=0), 0, channels, *grid)
 
 
-def unfolded(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
+def summed_rows(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
+    """Put K slices of columns into one tensor, slice K rows of that, multiply and sum each."""
+    total = None
+    for row, weights in rows(x, kernel, grid, channels, groups, window):
+        term = op.ReduceSum(op.Mul(row, weights), [3], keepdims=0)
+        total = term if total is None else op.Add(total, term)
+    return reshape(total, 0, channels, *grid)
+
+
+def rows(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
+    kernel = reshape(kernel, 0, groups, *window.kernel_size, *grid)
+    kernels = op.Split(kernel, axis=2, num_outputs=window.kernel_size[0])
+    return zip(neighbours(x, channels, groups, window), kernels, strict=True)
+
+
+def unfolded(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
     """Put the K² slices into one tensor, multiply and sum once."""
-    taps, grid = prod(window.kernel_size), op.Shape(kernel, start=4)
-    x = padded(x, window)
-    x = reshape(x, [0, groups, channels // groups, 1], sizes(x))
-    columns = op.Concat(*shifts(x, [4, 5], window), axis=3)
-    products = op.Mul(columns, reshape(kernel, [0, groups, 1, taps], grid))
-    return reshape(op.ReduceSum(products, [3], keepdims=0), [0, channels], grid)
+    pixels = [op.Unsqueeze(pixel, [3]) for pixel in shifts(blocks(x, channels, groups, window), [3, 4], window)]
+    products = op.Mul(op.Concat(*pixels, axis=3), reshape(kernel, 0, groups, 1, prod(window.kernel_size), *grid))
+    return reshape(op.ReduceSum(products, [3], keepdims=0), 0, channels, *grid)
 
 
-def gathered(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
+def gathered(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
     """Gather the rows and the columns of every window, multiply and sum once."""
-    x, grid = padded(x, window), op.Shape(kernel, start=4)
-    x = reshape(x, [0, groups, channels // groups], sizes(x))
+    x = blocks(x, channels, groups, window)
     for axis in (0, 1):
-        count = op.Squeeze(op.Shape(kernel, start=4 + axis, end=5 + axis), [0])
-        pixels = op.Mul(op.Range(0, count, 1), op.Constant(value_int=window.stride[axis]))
+        pixels = op.Mul(op.Range(0, op.Squeeze(grid[axis], [0]), 1), op.Constant(value_int=window.stride[axis]))
         taps = op.Constant(value_ints=[t * window.dilation[axis] for t in range(window.kernel_size[axis])])
         x = op.Gather(x, op.Add(op.Unsqueeze(taps, [1]), pixels), axis=3 + 2 * axis)
     # (B, G, C/G, K_h, H', K_w, W')
-    kernel = op.Unsqueeze(op.Transpose(kernel, perm=[0, 1, 2, 4, 3, 5]), [2])
-    return reshape(op.ReduceSum(op.Mul(x, kernel), [3, 5], keepdims=0), [0, channels], grid)
+    kernel = op.Transpose(reshape(kernel, 0, groups, *window.kernel_size, *grid), perm=[0, 1, 2, 4, 3, 5])
+    products = op.Mul(x, op.Unsqueeze(kernel, [2]))
+    return reshape(op.ReduceSum(products, [3, 5], keepdims=0), 0, channels, *grid)
 
 
-def one_hot(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
+def one_hot(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
     """Unfold by a convolution of K² one-hot filters per channel, multiply and sum once."""
-    taps, grid = prod(window.kernel_size), op.Shape(kernel, start=4)
-    filters = numpy.eye(taps, dtype=numpy.float32).reshape(taps, 1, *window.kernel_size)
-    filters = torch.from_numpy(numpy.tile(filters, (channels, 1, 1, 1)))
+    taps = prod(window.kernel_size)
+    filters = torch.eye(taps).view(taps, 1, *window.kernel_size).repeat(channels, 1, 1, 1)
     pads = [*window.padding, *window.padding]
     x = op.Conv(x, constant(filters), group=channels, pads=pads, strides=window.stride, dilations=window.dilation)
-    products = op.Mul(
-        reshape(x, [0, groups, channels // groups, taps], grid), reshape(kernel, [0, groups, 1, taps], grid)
-    )
-    return reshape(op.ReduceSum(products, [3], keepdims=0), [0, channels], grid)
+    pixels = reshape(x, 0, groups, channels // groups, taps, *grid)
+    products = op.Mul(pixels, reshape(kernel, 0, groups, 1, taps, *grid))
+    return reshape(op.ReduceSum(products, [3], keepdims=0), 0, channels, *grid)
 
 
-def deformable(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
-    """A deformable convolution of ones that moves no tap and takes the field as its mask: one node."""
-    taps, grid = prod(window.kernel_size), op.Shape(kernel, start=4)
-    batch = op.Shape(kernel, start=0, end=1)
-    offsets = op.Concat(batch, op.Constant(value_ints=[2 * groups * taps]), grid, axis=0)
+def deformable(x: Any, kernel: Any, grid: Any, channels: int, groups: int, window: Window) -> Any:
+    """A deformable convolution of ones that moves no tap and takes the field as its mask: one node, of opset 19."""
+    taps = prod(window.kernel_size)
+    offsets = op.Concat(op.Shape(x, start=0, end=1), op.Constant(value_ints=[2 * groups * taps]), *grid, axis=0)
     return opset19.DeformConv(
         x,
         constant(torch.ones(channels, 1, *window.kernel_size)),
         op.Expand(op.Constant(value_float=0.0), offsets),
         None,
-        reshape(kernel, [0, groups * taps], grid),
+        reshape(kernel, 0, groups * taps, *grid),
         group=channels,
         offset_group=groups,
         kernel_shape=window.kernel_size,
@@ -158,52 +148,8 @@ def deformable(x: Any, kernel: Any, channels: int, groups: int, window: Window) 
     )
 
 
-def bands(x: Any, kernel: Any, channels: int, groups: int, window: Window) -> Any:
-    """Matrix products: K neighbouring pixels of a row see 2K columns, through a matrix with the field on its diagonals.
-
-    It takes windows of stride and dilation 1 alone. Row j of a band is the kernel of pixel j, moved right by j: rows of
-    one number more, read as rows of one less.
-    """
-    (rows, tile), width = window.kernel_size, 2 * window.kernel_size[1]
-    if any(s != 1 for s in (*window.stride, *window.dilation)):
-        raise ValueError(f"bands need stride and dilation 1, got {window}")
-    height, columns = op.Shape(kernel, start=4, end=5), op.Shape(kernel, start=5, end=6)
-    tiles = op.Div(op.Add(columns, [tile - 1]), [tile])
-    whole = op.Mul(tiles, [tile])
-    # Pixels: (B, G, H', tiles, K_h · 2K_w − 1, C/G).
-    right = op.Sub(op.Add(whole, [tile - window.padding[1]]), op.Shape(x, start=3, end=4))
-    top, left = window.padding
-    x = op.Pad(x, op.Concat(op.Constant(value_ints=[0, 0, top, left, 0, 0, top]), right, axis=0))
-    one = op.Constant(value_ints=[1])
-    blocks = op.Concat(op.Shape(x, start=2, end=3), op.Add(tiles, one), op.Constant(value_ints=[tile]), axis=0)
-    x = op.Transpose(reshape(x, [0, groups, channels // groups], blocks), perm=[0, 1, 3, 4, 5, 2])
-    x = op.Concat(op.Slice(x, [0], [-1], [3]), op.Slice(x, [1], [2**62], [3]), axis=4)
-    ends = [t + 1 - rows or 2**62 for t in range(rows)]
-    seen = [op.Slice(x, [t, 0], [end, width - (t == rows - 1)], [2, 4]) for t, end in enumerate(ends)]
-    seen = op.Concat(*seen, axis=4)
-    # Bands: (B, G, H', tiles, K_w, K_h · 2K_w − 1).
-    more = op.Concat(op.Constant(value_ints=[0] * 9 + [tile, 0]), op.Sub(whole, columns), axis=0)
-    kernel = op.Pad(kernel, more)
-    kernel = reshape(kernel, [0, groups, rows, width], op.Concat(height, tiles, op.Constant(value_ints=[tile]), axis=0))
-    kernel = op.Transpose(kernel, perm=[0, 1, 4, 5, 6, 2, 3])
-    length = rows * width
-    grid = op.Concat(height, tiles, axis=0)
-
-    def lines(value: Any, last: list[int]) -> Any:
-        return op.Reshape(
-            value, op.Concat(op.Constant(value_ints=[0, groups]), grid, op.Constant(value_ints=last), axis=0)
-        )
-
-    kernel = op.Slice(lines(kernel, [tile * length]), [0], [tile * (length - 1)], [4])
-    y = op.MatMul(lines(kernel, [tile, length - 1]), seen)
-    y = reshape(op.Transpose(y, perm=[0, 1, 5, 2, 3, 4]), [0, channels], op.Concat(height, whole, axis=0))
-    return op.Slice(y, [0], columns, [3])
-
-
 def constant(tensor: Tensor) -> Any:
-    import onnx
-
-    return op.Constant(value=onnx.numpy_helper.from_array(tensor.numpy()))
+    return op.Constant(value=numpy_helper.from_array(tensor.numpy()))
 
 
 FORMS: dict[str, Callable[..., Any]] = {
@@ -216,7 +162,6 @@ FORMS: dict[str, Callable[..., Any]] = {
     "gathered": gathered,
     "one-hot convolution": one_hot,
     "deformable convolution": deformable,
-    "bands": bands,
 }
 
 
