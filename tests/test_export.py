@@ -29,6 +29,11 @@ def run(file, x):
     return output
 
 
+class Operator(nn.Module):
+    def forward(self, x, h):
+        return involution2d(x, h)
+
+
 class EveryCase(nn.Module):
     """Involution, fused generation and correlation over all geometries, in one graph: exporting takes longer than running."""
 
@@ -83,7 +88,11 @@ def every_case(tmp_path_factory):
     # Without gradients the operator takes scale, offset and ReLU along.
     with torch.no_grad():
         expected = EveryCase()(*inputs)
-        to_onnx(EveryCase(), inputs, file)
+        # Not optimised, which takes a minute for so many nodes.
+        table = translations()
+        torch.onnx.export(
+            EveryCase(), inputs, file, dynamo=True, verbose=False, optimize=False, custom_translation_table=table
+        )
     return dict(zip(CASES, zip(zip(*[iter(run_all(file, *inputs))] * 4), zip(*[iter(expected)] * 4)), strict=True))
 
 
@@ -131,19 +140,14 @@ def test_the_graph_of_rednet50_is_small(tmp_path):
 
     model, file = rednet50(), tmp_path / "rednet50.onnx"
     to_onnx(model, (torch.randn(1, 3, 224, 224),), file)
-    graph = onnx.load(file).graph
-    weights = sum(len(tensor.raw_data) for tensor in graph.initializer)
-    assert weights > 0.95 * 4 * sum(p.numel() for p in model.parameters())
-    assert file.stat().st_size - weights < 1e6
-    assert len(graph.node) < 1000
+    # 62.2 MB of parameters, some of which are folded into others.
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    assert 0.95 * weights < file.stat().st_size < weights + 1e6
+    assert len(onnx.load(file).graph.node) < 800
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_half_and_double_precision(tmp_path):
-    class Operator(nn.Module):
-        def forward(self, x, h):
-            return involution2d(x, h)
-
     for dtype, tolerance in ((torch.float16, 2e-3), (torch.float64, 1e-14)):
         x, h, _ = CASES[2].tensors(dtype)
         to_onnx(Operator(), (x, h), tmp_path / "m.onnx")
@@ -152,18 +156,18 @@ def test_half_and_double_precision(tmp_path):
         assert relative_error(actual, involution2d(x, h)) < tolerance
 
 
-def test_the_border_is_multiplied_by_zero(tmp_path):
-    class Operator(nn.Module):
-        def forward(self, x, h):
-            return involution2d(x, h)
-
-    x, h = torch.ones(1, 1, 4, 5), torch.ones(1, 1, 3, 3, 4, 5)
+def test_what_is_no_number_spreads_no_further_than_is_said(tmp_path):
+    x, h = torch.ones(1, 1, 7, 30), torch.ones(1, 1, 3, 3, 7, 30)
     to_onnx(Operator(), (x, h), tmp_path / "m.onnx")
-    # A pixel that is no number reaches the windows that hold it, and no other.
-    x[..., 1, 1] = torch.nan
-    torch.testing.assert_close(run_all(tmp_path / "m.onnx", x, h)[0], involution2d(x, h), equal_nan=True)
+    # To the tiles of seven pixels that have a window with that pixel in it: the windows of rows 2 to 4, columns 9 to 11.
+    x[..., 3, 10] = torch.nan
+    spread = torch.zeros(1, 1, 7, 30, dtype=torch.bool)
+    spread[..., 2:5, 7:14] = True
+    (actual,), expected = run_all(tmp_path / "m.onnx", x, h), involution2d(x, h)
+    assert actual.isnan().equal(spread) and spread[expected.isnan()].all()
+    assert actual[~spread].equal(expected[~spread])
     # The first tap of the first pixel lies outside, where PyTorch's operator reads nothing.
-    x, h[0, 0, 0, 0, 0, 0] = torch.ones(1, 1, 4, 5), torch.inf
+    x, h[0, 0, 0, 0, 0, 0] = torch.ones(1, 1, 7, 30), torch.inf
     (actual,), expected = run_all(tmp_path / "m.onnx", x, h), involution2d(x, h)
     assert expected.isfinite().all() and actual[0, 0, 0, 0].isnan()
     assert actual.flatten()[1:].equal(expected.flatten()[1:])

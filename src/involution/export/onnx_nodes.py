@@ -11,12 +11,15 @@ from itertools import product
 from math import prod
 from typing import Any
 
+import onnx_ir
 from onnxscript import opset18 as op
 
 from ..geometry import Window
 
 # How many pixels of a row make one matrix product. Seven divides the rows of nets for images of 224 pixels.
 _TILE = 7
+
+_ZERO = onnx_ir.tensor([0], dtype=onnx_ir.DataType.INT64)
 
 # What a slice reads as "to the end".
 _END = 2**63 - 1
@@ -53,7 +56,9 @@ def forward_of_span(
 ) -> Any:
     """Translate ``involution::forward_of_span``."""
     window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
-    output = contract(value, op.Conv(hidden, weight, bias), spatial(hidden, len(kernel_size)), int(value.shape[1]), groups, window)
+    output = contract(
+        value, op.Conv(hidden, weight, bias), spatial(hidden, len(kernel_size)), int(value.shape[1]), groups, window
+    )
     ones = [1] * len(kernel_size)
     if scale is not None:
         output = op.Mul(output, op.Reshape(scale, [-1, *ones]))
@@ -149,6 +154,9 @@ def _positions(sizes: Sequence[Any], grid: Sequence[Any], tiles: Any, width: int
         if axis == dims - 1:
             # Of a tile over the border, nobody reads what lies there.
             position = op.Min(position, op.Sub(size, [1]))
+            # A zero that the exporter leaves as it is: it would write every table of positions into the file, 2 MB of a
+            # RedNet-50, where runtimes make them when they load it.
+            position = op.Add(position, op.ConstantOfShape([1], value=_ZERO))
         total = position if total is None else op.Add(op.Mul(total, size), position)
     return total
 
