@@ -1,8 +1,9 @@
 """How involution is best said in standard ONNX operators: forms of it against one another, in the engines that run them.
 
-The operator alone, on the shapes of RedNet-50's stages, and the whole net: export time, size of the graph, nodes and
-latency. ``library`` is what `involution.export.to_onnx` writes; the other forms live here only. Every form is checked
-against PyTorch before it is timed, and all forms are timed once per round in one process.
+The operator alone, on the shapes of RedNet-50's stages, and the whole net beside ResNet-50: export time, nodes, size of
+the graph without weights, and latency. ``library`` is what `involution.export.to_onnx` writes, ``decompositions`` what
+`involution.export.decompositions` gives; the other forms live here only. Every form is checked against PyTorch before it
+is timed, and all forms are timed once per round in one process.
 
     python -m benchmarks.onnx_forms [--threads 1 2] [--batch 1 8] [--rounds 30] [--forms NAME …] [--nets NAME …]
                                     [--engines onnxruntime openvino] [--output results]
@@ -32,7 +33,8 @@ from torch import Tensor, nn
 
 import involution.models  # noqa: F401
 from involution import involution2d, records
-from involution.export import onnx_nodes, translations
+from involution.export import decompositions, onnx_nodes, translations
+from involution.export.onnx import remove_traces
 from involution.export.onnx_nodes import contract, neighbours, padded, reshape, shifts, spatial
 from involution.geometry import Window
 
@@ -191,11 +193,15 @@ class Operator(nn.Module):
         return involution2d(x, field)
 
 
-def onnx_file(model: nn.Module, inputs: tuple[Tensor, ...], table: dict, folder: Path, name: str) -> tuple[Path, dict]:
-    """Export a model; return its file, and seconds, nodes and size of the graph without its weights."""
+def onnx_file(model: nn.Module, inputs: tuple[Tensor, ...], table: dict | None, folder: Path, name: str) -> Any:
+    """Export a model, without a table through `decompositions`; return its file, and what the graph costs."""
     start = time.perf_counter()
-    program = torch.onnx.export(model.eval(), inputs, dynamo=True, custom_translation_table=table, verbose=False)
+    program = torch.export.export(model.eval(), inputs)
+    if table is None:
+        program = program.run_decompositions(decompositions())
+    program = torch.onnx.export(program, dynamo=True, custom_translation_table=table, verbose=False)
     figures = {"export_s": time.perf_counter() - start, "nodes": sum(1 for _ in program.model.graph)}
+    remove_traces(program)
     file, bare = folder / f"{name}.onnx", folder / f"{name}-bare.onnx"
     program.save(file)
     program.save(bare, include_initializers=False)
@@ -205,7 +211,6 @@ def onnx_file(model: nn.Module, inputs: tuple[Tensor, ...], table: dict, folder:
 def in_onnxruntime(file: Path, threads: int) -> Callable[[list[numpy.ndarray]], numpy.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
@@ -250,13 +255,13 @@ def operator_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str,
         for engine, threads in product(arguments.engines, arguments.threads):
             sessions = {n: session(engine, file, threads, arrays, expected) for n, (file, _) in files.items()}
             row = {"engine": engine, "threads": threads, "batch": batch, "channels": channels, "size": size}
-            rows.append(timed(row, sessions, files, arguments.rounds))
+            rows.append(timed(row, sessions, files, max(5, arguments.rounds // batch)))
     return rows
 
 
 def net_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rednet = timm.create_model("rednet50").eval()
-    models = {name: (rednet, table_of(FORMS[name])) for name in arguments.nets}
+    models = {name: (rednet, table_of(FORMS[name]) if name in FORMS else None) for name in arguments.nets}
     models["resnet50"] = (torchvision.models.resnet50().eval(), {})
     rows = []
     for batch in arguments.batch:
@@ -268,9 +273,8 @@ def net_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]
                 expected[name] = model(x)
         for engine, threads in product(arguments.engines, arguments.threads):
             sessions = {n: session(engine, f, threads, [x.numpy()], expected[n]) for n, (f, _) in files.items()}
-            rows.append(
-                timed({"engine": engine, "threads": threads, "batch": batch}, sessions, files, arguments.rounds)
-            )
+            row = {"engine": engine, "threads": threads, "batch": batch}
+            rows.append(timed(row, sessions, files, max(5, arguments.rounds // batch)))
     return rows
 
 
@@ -295,7 +299,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=FORMS, help="of the operator alone")
-    parser.add_argument("--nets", nargs="*", default=["library", "slices"], choices=FORMS, help="of RedNet-50")
+    parser.add_argument("--nets", nargs="*", default=["library", "slices"], choices=[*FORMS, "decompositions"])
     parser.add_argument("--engines", nargs="+", default=["onnxruntime"], choices=ENGINES)
     parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()

@@ -86,7 +86,7 @@ def to_onnx(
         # Entered first: what cannot be written is known before the work is done.
         with replaced_files(file.parent) as partial:
             program = _translated(model, inputs, table, dynamic_shapes, opset_version)
-            _remove_traces(program)
+            remove_traces(program)
             program.save(partial / file.name)
     except OSError as error:
         raise ExportError(
@@ -121,7 +121,7 @@ def _innermost(error: BaseException) -> str:
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _remove_traces(program: Any) -> None:
+def remove_traces(program: Any) -> None:
     """Remove what the exporter notes of its own work: most of the file, with paths of this machine."""
     import onnx_ir
 
