@@ -6,7 +6,16 @@ is wrong by itself is Python's ``ValueError`` or ``TypeError``.
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "CommandError", "DataError", "InvolutionError", "TrainingError", "find_refusal"]
+__all__ = [
+    "CheckpointError",
+    "CommandError",
+    "DataError",
+    "ExportError",
+    "InvolutionError",
+    "MissingPackageError",
+    "TrainingError",
+    "find_refusal",
+]
 
 
 class InvolutionError(Exception):
@@ -35,6 +44,14 @@ class TrainingError(InvolutionError, RuntimeError):
 
 class CheckpointError(InvolutionError, ValueError):
     """A checkpoint cannot be read or does not fit; the message says which file, what was expected and what came."""
+
+
+class ExportError(InvolutionError, RuntimeError):
+    """A model cannot be exported, or not be written where it should be; the message says why."""
+
+
+class MissingPackageError(InvolutionError, ImportError):
+    """A package is missing; the message says how to install it."""
 
 
 def find_refusal(error: BaseException | None) -> InvolutionError | None:

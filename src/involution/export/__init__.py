@@ -1,5 +1,6 @@
 """Leaving PyTorch: models with involutions in the formats of other runtimes."""
 
-from .onnx import decompositions, to_onnx
+from .decompositions import decompositions
+from .onnx import to_onnx, translations
 
-__all__ = ["decompositions", "to_onnx"]
+__all__ = ["decompositions", "to_onnx", "translations"]

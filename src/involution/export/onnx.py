@@ -1,35 +1,51 @@
-"""Leaving PyTorch: the operators in terms that other runtimes know.
-
-``torch.export`` keeps the operators as they are (a program runs wherever this library is installed). ONNX knows
-neither, so `to_onnx` first replaces them by pads, slices, products and sums, which every runtime has.
-"""
+"""Nets as ONNX files of standard operators, which run where neither PyTorch nor this library is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..functional import Span, finish
+from ..errors import ExportError, MissingPackageError
+from ..files import replaced_files
 
-__all__ = ["decompositions", "to_onnx"]
+__all__ = ["to_onnx", "translations"]
 
 
-def decompositions() -> dict[Any, Callable[..., Tensor]]:
-    """Return involution's operators in terms of PyTorch's, as ``ExportedProgram.run_decompositions`` takes them.
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Return how involution's operators become ONNX nodes, as ``torch.onnx.export`` takes it.
 
-    The result has K² slices per involution and works with dynamic batch and spatial sizes. A kernel value over the
-    border is multiplied by a zero of the padding instead of being skipped, so infinite values there give NaN.
+    The nodes are pads, slices, products and sums of opset 18, which every runtime has; batch and spatial sizes may be
+    dynamic. A kernel value over the border is multiplied by a zero of the padding instead of being skipped, so NaN and
+    infinities there give NaN.
+
+    Raises:
+        MissingPackageError: onnx or onnxscript is missing.
+
+    Example:
+        >>> import torch
+        >>> from involution import Involution2d
+        >>> from involution.export import translations
+        >>> layer, inputs = Involution2d(16, kernel_size=3).eval(), (torch.randn(1, 16, 8, 8),)
+        >>> table = translations()
+        >>> program = torch.onnx.export(layer, inputs, dynamo=True, verbose=False, custom_translation_table=table)
     """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{error.name} is missing; install it with: pip install "involution[export]"', name=error.name
+        ) from error
+    from . import onnx_nodes
+
     return {
-        torch.ops.involution.forward.default: _forward,
-        torch.ops.involution.forward_of_span.default: _forward_of_span,
-        torch.ops.involution.kernel_gradient.default: _kernel_gradient,
+        torch.ops.involution.forward.default: onnx_nodes.forward,
+        torch.ops.involution.forward_of_span.default: onnx_nodes.forward_of_span,
+        torch.ops.involution.kernel_gradient.default: onnx_nodes.kernel_gradient,
     }
 
 
@@ -41,17 +57,20 @@ def to_onnx(
     dynamic_shapes: Any = None,
     opset_version: int | None = None,
 ) -> None:
-    """Write ``model`` as an ONNX file of standard operators.
+    """Write ``model`` as an ONNX file of standard operators, whole or not at all.
+
+    Weights are in the file; those of more than 2 GB, which it cannot hold, in ``*.onnx.data`` beside it.
 
     Args:
-        model: any module that holds involutions; it is exported in eval mode and left in the mode it had.
+        model: any module that holds involutions; it is exported in eval mode, each module is left in the mode it had.
         inputs: example inputs.
         file: where to write, usually ``*.onnx``.
         dynamic_shapes: as ``torch.export.export`` takes them, e.g. ``({0: Dim("batch"), 2: Dim("height")},)``.
         opset_version: passed on to ``torch.onnx.export``.
 
     Raises:
-        ImportError: onnx or onnxscript is missing.
+        MissingPackageError: onnx or onnxscript is missing.
+        ExportError: ``model`` cannot be exported, or ``file`` cannot be written.
 
     Example:
         >>> import torch
@@ -59,85 +78,53 @@ def to_onnx(
         >>> from involution.export.onnx import to_onnx
         >>> to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
     """
+    table, file = translations(), Path(file)
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'{error.name} is missing; install it with: pip install "involution[export]"') from error
-    training = model.training
+        if file.is_dir() or not file.parent.is_dir():
+            problem = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+            raise ExportError(f"cannot write {file}: {problem}; name a file in a folder that exists")
+        # Entered first: what cannot be written is known before the work is done.
+        with replaced_files(file.parent) as partial:
+            program = _translated(model, inputs, table, dynamic_shapes, opset_version)
+            remove_traces(program)
+            program.save(partial / file.name)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {file}: {error.strerror or error}; name a folder that can be written"
+        ) from error
+
+
+def _translated(model: nn.Module, inputs: tuple, table: dict, dynamic_shapes: Any, opset_version: int | None) -> Any:
+    modes = {module: module.training for module in model.modules()}
     try:
-        program = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic_shapes)
+        exported = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic_shapes)
+        return torch.onnx.export(
+            exported, dynamo=True, opset_version=opset_version, custom_translation_table=table, verbose=False
+        )
+    except (TypeError, ValueError):
+        # What the model itself says of its inputs.
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported to ONNX: {_innermost(error)}; replace what does that, or export "
+            "the part of the model without it"
+        ) from error
     finally:
-        model.train(training)
-    program = program.run_decompositions(decompositions())
-    torch.onnx.export(program, f=str(file), dynamo=True, opset_version=opset_version, verbose=False)
+        for module, training in modes.items():
+            module.training = training
 
 
-def _shifts(
-    x: Tensor, kernel_size: Sequence[int], out_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> list[Tensor]:
-    """Return for each tap the pixels of the padded ``x`` that it reads, ``(B, C, H', ...)``."""
-    shifts = []
-    for tap in product(*map(range, kernel_size)):
-        shifted = x
-        for axis, (t, n, s, d) in enumerate(zip(tap, out_size, stride, dilation, strict=True)):
-            shifted = shifted[(slice(None),) * (2 + axis) + (slice(t * d, t * d + (n - 1) * s + 1, s),)]
-        shifts.append(shifted)
-    return shifts
+def _innermost(error: BaseException) -> str:
+    """Return the first line of the error that all others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _padded(x: Tensor, padding: Sequence[int]) -> Tensor:
-    return F.pad(x, [p for p in reversed(padding) for _ in range(2)])
+def remove_traces(program: Any) -> None:
+    """Remove what the exporter notes of its own work: most of the file, with paths of this machine."""
+    import onnx_ir
 
-
-def _forward(
-    input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], backend: str
-) -> Tensor:
-    dims, groups = input.ndim - 2, kernel.shape[1]
-    kernel_size, out_size = kernel.shape[2 : 2 + dims], kernel.shape[2 + dims :]
-    weights = kernel.flatten(2, 1 + dims)
-    total = None
-    for tap, x in enumerate(_shifts(_padded(input, padding), kernel_size, out_size, stride, dilation)):
-        term = x.unflatten(1, (groups, input.shape[1] // groups)) * weights[:, :, tap].unsqueeze(2)
-        total = term if total is None else total + term
-    if total is None:
-        raise ValueError("an involution needs at least one tap")
-    return total.flatten(1, 2)
-
-
-def _forward_of_span(
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-    scale: Tensor | None = None,
-    offset: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    kernel = Span(hidden, weight, bias, groups, tuple(kernel_size)).field()
-    return finish(_forward(value, kernel, stride, padding, dilation, backend), scale, offset, relu, len(kernel_size))
-
-
-def _kernel_gradient(
-    grad_output: Tensor,
-    input: Tensor,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-) -> Tensor:
-    out_size = grad_output.shape[2:]
-    query = grad_output.unflatten(1, (groups, input.shape[1] // groups))
-    products = [
-        (query * x.unflatten(1, query.shape[1:3])).sum(2)
-        for x in _shifts(_padded(input, padding), kernel_size, out_size, stride, dilation)
-    ]
-    return torch.stack(products, 2).unflatten(2, tuple(kernel_size))
+    program.model.graph.metadata_props.clear()
+    for node in onnx_ir.traversal.RecursiveGraphIterator(program.model.graph):
+        node.metadata_props.clear()
