@@ -18,9 +18,10 @@ __all__ = ["to_onnx", "translations"]
 def translations() -> dict[Any, Callable[..., Any]]:
     """Return how involution's operators become ONNX nodes, as ``torch.onnx.export`` takes it.
 
-    The nodes are pads, slices, products and sums of opset 18, which every runtime has; batch and spatial sizes may be
-    dynamic. A kernel value over the border is multiplied by a zero of the padding instead of being skipped, so NaN and
-    infinities there give NaN.
+    An involution becomes one matrix product between pads, reshapes and a gather of opset 18, which every runtime has;
+    batch and spatial sizes may be dynamic. Seven pixels of a row share a matrix with zeros outside their kernels, so a
+    pixel that is infinite or NaN makes NaN of all seven, if one of them has it in its window. A kernel value over the
+    border is multiplied by a zero of the padding instead of being skipped: NaN and infinities there give NaN.
 
     Raises:
         MissingPackageError: onnx or onnxscript is missing.
@@ -59,7 +60,8 @@ def to_onnx(
 ) -> None:
     """Write ``model`` as an ONNX file of standard operators, whole or not at all.
 
-    Weights are in the file; those of more than 2 GB, which it cannot hold, in ``*.onnx.data`` beside it.
+    Weights are in the file; where they are too many for one, ``torch.onnx`` puts them into ``*.onnx.data`` beside it.
+    How involution is said there, and what of NaN: `translations`.
 
     Args:
         model: any module that holds involutions; it is exported in eval mode, each module is left in the mode it had.

@@ -101,7 +101,7 @@ def contract(input: Any, kernel: Any, grid: Sequence[Any], channels: int, groups
         window: of the involution.
     """
     *outer, taps = window.kernel_size
-    # Pixels that a band spans in a row of the map. The last ones are read by nobody: see `_bands`.
+    # Pixels of a row of the map that a band spans, and one more than any kernel reaches: see `_bands`.
     width = window.stride[-1] * _TILE + window.dilation[-1] * (taps - 1) + 1
     length = prod(outer) * width - window.stride[-1]
     tiles = op.Div(op.Add(grid[-1], [_TILE - 1]), [_TILE])
@@ -143,8 +143,9 @@ def _bands(
 def _positions(sizes: Sequence[Any], grid: Sequence[Any], tiles: Any, width: int, window: Window) -> Any:
     """Return where in the flat padded map the pixels lie that every tile reads, ``(H', tiles, K_h, width)``."""
     dims = len(grid)
+    counts = zip(sizes, [*grid[:-1], tiles], [*window.kernel_size[:-1], width], strict=True)
     total = None
-    for axis, (size, count, taps) in enumerate(zip(sizes, [*grid[:-1], tiles], [*window.kernel_size[:-1], width])):
+    for axis, (size, count, taps) in enumerate(counts):
         step = window.stride[axis] * (_TILE if axis == dims - 1 else 1)
         spacing = 1 if axis == dims - 1 else window.dilation[axis]
         first = op.Mul(op.Range(0, op.Squeeze(count, [0]), 1), op.Constant(value_int=step))
