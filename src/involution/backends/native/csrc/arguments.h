@@ -77,6 +77,8 @@ inline Tensor describe(Object handle) {
   return t;
 }
 
+inline i64 bytes_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
+
 struct Numbers {
   i64 count = 0;
   i64 at[kDims] = {};  // no more than these are kept
@@ -87,9 +89,7 @@ class Arguments {
  public:
   explicit Arguments(Value* stack) : stack_(stack) {}
   Arguments(const Arguments&) = delete;
-  ~Arguments() {
-    for (int i = 0; i < count_; i++) give_back(read_[i]);
-  }
+  ~Arguments() { give_back(); }
 
   Tensor tensor(int i) { return describe(keep(i, kTensor)); }
 
@@ -132,8 +132,7 @@ class Arguments {
   // Results take the place of the arguments, which have been read by then.
   void result(int i, Value value) { results_[i] = value, results_given_ = i + 1; }
   void finish() {
-    for (int i = 0; i < count_; i++) give_back(read_[i]);
-    count_ = 0;
+    give_back();
     for (int i = 0; i < results_given_; i++) stack_[i] = results_[i];
   }
 
@@ -148,6 +147,11 @@ class Arguments {
     const auto object = reinterpret_cast<Object>(stack_[i]);
     read_[count_++] = {kind, object};
     return object;
+  }
+
+  void give_back() {
+    for (int i = 0; i < count_; i++) give_back(read_[i]);
+    count_ = 0;
   }
 
   static void give_back(const Read& read) {

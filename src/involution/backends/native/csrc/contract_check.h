@@ -41,7 +41,7 @@ inline void check_together(const Tensor& a, const Tensor& b) {
 
 inline void check_groups(i64 channels, i64 groups) { demand(groups >= 1 && channels >= 1 && channels % groups == 0); }
 
-// A vector or matrix of parameters beside a map.
+// A vector of parameters beside a map; it may be missing.
 inline void check_parameter(const Tensor& parameter, const Tensor& map, i64 length) {
   if (!parameter) return;
   demand(parameter.dense && parameter.dtype == map.dtype && parameter.dims == 1 && parameter.size[0] == length);
@@ -56,7 +56,7 @@ inline Window window_of(const Tensor& map, const Tensor& field, Numbers stride, 
   return window;
 }
 
-// Both sides of a contraction and its field: (B, C, H, W), (B, C, H', W') and (B, G, K, K, H', W').
-inline void check_maps(const Tensor& map, const Window& window) { demand(map.dense && map.dims == window.dims + 2); }
+// A map (B, C, ...) of the window's dimensions.
+inline void check_map(const Tensor& map, const Window& window) { demand(map.dense && map.dims == window.dims + 2); }
 
 }  // namespace operators

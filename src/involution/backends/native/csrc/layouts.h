@@ -57,7 +57,7 @@ class Packed {
  public:
   const void* of(const Tensor& tensor) {
     if (!tensor) return nullptr;
-    const i64 columns = tensor.dims > 1 ? tensor.size[1] : 1, bytes = tensor.dtype == kFloat64 ? 8 : tensor.dtype == kFloat32 ? 4 : 2;
+    const i64 columns = tensor.dims > 1 ? tensor.size[1] : 1, bytes = bytes_of(tensor.dtype);
     const i64 row_step = tensor.step[0], column_step = tensor.dims > 1 ? tensor.step[1] : 1;
     if ((column_step == 1 || columns == 1) && (row_step == columns || tensor.size[0] == 1)) return tensor.data;
     room_.resize(std::size_t(tensor.size[0] * columns * bytes));
@@ -124,7 +124,7 @@ class Output {
   }
 
   void clear() {
-    const i64 bytes = tensor.values() * (tensor.dtype == kFloat64 ? 8 : tensor.dtype == kFloat32 ? 4 : 2);
+    const i64 bytes = tensor.values() * bytes_of(tensor.dtype);
     if (bytes) std::memset(tensor.data, 0, std::size_t(bytes));
   }
 

@@ -118,8 +118,8 @@ void kernel_gradient(Arguments& arguments) {
   const Numbers taps = arguments.numbers(3), stride = arguments.numbers(4), padding = arguments.numbers(5);
   const Window window{taps.count, taps, stride, padding, arguments.numbers(6)};
   window.check();
-  check_maps(dy, window);
-  check_maps(x, window);
+  check_map(dy, window);
+  check_map(x, window);
   check_together(dy, x);
   demand(dy.size[1] == x.size[1]);
   check_groups(x.size[1], groups);
@@ -149,20 +149,14 @@ struct SpanArguments {
     window.dims = window.taps.count;
   }
 
-  i64 rows() const {
-    i64 n = groups;
-    for (i64 d = 0; d < window.dims; d++) n *= window.taps.at[d];
-    return n;
-  }
-
   void check() const {
     window.check();
-    check_maps(value, window);
-    check_maps(hidden, window);
+    check_map(value, window);
+    check_map(hidden, window);
     check_together(value, hidden);
     check_groups(value.size[1], groups);
-    // A matrix of so many rows exists, so their number is no product that overflows.
     demand(weight.dense && weight.dims == window.dims + 2 && weight.dtype == value.dtype && weight.size[1] == hidden.size[1]);
+    // Wide, and compared at every step: hostile numbers overflow.
     __int128 rows = groups;
     for (i64 d = 0; d < window.dims; d++) {
       rows *= window.taps.at[d];
@@ -235,8 +229,7 @@ void gradients_of_span(Arguments& arguments) {
 struct Operator {
   const char* name;
   const char* schema;
-  const char* in_python;  // the operator of Python that takes the same arguments
-  int backend;            // the place of the backend's name among the arguments
+  int backend;  // the place of the backend's name among the arguments
   void (*body)(Arguments&);
   torch_abi::Kernel kernel;
 };
@@ -246,28 +239,28 @@ void serve(Value* stack, std::uint64_t, std::uint64_t);
 
 // The schemas are those of involution/operators; a test compares them.
 const Operator kOperators[] = {
-    {"forward", "(Tensor input, Tensor kernel, " INVOLUTION_WINDOW ") -> Tensor", "involution::forward_in_python", 5,
-     forward, serve<0>},
+    {"forward", "(Tensor input, Tensor kernel, " INVOLUTION_WINDOW ") -> Tensor", 5, forward, serve<0>},
     {"input_gradient", "(Tensor grad_output, Tensor kernel, SymInt[] input_size, " INVOLUTION_WINDOW ") -> Tensor",
-     "involution::input_gradient_in_python", 6, input_gradient, serve<1>},
+     6, input_gradient, serve<1>},
     {"kernel_gradient",
      "(Tensor grad_output, Tensor input, SymInt groups, SymInt[] kernel_size, " INVOLUTION_WINDOW ") -> Tensor",
-     "involution::kernel_gradient_in_python", 7, kernel_gradient, serve<2>},
+     7, kernel_gradient, serve<2>},
     {"forward_of_span", "(" INVOLUTION_SPAN ", Tensor? scale=None, Tensor? offset=None, bool relu=False) -> Tensor",
-     "involution::forward_of_span_in_python", 9, forward_of_span, serve<3>},
+     9, forward_of_span, serve<3>},
     {"gradients_of_span", "(Tensor grad_output, " INVOLUTION_SPAN ") -> (Tensor, Tensor, Tensor, Tensor)",
-     "involution::gradients_of_span_in_python", 10, gradients_of_span, serve<4>},
+     10, gradients_of_span, serve<4>},
 };
 constexpr int kOperatorCount = sizeof(kOperators) / sizeof(kOperators[0]);
 
 // Let Python serve a call: by another backend, or by the sentence that says what does not fit.
 void hand_on(const Operator& op, Arguments& arguments) {
+  const std::string name = std::string("involution::") + op.name;
   if (!python.load(std::memory_order_relaxed)) {
-    throw std::runtime_error(std::string("involution::") + op.name +
+    throw std::runtime_error(name +
                              ": the arguments do not fit one another; the tensors must be dense, of the CPU, of one "
                              "floating dtype and of the sizes of the schema, the backend 'auto' or 'native'");
   }
-  if (torch.torch_call_dispatcher(op.in_python, "", arguments.hand_on(), torch_abi::kVersion)) {
+  if (torch.torch_call_dispatcher((name + "_in_python").c_str(), "", arguments.hand_on(), torch_abi::kVersion)) {
     const auto what = torch.torch_exception_get_what_without_backtrace;
     throw std::runtime_error(what ? sentence_of(what()) : "involution: the call failed; PyTorch's log above says why");
   }
