@@ -54,6 +54,11 @@ class Window(NamedTuple):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
 
+    @classmethod
+    def of(cls, *numbers: Sequence[int]) -> Window:
+        """Return the window of four lists of numbers, as operators are handed them."""
+        return cls(*map(tuple, numbers))
+
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the output grid over a map of ``size``: ``⌊(H + 2p − d·(K − 1) − 1) / s⌋ + 1`` per dimension.
 

@@ -35,7 +35,7 @@ def forward(
 ) -> Any:
     """Translate ``involution::forward``."""
     groups, *kernel_size = (int(n) for n in kernel.shape[1 : 2 + len(stride)])
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     return contract(input, kernel, spatial(kernel, len(stride), 2 + len(stride)), int(input.shape[1]), groups, window)
 
 
@@ -55,7 +55,7 @@ def forward_of_span(
     relu: bool = False,
 ) -> Any:
     """Translate ``involution::forward_of_span``."""
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     output = contract(
         value, op.Conv(hidden, weight, bias), spatial(hidden, len(kernel_size)), int(value.shape[1]), groups, window
     )
@@ -78,7 +78,7 @@ def kernel_gradient(
     backend: str,
 ) -> Any:
     """Translate ``involution::kernel_gradient``, the correlation of attention: products with slices, summed."""
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     channels, grid = int(input.shape[1]), spatial(grad_output, len(kernel_size))
     query = reshape(grad_output, 0, groups, channels // groups, 1, *grid)
     rows = neighbours(input, channels, groups, window)

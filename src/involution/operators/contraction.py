@@ -44,45 +44,39 @@ Gradients = tuple[Tensor | None, ...]
 
 def forward(input: Tensor, kernel: Tensor, window: Window, backend: str) -> Tensor:
     """Return ``Y[b, c, i, j] = Σ_{u,v} H[b, ⌊cG/C⌋, u, v, i, j] · X[b, c, s·i + d·u − p, s·j + d·v − p]``."""
-    return call("forward", _Forward, _forward_fake, input, kernel, *window[1:], backend)
+    return _call_forward(input, kernel, *window[1:], backend)
 
 
 def input_gradient(
     grad_output: Tensor, kernel: Tensor, input_size: Sequence[int], window: Window, backend: str
 ) -> Tensor:
     """Return the gradient of `forward` for its input of ``input_size`` pixels."""
-    return call(
-        "input_gradient",
-        _InputGradient,
-        _input_gradient_fake,
-        grad_output,
-        kernel,
-        input_size,
-        *window[1:],
-        backend,
-    )
+    return _call_input_gradient(grad_output, kernel, input_size, *window[1:], backend)
 
 
 def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Window, backend: str) -> Tensor:
     """Return the gradient of `forward` for its kernel: the correlation of ``grad_output`` with ``input``."""
-    return call("kernel_gradient", _KernelGradient, _kernel_gradient_fake, grad_output, input, groups, *window, backend)
+    return _call_kernel_gradient(grad_output, input, groups, *window, backend)
 
 
-def call(name: str, function: type[torch.autograd.Function], fake: Callable[..., Tensor], *arguments: Any) -> Tensor:
+def call(
+    operator: Callable[..., Tensor],
+    function: type[torch.autograd.Function],
+    fake: Callable[..., Tensor],
+    *arguments: Any,
+) -> Tensor:
     """Call an operator, or the autograd function that stands for it.
 
     C++ finds that arguments do not fit, Python says why: then ``fake``, which checks them too, raises the sentence.
     """
-    output: Tensor
     if is_transformed():
-        output = function.apply(*arguments)
+        output: Tensor = function.apply(*arguments)
         return output
     try:
-        output = getattr(torch.ops.involution, name).default(*arguments)
+        return operator(*arguments)
     except RuntimeError:
         fake(*arguments)
         raise
-    return output
 
 
 def is_transformed() -> bool:
@@ -119,7 +113,7 @@ def _kernel_gradient_output(grad_output: Tensor, input: Tensor, groups: int, win
 
 def _window_of(kernel: Tensor, *geometry: Sequence[int]) -> Window:
     taps = kernel.shape[2 : 2 + (kernel.ndim - 2) // 2]
-    return Window(tuple(taps), *map(tuple, geometry))
+    return Window.of(taps, *geometry)
 
 
 # Shapes without numbers, for tracing; they also say what is wrong with arguments that C++ refused.
@@ -153,7 +147,7 @@ def _kernel_gradient_fake(
     dilation: Sequence[int],
     backend: str,
 ) -> Tensor:
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     return _kernel_gradient_output(grad_output, input, groups, window)
 
 
@@ -197,7 +191,7 @@ def _kernel_gradient(
     dilation: Sequence[int],
     backend: str,
 ) -> Tensor:
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     out = _kernel_gradient_output(grad_output, input, groups, window)
     if out.numel():
         backends.choose_for(backend, input, groups, window).kernel_gradient(out, grad_output, input, window)
@@ -261,12 +255,12 @@ def to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _differentiable(
     name: str, fake: Callable[..., Tensor], backward_rule: Callable[..., Gradients]
-) -> type[torch.autograd.Function]:
-    """Give an operator its shapes, its derivative and its rule for vmap; return the autograd function that applies it."""
+) -> Callable[..., Tensor]:
+    """Give an operator its shapes, its derivative and its rule for vmap; return the function that calls it."""
     operator = getattr(torch.ops.involution, name).default
 
     def apply(*arguments: Any) -> Tensor:
-        return call(name, Function, fake, *arguments)
+        return call(operator, Function, fake, *arguments)
 
     def vmap_rule(
         info: Any, in_dims: Sequence[int | None], first: Tensor, second: Tensor, *rest: Any
@@ -308,12 +302,12 @@ def _differentiable(
     register_fake(f"involution::{name}", fake, lib=OPERATORS)
     register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=OPERATORS)
     register_vmap(f"involution::{name}", vmap_rule, lib=OPERATORS)
-    return Function
+    return apply
 
 
-_Forward = _differentiable("forward", _forward_fake, _forward_backward)
-_InputGradient = _differentiable("input_gradient", _input_gradient_fake, _input_gradient_backward)
-_KernelGradient = _differentiable("kernel_gradient", _kernel_gradient_fake, _kernel_gradient_backward)
+_call_forward = _differentiable("forward", _forward_fake, _forward_backward)
+_call_input_gradient = _differentiable("input_gradient", _input_gradient_fake, _input_gradient_backward)
+_call_kernel_gradient = _differentiable("kernel_gradient", _kernel_gradient_fake, _kernel_gradient_backward)
 
 
 # Floating-point operations, two per multiply-add: K² per output value, in all three contractions.

@@ -43,7 +43,8 @@ def forward_of_span(
 ) -> Tensor:
     """Return ``epilogue(involution(value, weight · hidden + bias))``; with an epilogue there is no backward pass."""
     arguments = (value, hidden, weight, bias, groups, *window, backend, *(epilogue or Epilogue()))
-    return contraction.call("forward_of_span", _ForwardOfSpan, _forward_fake, *arguments)
+    operator = torch.ops.involution.forward_of_span.default
+    return contraction.call(operator, _ForwardOfSpan, _forward_fake, *arguments)
 
 
 # Outputs: shape, dtype and layout are decided here, once, for real and fake tensors alike.
@@ -87,7 +88,7 @@ def _forward_fake(
     offset: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     return _output(value, hidden, weight, bias, groups, window, scale, offset)
 
 
@@ -115,7 +116,7 @@ def _forward(
     offset: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     out = _output(value, hidden, weight, bias, groups, window, scale, offset)
     if out.numel():
         chosen = backends.choose_for(backend, value, groups, window)
@@ -139,7 +140,7 @@ def _backward(
     dilation: Sequence[int],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    window = Window.of(kernel_size, stride, padding, dilation)
     expected = _output(value, hidden, weight, bias, groups, window)
     check_together(grad_output=grad_output, value=value)
     if grad_output.shape != expected.shape:
@@ -186,7 +187,7 @@ def _field(hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, win
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.groups, ctx.window, ctx.backend = inputs[4], Window(*map(tuple, inputs[5:9])), inputs[9]
+    ctx.groups, ctx.window, ctx.backend = inputs[4], Window.of(*inputs[5:9]), inputs[9]
     ctx.has_epilogue = Epilogue(*inputs[10:]) != Epilogue()
 
 
@@ -227,7 +228,7 @@ def _differentiable_backward(
 def _vmap_rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
     """Let the mapped dimension join the batch; parameters that are mapped themselves make a field each."""
     value, hidden, weight, bias, groups, *geometry, backend, scale, offset, relu = arguments
-    size, window = info.batch_size, Window(*map(tuple, geometry))
+    size, window = info.batch_size, Window.of(*geometry)
     value = contraction.fold_into_batch(value, in_dims[0], size)
     if all(dim is None for dim in (*in_dims[2:4], *in_dims[10:12])):
         hidden = contraction.fold_into_batch(hidden, in_dims[1], size)
@@ -282,16 +283,15 @@ class _ForwardOfSpan(torch.autograd.Function):
             parts.append(_field(hidden, dweight, None, groups, window))
         if dbias is not None:
             parts.append(_field(torch.zeros_like(hidden), weight, dbias, groups, window))
-        dy = (
-            torch.zeros_like(contraction.forward(value, kernel, window, backend))
-            if dvalue is None
-            else (contraction.forward(dvalue, kernel, window, backend))
-        )
+        terms = []
+        if dvalue is not None:
+            terms.append(contraction.forward(dvalue, kernel, window, backend))
         if parts:
-            dy = dy + contraction.forward(value, sum(parts[1:], parts[0]), window, backend)
+            terms.append(contraction.forward(value, sum(parts[1:], parts[0]), window, backend))
         if not ctx.has_epilogue:
-            return dy
+            return sum(terms[1:], terms[0])
         y, ones = contraction.forward(value, kernel, window, backend), [1] * (value.ndim - 2)
+        dy = sum(terms, torch.zeros_like(y))
         dscale, doffset = others[6:8]
         dy = dy if scale is None else dy * scale.view(-1, *ones)
         if dscale is not None:
