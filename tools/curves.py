@@ -11,8 +11,8 @@ import argparse
 import csv
 from pathlib import Path
 
+from involution.files import write_atomically
 from involution.pictures.plots import png
-from involution.records import write_atomically
 
 COLOURS = ("#3b6fd4", "#e8590c", "#2b8a3e", "#862e9c")
 # Different ones, to see curves that lie on each other.

@@ -16,9 +16,9 @@ import torch
 
 import involution.models  # noqa: F401
 from involution.data import load
+from involution.files import write_atomically
 from involution.pictures.heatmaps import enlarge, kernel_heat_maps, overlay
 from involution.pictures.plots import png
-from involution.records import write_atomically
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,9 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         """What prediction has to know to treat an image as it was validated here."""
         return {**self.transforms.data_config, **self.classes.to_dict()}
 
+    @abstractmethod
     def pairs(self, part: str) -> list[Pair]:
         """Return the files of ``"train"``, ``"val"`` or ``"test"``."""
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """List the files of every part that ``stage`` needs, and compare the sizes of images and labels.

@@ -15,9 +15,14 @@ from .. import __version__
 from ..errors import CommandError
 from ..files import write_atomically
 
-__all__ = ["NetFiles"]
+__all__ = ["NetFiles", "name_of"]
 
 Result = TypeVar("Result")
+
+
+def name_of(seeds: Sequence[int]) -> str:
+    """Return how a folder names seeds that follow one another: ``seed0``, ``seeds0-2``."""
+    return f"seed{seeds[0]}" if len(seeds) == 1 else f"seeds{seeds[0]}-{seeds[-1]}"
 
 
 @dataclass(frozen=True)

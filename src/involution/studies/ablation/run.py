@@ -18,7 +18,7 @@ from ...models.rednet import RedNet
 from ...pictures.plots import png
 from ...tasks import TrainingError
 from ..comparison.training import RECIPES, Recipe, train
-from ..net_files import NetFiles
+from ..net_files import NetFiles, name_of
 from .results import BASE, CHANNELS, PARTS, AblationResult, figure, markdown, net_key
 
 __all__ = ["Run"]
@@ -59,8 +59,7 @@ class Run:
             dataset, data_root, batch_size=recipe.batch_size, scaling=recipe.scaling, seed=seeds[0], **augmentation
         )
         settings = {"dataset": dataset, "device": str(device), "augmentation": augmentation, "recipe": asdict(recipe)}
-        name = f"seed{seeds[0]}" if len(seeds) == 1 else f"seeds{seeds[0]}-{seeds[-1]}"
-        folder = out / "ablate" / f"{dataset}-{epochs}epochs-{name}"
+        folder = out / "ablate" / f"{dataset}-{epochs}epochs-{name_of(seeds)}"
         nets = {net_key(variant.arguments): variant.arguments for variants in PARTS.values() for variant in variants}
         return cls(settings, recipe, device, data, folder, nets)
 

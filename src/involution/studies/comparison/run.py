@@ -17,7 +17,7 @@ from ...files import write_atomically
 from ...pictures import heatmaps
 from ...tasks import TrainingError
 from ...tasks.callbacks import Row
-from ..net_files import NetFiles
+from ..net_files import NetFiles, name_of
 from .architecture import Layer, trace
 from .nets import DESIGNS, OPERATORS, comparison_net, quirks
 from .output import write_metrics, write_results
@@ -79,8 +79,7 @@ class Run:
         recipe = RECIPES[dataset, variant]
         if epochs is not None:
             recipe = replace(recipe, epochs=epochs)
-        name = f"seed{seeds[0]}" if len(seeds) == 1 else f"seeds{seeds[0]}-{seeds[-1]}"
-        parts = [dataset, variant, f"{recipe.epochs}epochs", name]
+        parts = [dataset, variant, f"{recipe.epochs}epochs", name_of(seeds)]
         if device.type != "cpu":
             parts.append(device.type)
         folder = out / "compare" / "-".join(parts)
