@@ -146,9 +146,9 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
     command = [sys.executable, "-m", "involution", "fit", *flags]
     one, two = tmp_path / "one", tmp_path / "two"
     # Images of the two sizes in one batch are padded alike only if all are: one image a step and process.
-    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True)
+    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True, timeout=300)
     parallel = [*command, f"--run={two}", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
-    subprocess.run(parallel, check=True, env=environment, capture_output=True)
+    subprocess.run(parallel, check=True, env=environment, capture_output=True, timeout=300)
     expected, actual = columns(one), columns(two)
     assert actual["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
     checkpoint = f"--ckpt_path={one}/checkpoints/last.ckpt"
@@ -165,7 +165,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
             checkpoint,
             *more,
         ]
-        subprocess.run(arguments, check=True, env=environment, capture_output=True)
+        subprocess.run(arguments, check=True, env=environment, capture_output=True, timeout=300)
         values[name] = {key: value for key, value in columns(run).items() if key.startswith("val_")}
     assert len(values["one"]) == 7 and values["two"] == pytest.approx(values["one"], abs=1e-6)
 

@@ -160,7 +160,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
     assert main(["fit", *flags, f"--run={one}"]) == 0
     command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={two}"]
     parallel = [*command, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2"]
-    subprocess.run(parallel, check=True, env=environment, capture_output=True)
+    subprocess.run(parallel, check=True, env=environment, capture_output=True, timeout=300)
 
     def columns(run):
         with next((run / "logs").glob("*/metrics.csv")).open() as file:

@@ -218,7 +218,7 @@ def test_two_processes_train_from_shards(shards, tmp_path):
     flags = [*MODEL, f"--data.root={shards}", "--data.num_workers=1"]
     command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={tmp_path}"]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == TRAIN // 16
 
 

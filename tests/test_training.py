@@ -217,9 +217,9 @@ def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "involution", "fit", *flags]
-    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True)
+    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True, timeout=300)
     parallel = [*command, f"--run={two}", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
-    subprocess.run(parallel, check=True, env=environment, capture_output=True)
+    subprocess.run(parallel, check=True, env=environment, capture_output=True, timeout=300)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(losses(one)) == 2
     expected, actual = weights(one), weights(two)
