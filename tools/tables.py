@@ -30,7 +30,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 def runs_of(folder: Path, pattern: str) -> dict[str, list[Path]]:
     """Return the records of a kind by name, those of several runs (``name-run-2.json``) together."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob(f"{pattern}.json")):
+    # "name.json" comes before "name-run-2.json".
+    for path in sorted(folder.glob(f"{pattern}.json"), key=lambda path: path.name.replace("-run-", ".run-")):
         found.setdefault(re.sub(r"-run-\d+$", "", path.stem), []).append(path)
     return found
 
