@@ -35,7 +35,7 @@ struct SpanAndContract {
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     const i64* size = sums.target_size();
     Cut cut{p.batch, size[0], size[1], size[2], p.groups, size[1], size[2], p.groups};
     i64 values[6];
@@ -52,12 +52,12 @@ struct SpanAndContract {
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
     const i64 work = work_of(p) + p.batch * p.groups * taps_of(p) * p.out[0] * p.out[1] * p.out[2] * span.channels;
     if (Backward) {
-      cut.share_groups_among(threads);
+      cut.share_groups_among(parallel.threads);
     } else {
-      cut.share_among(threads);
+      cut.share_among(parallel.threads);
     }
     const i64 bytes = needed();
-    for_boxes(cut, work, threads, [&](const Box& box) { run_box(box, static_cast<A*>(scratch().bytes(bytes)), values); });
+    for_boxes(cut, work, parallel, [&](const Box& box) { run_box(box, static_cast<A*>(scratch().bytes(bytes)), values); });
   }
 
   void run_box(const Box& box, A* room, const i64 (&values)[6]) const {
