@@ -14,8 +14,8 @@ import torch
 
 _SUFFIXES = {"win32": "dll", "darwin": "dylib"}
 _VARIABLE = "INVOLUTION_NATIVE_ISA"
-# As in csrc/problem.h.
-_INTERFACE = 5
+# As in include/involution_engine.h.
+_INTERFACE = 6
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 

@@ -23,7 +23,7 @@ void run_as(const InvolutionProblem& p, const void* x, const InvolutionSpan& spa
   const i64 channels = p.groups * p.group_channels;
   const Affine<accumulator<S>> affine{widened<S>(span.epilogue.scale, channels, scales),
                                       widened<S>(span.epilogue.offset, channels, offsets), span.epilogue.relu != 0};
-  SpanAndContract<S, false>{p, span, affine, {p, static_cast<const S*>(x), nullptr, static_cast<S*>(y)}}.run(parallel);
+  span_and_contract_as<S, false>(p, span, affine, static_cast<const S*>(x), static_cast<S*>(y), parallel);
 }
 
 }  // namespace

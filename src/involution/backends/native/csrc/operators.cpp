@@ -174,6 +174,7 @@ struct SpanArguments {
     s.bias = biases.of(bias);
     s.channels = hidden.size[1];
     map_steps(hidden, s.h);
+    s.pair_product = kernels().pair_product;
     return s;
   }
 };

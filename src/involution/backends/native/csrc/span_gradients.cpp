@@ -113,8 +113,8 @@ struct SpanGradients {
     const Range3 x_box = dots.input_range(box);
     const Range3 y_box{{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
     for (i64 g = 0; g < p.groups; g++) {
-      const auto x = view_map(input, p.x, box.batch, g * c, c, x_box, x_room);
-      const auto dy = view_map(grad_output, p.y, box.batch, g * c, c, y_box, y_room);
+      const auto x = view_map<S, A>(input, p.x, box.batch, g * c, c, x_box, x_room);
+      const auto dy = view_map<S, A>(grad_output, p.y, box.batch, g * c, c, y_box, y_room);
       for (i64 h = box.row_begin; h < box.row_end; h++) {
         dots.row(x, dy, field + (h - box.row_begin) * q.f[6], box, h, 1, nullptr, offsets);
       }
@@ -154,7 +154,7 @@ void run_as(const InvolutionProblem& p, const void* x, const void* dy, const Inv
   // The problem of the input gradient writes to another tensor than the value.
   InvolutionProblem q = p;
   for (int i = 0; i < 5; i++) q.x[i] = to.x[i];
-  SpanAndContract<S, true>{q, span, {}, {q, gradient, nullptr, static_cast<S*>(to.input)}}.run(parallel);
+  span_and_contract_as<S, true>(q, span, {}, gradient, static_cast<S*>(to.input), parallel);
   SpanGradients<S>{p, span, to, value, gradient}.run(parallel);
 }
 
