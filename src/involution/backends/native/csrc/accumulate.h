@@ -20,30 +20,48 @@ inline i64 work_of(const InvolutionProblem& p) {
   return p.batch * p.groups * p.group_channels * taps_of(p) * p.out[0] * p.out[1] * p.out[2];
 }
 
-// Runs body(i) for i in [0, count), on up to `threads` threads that take neighbouring numbers.
+// One thread where the work is too little for several.
+inline InvolutionParallel worthwhile(const InvolutionParallel& parallel, i64 work) {
+  return work < kSerialWork ? InvolutionParallel{1, nullptr, nullptr} : parallel;
+}
+
+// What a pool is handed; an exception must not leave one of its threads.
 template <class Body>
-void parallel_for(i64 count, i64 threads, const Body& body) {
-  if (threads <= 1 || count <= 1) {
+struct Guarded {
+  const Body& body;
+  std::atomic<bool> failed{false};
+
+  static void run(void* task, i64 i) {
+    auto* const guarded = static_cast<Guarded*>(task);
+    try {
+      guarded->body(i);
+    } catch (const std::bad_alloc&) {
+      guarded->failed = true;
+    }
+  }
+};
+
+// Runs body(i) for i in [0, count): in the caller's pool, or on OpenMP's threads, which take neighbouring numbers.
+template <class Body>
+void parallel_for(i64 count, const InvolutionParallel& parallel, const Body& body) {
+  if (parallel.threads <= 1 || count <= 1) {
     for (i64 i = 0; i < count; i++) body(i);
     return;
   }
-  // An exception must not leave a parallel region.
-  std::atomic<bool> failed{false};
-#pragma omp parallel for schedule(static) num_threads(int(threads))
-  for (i64 i = 0; i < count; i++) {
-    try {
-      body(i);
-    } catch (const std::bad_alloc&) {
-      failed = true;
-    }
+  Guarded<Body> guarded{body};
+  if (parallel.run != nullptr) {
+    parallel.run(parallel.pool, count, Guarded<Body>::run, &guarded);
+  } else {
+#pragma omp parallel for schedule(static) num_threads(int(parallel.threads))
+    for (i64 i = 0; i < count; i++) Guarded<Body>::run(&guarded, i);
   }
-  if (failed) throw std::bad_alloc();
+  if (guarded.failed) throw std::bad_alloc();
 }
 
-// Runs body(box) for every box, on `threads` threads where the work is worth it.
+// Runs body(box) for every box, on several threads where the work is worth it.
 template <class Body>
-void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
-  parallel_for(cut.count(), work < kSerialWork ? 1 : threads, [&](i64 i) { body(cut.at(i)); });
+void for_boxes(const Cut& cut, i64 work, const InvolutionParallel& parallel, const Body& body) {
+  parallel_for(cut.count(), worthwhile(parallel, work), [&](i64 i) { body(cut.at(i)); });
 }
 
 // Forward (target: output) and input gradient (target: input) as sums over the windows' taps. E is what source and
@@ -109,7 +127,7 @@ struct Accumulation {
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     const i64* size = target_size();
     Cut cut{p.batch, size[0], size[1], size[2], p.groups, size[1], size[2], p.groups};
     const i64 row_bytes = larger(1, size[2] * p.groups * taps_of(p) * i64(sizeof(S)));
@@ -121,9 +139,9 @@ struct Accumulation {
     if (needed()) cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
-    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    cut.share_among(worthwhile(parallel, work_of(p)).threads);
     const i64 bytes = needed();
-    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+    for_boxes(cut, work_of(p), parallel, [&](const Box& box) {
       A* room = bytes ? static_cast<A*>(scratch().bytes(bytes)) : nullptr;
       const Range3 map_box = source_range(box), field_box = field_range(box);
       if (bytes) {

@@ -7,11 +7,11 @@
 
 #define INVOLUTION_DECLARE(isa)                                                                             \
   namespace isa {                                                                                           \
-  void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, std::int64_t threads);       \
+  void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, const InvolutionParallel& parallel); \
   void span_and_contract(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y,    \
-                         std::int64_t threads);                                                             \
+                         const InvolutionParallel& parallel);                                               \
   void span_gradients(const InvolutionProblem& p, const void* x, const void* dy, const InvolutionSpan& span,       \
-                      const InvolutionSpanGradients& to, std::int64_t threads);                                 \
+                      const InvolutionSpanGradients& to, const InvolutionParallel& parallel);                   \
   }
 
 INVOLUTION_DECLARE(baseline)

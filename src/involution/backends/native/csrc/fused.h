@@ -112,7 +112,7 @@ struct SpanAndContract {
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     const i64* size = sums.target_size();
     Cut cut{p.batch, size[0], size[1], size[2], p.groups, size[1], size[2], p.groups};
     i64 values[5];
@@ -129,12 +129,12 @@ struct SpanAndContract {
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
     const i64 work = work_of(p) + p.batch * p.groups * taps_of(p) * p.out[0] * p.out[1] * p.out[2] * span.channels;
     if (Backward) {
-      cut.share_groups_among(threads);
+      cut.share_groups_among(parallel.threads);
     } else {
-      cut.share_among(threads);
+      cut.share_among(parallel.threads);
     }
     const i64 bytes = needed();
-    for_boxes(cut, work, threads, [&](const Box& box) { run_box(box, static_cast<A*>(scratch().bytes(bytes)), values); });
+    for_boxes(cut, work, parallel, [&](const Box& box) { run_box(box, static_cast<A*>(scratch().bytes(bytes)), values); });
   }
 
   void run_box(const Box& box, A* room, const i64 (&values)[5]) const {
@@ -175,26 +175,26 @@ struct SpanAndContract {
 
 template <class S, bool Backward, class Hidden>
 void span_and_contract_with(const InvolutionProblem& p, const InvolutionSpan& span, const Affine<accumulator<S>>& affine,
-                            const S* source, S* target, i64 threads) {
+                            const S* source, S* target, const InvolutionParallel& parallel) {
   if constexpr (!kDirect<S>) {
     if (channels_together(p.x, p.group_channels) && channels_together(p.y, p.group_channels)) {
-      SpanAndContract<S, Backward, Hidden, S>{p, span, affine, {p, source, nullptr, target}}.run(threads);
+      SpanAndContract<S, Backward, Hidden, S>{p, span, affine, {p, source, nullptr, target}}.run(parallel);
       return;
     }
   }
-  SpanAndContract<S, Backward, Hidden, accumulator<S>>{p, span, affine, {p, source, nullptr, target}}.run(threads);
+  SpanAndContract<S, Backward, Hidden, accumulator<S>>{p, span, affine, {p, source, nullptr, target}}.run(parallel);
 }
 
 // Forward: source is the value, target the output. Backward: source is the output's gradient, target the value's.
 template <class S, bool Backward>
 void span_and_contract_as(const InvolutionProblem& p, const InvolutionSpan& span, const Affine<accumulator<S>>& affine,
-                          const S* source, S* target, i64 threads) {
+                          const S* source, S* target, const InvolutionParallel& parallel) {
   if constexpr (std::is_same_v<S, bfloat16>) {
     if (HiddenPairs::serves(span)) {
-      return span_and_contract_with<S, Backward, HiddenPairs>(p, span, affine, source, target, threads);
+      return span_and_contract_with<S, Backward, HiddenPairs>(p, span, affine, source, target, parallel);
     }
   }
-  span_and_contract_with<S, Backward, HiddenRows<S>>(p, span, affine, source, target, threads);
+  span_and_contract_with<S, Backward, HiddenRows<S>>(p, span, affine, source, target, parallel);
 }
 
 }  // namespace INVOLUTION_ISA

@@ -122,7 +122,7 @@ struct KernelGradient {
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     Cut cut{p.batch, p.out[0], p.out[1], p.out[2], p.groups, p.out[1], p.out[2], p.groups};
     const i64 row_bytes = larger(1, p.out[2] * p.groups * taps_of(p) * i64(sizeof(T)));
     cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
@@ -133,9 +133,9 @@ struct KernelGradient {
     };
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
-    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    cut.share_among(worthwhile(parallel, work_of(p)).threads);
     const i64 value_bytes = needed(), bytes = value_bytes + offset_bytes(p);
-    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+    for_boxes(cut, work_of(p), parallel, [&](const Box& box) {
       A* room = static_cast<A*>(scratch().bytes(bytes));
       i64* offsets = reinterpret_cast<i64*>(reinterpret_cast<char*>(room) + value_bytes);
       const Range3 x_box = input_range(box);

@@ -4,12 +4,10 @@
 
 #include <cstdint>
 
-// Counts the changes of what is below and of the functions that are exported; loader.py compares it with its own.
-constexpr int kInterface = 5;
+#include "../include/involution_engine.h"
 
 extern "C" {
 
-enum InvolutionDtype { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 enum InvolutionOperator { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
 
 struct InvolutionProblem {
