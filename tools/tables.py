@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.gpu import report
 
 from involution import records
+from involution.studies.latency.results import Row, as_markdown, best
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
@@ -160,6 +161,22 @@ def detector_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table([f"image {size}", "", "median ms (quartiles)", "to ResNet", "peak MiB"], rows)]
 
 
+def engine_tables(record: dict[str, Any]) -> list[str]:
+    """Return the latency of nets in every engine, and their fastest engines."""
+    rows = [Row.of(result) for result in record["results"]]
+    size = "×".join(map(str, record["settings"]["size"]))
+    engines = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
+    models = list(dict.fromkeys(row.model for row in rows))
+    return [
+        "",
+        as_markdown(rows).rstrip(),
+        "",
+        f"Images of {size}; {engines}.",
+        "",
+        *(f"- {w}" for w in best(rows, models)),
+    ]
+
+
 AP = {
     "map": "AP",
     "map_50": "AP50",
@@ -253,11 +270,13 @@ def main() -> None:
         ("training-cpu-*", "Training small nets", training_tables),
         ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
         ("detectors-cpu-*", "Detectors", detector_tables),
+        ("engines-cpu-*", "Nets in engines", engine_tables),
         ("gpu-*", "Operator and nets", lambda record: ["", *report.tables(record["results"])]),
     ):
         for path in sorted(arguments.results.glob(f"{pattern}.json")):
             record = records.read(path)
-            threads, gpus = record["machine"]["threads"], record["machine"].get("gpus")
+            threads = record.get("settings", {}).get("threads", record["machine"]["threads"])
+            gpus = record["machine"].get("gpus")
             place = gpus[0] if path.stem.startswith("gpu-") else f"{threads} thread{'s' if threads > 1 else ''}"
             lines += [
                 "",
