@@ -72,9 +72,14 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
     """
     import onnx
     import onnxruntime
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+        save_tensors_data,
+    )
     from onnxruntime.quantization.calibrate import CalibrationDataReader, MinMaxCalibrater
-    from onnxruntime.quantization.quant_utils import save_tensors_data
 
     class Reader(CalibrationDataReader):
         def __init__(self, name: str) -> None:
