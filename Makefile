@@ -54,7 +54,7 @@ lock: $(STAMP)  ## resolve the newest versions that pyproject.toml allows into r
 clean:  ## remove the environment and everything that was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
 
-$(STAMP): requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/involution/backends/native/csrc/*)
+$(STAMP): requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/involution/backends/native/csrc/* src/involution/backends/native/include/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Could not create .venv; Python >= 3.11 with the venv module is needed (Debian: apt install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock

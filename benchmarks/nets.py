@@ -6,7 +6,10 @@ definition with 3×3 convolutions. All are treated alike: as they are, folded (`
 torch.compile with Inductor's freezing. Peak memory is that of a fresh process per net.
 
     python -m benchmarks.nets [--threads 2] [--batch 1 8] [--rounds 30] [--depths 26 38 50 101 152] [--quick]
-                              [--compile] [--skip-training] [--output results]
+                              [--compile] [--bfloat16] [--skip-training] [--run N] [--output results]
+
+With ``--bfloat16`` inference is timed in bfloat16 too, and the training step under autocast. Machines have faster and
+slower minutes: several runs (``--run 2`` adds to the record's name) say what a ratio is worth.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ def nets(depth: int) -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-def images(batch: int) -> Tensor:
-    return torch.randn(batch, 3, IMAGE, IMAGE).to(memory_format=torch.channels_last)
+def images(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, 3, IMAGE, IMAGE, dtype=dtype).to(memory_format=torch.channels_last)
 
 
 FOLDED = ", folded"
@@ -65,10 +68,12 @@ def ratios(times: dict[str, dict[str, float]], depth: int) -> dict[str, float]:
     }
 
 
-def inference(depth: int, batch: int, rounds: int, compiled: bool) -> dict[str, dict[str, float]]:
+def inference(
+    depth: int, batch: int, rounds: int, compiled: bool, dtype: torch.dtype = torch.float32
+) -> dict[str, dict[str, float]]:
     """Time the forward pass in evaluation."""
-    models = {name: make().eval().to(memory_format=torch.channels_last) for name, make in nets(depth).items()}
-    x = images(batch)
+    models = {n: make().eval().to(dtype, memory_format=torch.channels_last) for n, make in nets(depth).items()}
+    x = images(batch, dtype)
     with torch.no_grad():
         if compiled:
             # For this size alone; a second one would make the compiler's own kernels slower, for all nets.
@@ -79,7 +84,7 @@ def inference(depth: int, batch: int, rounds: int, compiled: bool) -> dict[str, 
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
 
-def training_step(make: Callable[[], nn.Module]) -> Callable[[], None]:
+def training_step(make: Callable[[], nn.Module], autocast: bool = False) -> Callable[[], None]:
     """Return a function that takes one step of SGD on one batch."""
     model = make().train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
@@ -87,7 +92,9 @@ def training_step(make: Callable[[], nn.Module]) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = F.cross_entropy(model(x), labels)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -139,6 +146,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--quick", action="store_true", help="depth 50 only, ten rounds")
     parser.add_argument("--compile", action="store_true", help="time depth 50 under torch.compile too")
+    parser.add_argument("--bfloat16", action="store_true", help="time depth 50 in bfloat16 too")
+    parser.add_argument("--run", type=int, default=1, help="of several runs, which one this is")
     parser.add_argument("--skip-training", action="store_true", help="no training step, no memory")
     parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()
@@ -160,6 +169,11 @@ def main() -> None:
             add("inference", depth, batch, inference(depth, batch, rounds, False))
             if arguments.compile and depth == 50:
                 add("inference, compiled", depth, batch, inference(depth, batch, rounds, True))
+            if arguments.bfloat16 and depth == 50:
+                add("inference, bfloat16", depth, batch, inference(depth, batch, rounds, False, torch.bfloat16))
+            if arguments.bfloat16 and arguments.compile and depth == 50:
+                times = inference(depth, batch, rounds, True, torch.bfloat16)
+                add("inference, compiled, bfloat16", depth, batch, times)
     if not arguments.skip_training:
         for depth in [50] if 50 in arguments.depths else arguments.depths[:1]:
             makers = nets(depth)
@@ -169,11 +183,17 @@ def main() -> None:
             peak = {name: peak_mib(depth, name, arguments.threads) for name in makers}
             saved = {name: saved_mib(depth, name) for name in makers}
             add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
+            if arguments.bfloat16:
+                steps = {name: training_step(make, autocast=True) for name, make in makers.items()}
+                rounds = max(5, arguments.rounds // 6)
+                add("training step, autocast to bfloat16", depth, TRAINING_BATCH, medians(steps, rounds))
             for name in makers:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
     # Latency alone, of all depths, stands beside the measurement of one depth in full.
     kind = "latency" if arguments.skip_training else "nets"
     name = f"{kind}-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
+    if arguments.run > 1:
+        name += f"-run-{arguments.run}"
     payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
     print(f"\n{records.write(name, payload, arguments.output)}")
 

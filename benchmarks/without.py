@@ -2,8 +2,9 @@
 
 A mechanism of the kernels (prefetch, weights shared by a tile, vector conversions of half precision) is left out by a
 build of its own into ``build/without``; one of Python by handing the operator less. RedNet-50 in inference (batch 1
-and 8) and in a training step (batch 8), float32 and, for the conversions, float16; what brings less than three percent
-of time or memory somewhere has no place.
+and 8) and in a training step (batch 8), float32 and, for the conversions, float16; its first stage's involution by a
+field in memory, as a φ of one's own gives it. What brings less than three percent of time or memory somewhere has no
+place.
 
     python -m benchmarks.without [--without NAME …] [--threads 2] [--rounds 15] [--model rednet50] [--output results]
 """
@@ -24,10 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution import Involution2d, backends, records
+from involution import Involution2d, backends, involution2d, records
 from involution.backends import native
 from involution.backends.native import loader
+from involution.memory_layout import empty_field
 
+from .memory import in_fresh_process, resident_peak_mib
 from .timing import medians
 
 IMAGE = 224
@@ -123,6 +126,19 @@ def inference(model: nn.Module, batch: int, dtype: torch.dtype) -> Callable[[], 
     return run
 
 
+def field_in_memory(batch: int) -> Callable[[], None]:
+    """Return a function that runs the involution of RedNet's first stage by a field that is a tensor."""
+    x = torch.randn(batch, 64, 56, 56).to(memory_format=torch.channels_last)
+    h = empty_field(x, (batch, 4, 7, 7, 56, 56), True)
+    h.copy_(torch.randn(h.shape))
+
+    def run() -> None:
+        with torch.inference_mode():
+            involution2d(x, h)
+
+    return run
+
+
 def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
     """Return a function that takes one step of SGD."""
     model = model.train()
@@ -153,6 +169,20 @@ def measure(function: Callable[[], None], without: dict[str, Callable[[], Any]],
     return {"times": times, "ratios": {name: value["median_ms"] / whole for name, value in times.items()}}
 
 
+def net(model: str) -> nn.Module:
+    return timm.create_model(model).to(memory_format=torch.channels_last)
+
+
+def _peak_of(model: str, name: str | None, threads: int) -> float:
+    torch.set_num_threads(threads)
+    step = training_step(net(model), 8)
+    with contexts([name])[name]() if name else nullcontext():
+        before = resident_peak_mib()
+        for _ in range(2):
+            step()
+    return resident_peak_mib() - before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without", nargs="+", default=[*CONTEXTS, *BUILDS])
@@ -165,21 +195,29 @@ def main() -> None:
     torch.manual_seed(0)
     without = contexts(arguments.without)
 
-    def net() -> nn.Module:
-        return timm.create_model(arguments.model).to(memory_format=torch.channels_last)
-
     rows = []
     for kind, function in (
-        ("inference, batch 1", inference(net(), 1, torch.float32)),
-        ("inference, batch 8", inference(net(), 8, torch.float32)),
-        ("inference, batch 1, float16", inference(net(), 1, torch.float16)),
-        ("training step, batch 8", training_step(net(), 8)),
+        ("inference, batch 1", inference(net(arguments.model), 1, torch.float32)),
+        ("inference, batch 8", inference(net(arguments.model), 8, torch.float32)),
+        ("inference, batch 1, float16", inference(net(arguments.model), 1, torch.float16)),
+        ("training step, batch 8", training_step(net(arguments.model), 8)),
+        ("operator, field in memory, batch 1", field_in_memory(1)),
+        ("operator, field in memory, batch 8", field_in_memory(8)),
     ):
-        row = {"kind": kind, **measure(function, without, arguments.rounds)}
+        rounds = arguments.rounds * (10 if kind.startswith("operator") else 1)
+        row = {"kind": kind, **measure(function, without, rounds)}
         rows.append(row)
         print(f"\n{kind}: {row['times']['everything']['median_ms']:.1f} ms")
         for name, ratio in row["ratios"].items():
             print(f"  without {name:30s} {ratio:.3f}" if name != "everything" else "", flush=True)
+    peak = {
+        name or "everything": in_fresh_process(_peak_of, arguments.model, name, arguments.threads)
+        for name in [None, *without]
+    }
+    rows[-1]["peak_mib"] = peak
+    print("\nby how much two training steps raise the peak of memory")
+    for name, mib in peak.items():
+        print(f"  {'' if name == 'everything' else 'without '}{name:30s} {mib:.0f} MiB", flush=True)
     payload = {"seed": 0, "instruction_set": native.instruction_set(), "model": arguments.model, "results": rows}
     name = f"without-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
     print(f"\n{records.write(name, payload, arguments.output)}")

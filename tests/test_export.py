@@ -2,13 +2,13 @@
 
 import sys
 
-import numpy
 import pytest
 import torch
 from cases import CASES, relative_error
+from engines import ENGINE_CASES, EveryCase, by_case, tensors_of
 from torch import nn
 
-from involution import Involution1d, Involution2d, Involution3d, functional, involution2d, involution_of_span
+from involution import Involution1d, Involution2d, Involution3d, involution2d
 from involution.errors import ExportError, InvolutionError
 from involution.export import decompositions, to_onnx, translations
 
@@ -34,57 +34,12 @@ class Operator(nn.Module):
         return involution2d(x, h)
 
 
-class EveryCase(nn.Module):
-    """Involution, fused generation and correlation over all geometries, in one graph: exporting takes longer than running."""
-
-    def forward(self, *tensors):
-        results = []
-        for case, (x, h, dy, hidden, weight, bias, scale, offset) in zip(CASES, zip(*[iter(tensors)] * 8), strict=True):
-            correlation = getattr(functional, f"correlation{case.dims}d")
-            results += [
-                case.involution(x, h),
-                involution_of_span(
-                    x,
-                    hidden,
-                    weight,
-                    bias,
-                    groups=case.groups,
-                    kernel_size=case.kernel_size,
-                    scale=scale,
-                    offset=offset,
-                    relu=True,
-                    **case.parameters,
-                ),
-                involution_of_span(
-                    x, hidden, weight, groups=case.groups, kernel_size=case.kernel_size, **case.parameters
-                ),
-                correlation(dy, x, case.kernel_size, groups=case.groups, **case.parameters),
-            ]
-        return results
-
-
-def tensors_of(case):
-    """Return what `EveryCase` takes of a case."""
-    x, h, dy = case.tensors(torch.float32)
-    rows = case.groups * numpy.prod(case.kernel_size)
-    return (
-        x,
-        h,
-        dy,
-        torch.randn(case.batch, 3, *case.output_size),
-        torch.randn(rows, 3, *[1] * case.dims),
-        torch.randn(rows),
-        torch.randn(case.channels),
-        torch.randn(case.channels),
-    )
-
-
 @pytest.fixture(scope="module")
 def every_case(tmp_path_factory):
     """What PyTorch and onnxruntime return for every case and operator."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("every_case") / "m.onnx"
-    inputs = tuple(tensor for case in CASES for tensor in tensors_of(case))
+    inputs = tuple(tensor for case in ENGINE_CASES for tensor in tensors_of(case))
     # Without gradients the operator takes scale, offset and ReLU along.
     with torch.no_grad():
         expected = EveryCase()(*inputs)
@@ -93,12 +48,12 @@ def every_case(tmp_path_factory):
         torch.onnx.export(
             EveryCase(), inputs, file, dynamo=True, verbose=False, optimize=False, custom_translation_table=table
         )
-    return dict(zip(CASES, zip(zip(*[iter(run_all(file, *inputs))] * 4), zip(*[iter(expected)] * 4)), strict=True))
+    return by_case(expected), by_case(run_all(file, *inputs))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ENGINE_CASES, ids=str)
 def test_every_case(every_case, case):
-    for actual, expected in zip(*every_case[case], strict=True):
+    for expected, actual in zip(*(results[case] for results in every_case), strict=True):
         assert actual.shape == expected.shape
         assert relative_error(actual, expected) < 1e-6
 

@@ -37,6 +37,25 @@ def test_a_trained_net_takes_any_batch_and_size(tmp_path, capsys):
     torch.testing.assert_close(outputs(file, images)[0], net(images).detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_the_custom_operator_is_one_node_a_layer(tmp_path, capsys):
+    import onnx
+
+    file = tmp_path / "net.onnx"
+    assert main(["export", str(TRAINED), "--output", str(file), "--operator", "custom", "--dynamic"]) == 0
+    assert "at 3×3×37×33" in capsys.readouterr().out
+    graph = onnx.load(file).graph
+    assert sum(node.domain == "involution" for node in graph.node) == 4
+    assert not any(node.op_type == "MatMul" for node in graph.node)
+
+
+def test_openvinos_files_with_the_extension(tmp_path, capsys):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    file = tmp_path / "net.xml"
+    assert main(["export", str(TRAINED), "--output", str(file), "--operator", "custom", "--format", "openvino"]) == 0
+    printed = capsys.readouterr().out
+    assert "largest relative difference of OpenVINO" in printed and f"{file.with_suffix('.bin')} (" in printed
+
+
 def test_one_size_without_folding(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--batch", "3", "--size", "24", "40", "--no-fold", "--format", "pt2", "--compiled", "false"]

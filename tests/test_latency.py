@@ -130,6 +130,38 @@ def test_calibration_takes_whole_batches_of_normalised_images(photographs):
         quantisation.calibration_batches(photographs, net, (24, 32), 13)
 
 
+def skip_where_missing(engine, dtype):
+    reason = ENGINES[engine].missing(dtype)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
+def test_int8_of_the_other_engines(engine, photographs, tmp_path):
+    skip_where_missing(engine, "int8")
+    net = named.load(REDNET)
+    batches = quantisation.calibration_batches(photographs, net, (32, 32), 4)
+    ENGINES[engine].write(net.net, batches[0], "int8", batches, tmp_path)
+    with torch.no_grad():
+        expected = net.net(batches[0])
+    quantised = ENGINES[engine].open(lambda: net.net, "int8", 1, tmp_path)([batches[0]])
+    assert 1e-4 < difference(quantised, [expected]) < 0.2
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
+def test_floating_point_of_the_other_engines(engine, tmp_path):
+    skip_where_missing(engine, "float32")
+    net, images = named.load(REDNET), torch.randn(2, 3, 32, 32)
+    ENGINES[engine].write(net.net, images, "float32", (), tmp_path)
+    with torch.no_grad():
+        expected = net.net(images)
+    assert difference(ENGINES[engine].open(lambda: net.net, "float32", 1, tmp_path)([images]), [expected]) < 1e-5
+    if ENGINES[engine].missing("bfloat16") is None:
+        in_half = ENGINES[engine].open(lambda: net.net, "bfloat16", 1, tmp_path)([images])
+        # Where the processor has no bfloat16, OpenVINO computes in float32.
+        assert difference(in_half, [expected]) < 0.1
+
+
 @HAS_ONNX
 def test_int8_of_onnx_leaves_kernels_in_floating_point(photographs, tmp_path):
     import onnx

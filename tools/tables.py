@@ -6,7 +6,9 @@ python -m tools.tables [--results results] [--docs docs]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import re
+import statistics
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
     """Return the lines of a Markdown table."""
     head = list(head)
     return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def runs_of(folder: Path, pattern: str) -> dict[str, list[Path]]:
+    """Return the records of a kind by name, those of several runs (``name-run-2.json``) together."""
+    found: dict[str, list[Path]] = {}
+    # "name.json" comes before "name-run-2.json".
+    for path in sorted(folder.glob(f"{pattern}.json"), key=lambda path: path.name.replace("-run-", ".run-")):
+        found.setdefault(re.sub(r"-run-\d+$", "", path.stem), []).append(path)
+    return found
+
+
+def of_one(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
+    """Return a maker of tables that is given all runs and shows the last."""
+    return lambda runs: make(runs[-1])
 
 
 def source(record: dict[str, Any], path: Path) -> str:
@@ -54,16 +70,29 @@ def operator_tables(record: dict[str, Any]) -> list[str]:
     return [*lines, "", "**Ratios**", "", *table(["shape", *names], rows)]
 
 
-def net_tables(record: dict[str, Any]) -> list[str]:
-    """Return times and ratios of whole nets, and the memory of training."""
+def net_tables(runs: list[dict[str, Any]]) -> list[str]:
+    """Return times and ratios of whole nets, and the memory of training: medians of several runs, and their range."""
     rows = []
-    for result in record["results"]:
-        for name, time in result["times"].items():
-            peak = f"{result['peak_mib'][name]:.0f}" if "peak_mib" in result and name in result["peak_mib"] else ""
-            saved = f"{result['saved_mib'][name]:.0f}" if "saved_mib" in result and name in result["saved_mib"] else ""
+    for results in zip(*(record["results"] for record in runs), strict=True):
+        result = results[0]
+        for name in result["times"]:
+            times = [r["times"][name]["median_ms"] for r in results]
+            ratios = [r["ratios"][name] for r in results]
+            memory = [
+                f"{statistics.median(r[key][name] for r in results):.0f}" if name in result.get(key, ()) else ""
+                for key in ("peak_mib", "saved_mib")
+            ]
             what = f"{result['kind']}, batch {result['batch']}"
-            rows.append([what, name, f"{time['median_ms']:.1f}", f"{result['ratios'][name]:.2f}", peak, saved])
-    return ["", *table(["", "net", "median ms", "to ResNet", "peak MiB", "saved for backward MiB"], rows)]
+            rows.append([what, name, spread(times, 1), spread(ratios, 2), *memory])
+    how = f"median ms (range of {len(runs)} runs)"
+    return ["", *table(["", "net", how, "to ResNet (range)", "peak MiB", "saved for backward MiB"], rows)]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Return the median of some values, and in brackets the least and the greatest."""
+    low, high = (f"{bound:.{digits}f}" for bound in (min(values), max(values)))
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def latency_tables(record: dict[str, Any]) -> list[str]:
@@ -263,28 +292,23 @@ def main() -> None:
     arguments = parser.parse_args()
     lines: list[str] = []
     for pattern, title, make in (
-        ("operator-cpu-*", "The operator", operator_tables),
-        ("latency-cpu-*", "RedNet-26 to -152", latency_tables),
+        ("operator-cpu-*", "The operator", of_one(operator_tables)),
+        ("latency-cpu-*", "RedNet-26 to -152", of_one(latency_tables)),
         ("nets-cpu-*", "Nets", net_tables),
-        ("scaling-cpu-*", "Growth", scaling_tables),
-        ("training-cpu-*", "Training small nets", training_tables),
-        ("segmenters-cpu-*", "Segmentation nets", segmenter_tables),
-        ("detectors-cpu-*", "Detectors", detector_tables),
-        ("engines-cpu-*", "Nets in engines", engine_tables),
-        ("gpu-*", "Operator and nets", lambda record: ["", *report.tables(record["results"])]),
+        ("scaling-cpu-*", "Growth", of_one(scaling_tables)),
+        ("training-cpu-*", "Training small nets", of_one(training_tables)),
+        ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
+        ("detectors-cpu-*", "Detectors", of_one(detector_tables)),
+        ("engines-cpu-*", "Nets in engines", of_one(engine_tables)),
+        ("gpu-*", "Operator and nets", of_one(lambda record: ["", *report.tables(record["results"])])),
     ):
-        for path in sorted(arguments.results.glob(f"{pattern}.json")):
-            record = records.read(path)
-            threads = record.get("settings", {}).get("threads", record["machine"]["threads"])
-            gpus = record["machine"].get("gpus")
-            place = gpus[0] if path.stem.startswith("gpu-") else f"{threads} thread{'s' if threads > 1 else ''}"
-            lines += [
-                "",
-                f"## {title}, {place}",
-                *make(record),
-                "",
-                source(record, path),
-            ]
+        for name, paths in runs_of(arguments.results, pattern).items():
+            runs = [records.read(path) for path in paths]
+            threads = runs[0].get("settings", {}).get("threads", runs[0]["machine"]["threads"])
+            gpus = runs[0]["machine"].get("gpus")
+            place = gpus[0] if name.startswith("gpu-") else f"{threads} thread{'s' if threads > 1 else ''}"
+            lines += ["", f"## {title}, {place}", *make(runs), ""]
+            lines += [f"- {source(record, path)}" for record, path in zip(runs, paths, strict=True)]
     write_between(arguments.docs / "performance.md", BEGIN, END, lines)
     write_between(arguments.docs / "detection.md", CELLS, CELLS_END, cell_tables(arguments.results / "detection"))
     write_between(arguments.docs / "segmentation.md", CAMVID, CAMVID_END, camvid_tables(arguments.results / "camvid"))

@@ -13,7 +13,7 @@ from .. import __version__, backends
 _EXTRAS = {
     "models": ("timm", "torchvision", "safetensors"),
     "train": ("lightning", "jsonargparse", "torchmetrics", "matplotlib", "sklearn", "tensorboard"),
-    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

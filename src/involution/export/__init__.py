@@ -1,5 +1,6 @@
 """Leaving PyTorch: models with involutions in the formats of other runtimes."""
 
+from . import onnx, openvino
 from .checked import Parity, export
 from .decompositions import decompositions
 from .onnx import to_onnx, translations
@@ -13,6 +14,8 @@ __all__ = [
     "export",
     "image_shapes",
     "load_pt2",
+    "onnx",
+    "openvino",
     "to_onnx",
     "to_openvino",
     "to_pt2",

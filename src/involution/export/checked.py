@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError, MissingPackageError
-from .custom import Operator, onnx_library, openvino_extension
-from .onnx import to_onnx
+from .onnx import library, to_onnx
+from .openvino import extension
 from .openvino_model import to_openvino
 from .programs import in_evaluation, written
 from .sessions import Session, flat, open_onnx, open_openvino, open_pt2
@@ -60,7 +60,7 @@ def export(
     dynamic_shapes: Any = None,
     others: Sequence[tuple[Tensor, ...]] = (),
     tolerance: float | None = None,
-    operator: Operator = "standard",
+    operator: str = "standard",
     opset_version: int | None = None,
     compiled: bool = True,
 ) -> Parity:
@@ -106,7 +106,9 @@ def export(
         if format == "pt2":
             to_pt2(model, inputs, partial, dynamic_shapes=dynamic_shapes, compiled=compiled)
         elif format == "onnx":
-            to_onnx(model, inputs, partial, dynamic_shapes=dynamic_shapes, opset_version=opset_version)
+            to_onnx(
+                model, inputs, partial, dynamic_shapes=dynamic_shapes, opset_version=opset_version, operator=operator
+            )
         else:
             to_openvino(model, inputs, partial, dynamic_shapes=dynamic_shapes, operator=operator)
         parity = _compared(model, partial, format, operator, [_random_like(inputs), *others])
@@ -140,7 +142,7 @@ def difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _compared(
-    model: nn.Module, file: Path, format: Format, operator: Operator, tests: Sequence[tuple[Tensor, ...]]
+    model: nn.Module, file: Path, format: Format, operator: str, tests: Sequence[tuple[Tensor, ...]]
 ) -> Parity:
     try:
         engine, session = _opened(file, format, operator)
@@ -162,13 +164,13 @@ def _compared(
     return Parity(engine, tuple(differences))
 
 
-def _opened(file: Path, format: Format, operator: Operator) -> tuple[str, Session]:
+def _opened(file: Path, format: Format, operator: str) -> tuple[str, Session]:
     if format == "pt2":
         return f"PyTorch {torch.__version__}'s file", open_pt2(file)
     if format == "onnx":
-        session = open_onnx(file, library=onnx_library() if operator == "custom" else None)
+        session = open_onnx(file, library=library() if operator == "custom" else None)
         return f"ONNX Runtime {metadata.version('onnxruntime')}", session
-    session = open_openvino(file, extension=openvino_extension() if operator == "custom" else None)
+    session = open_openvino(file, extension=extension() if operator == "custom" else None)
     return f"OpenVINO {metadata.version('openvino')}", session
 
 

@@ -1,4 +1,4 @@
-"""Nets as ONNX files of standard operators, which run where neither PyTorch nor this library is."""
+"""Nets as ONNX files: of standard operators, which run anywhere, or with operators of this library's own kernels."""
 
 from __future__ import annotations
 
@@ -9,21 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import MissingPackageError
+from ..backends.native import loader
+from ..errors import ExportError, MissingPackageError
 from .programs import captured, refusal, written
 
-__all__ = ["to_onnx", "translations"]
+__all__ = ["library", "to_onnx", "translations"]
+
+_OPERATORS = ("standard", "custom")
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
+def translations(operator: str = "standard") -> dict[Any, Callable[..., Any]]:
     """Return how involution's operators become ONNX nodes, as ``torch.onnx.export`` takes it.
 
-    An involution becomes one matrix product between pads, reshapes and a gather of opset 18, which every runtime has;
-    batch and spatial sizes may be dynamic. Seven pixels of a row share a matrix with zeros outside their kernels, so a
-    pixel that is infinite or NaN makes NaN of all seven, if one of them has it in its window. A kernel value over the
-    border is multiplied by a zero of the padding instead of being skipped: NaN and infinities there give NaN.
+    With ``"standard"`` an involution becomes one matrix product between pads, reshapes and a gather of opset 18, which
+    every runtime has. Seven pixels of a row share a matrix with zeros outside their kernels, so a pixel that is infinite
+    or NaN makes NaN of all seven, if one of them has it in its window. A kernel value over the border is multiplied by a
+    zero of the padding instead of being skipped: NaN and infinities there give NaN.
+
+    With ``"custom"`` it becomes one node of the domain ``involution``, for engines that were given this library's
+    kernels: ONNX Runtime by `library`, OpenVINO by `involution.export.openvino.extension`. What it computes is what
+    PyTorch's operator does, NaN and infinities included. A scale, an offset and a ReLU that the layer took along
+    (`involution.fold_batch_norms`) are part of the node if the program was exported without gradients.
+
+    In both, batch and spatial sizes may be dynamic.
+
+    Args:
+        operator: ``"standard"`` or ``"custom"``.
 
     Raises:
+        ValueError: ``operator`` is neither.
         MissingPackageError: onnx or onnxscript is missing.
 
     Example:
@@ -34,6 +48,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
         >>> table = translations()
         >>> program = torch.onnx.export(layer, inputs, dynamo=True, verbose=False, custom_translation_table=table)
     """
+    if operator not in _OPERATORS:
+        raise ValueError(f"operator must be one of {', '.join(map(repr, _OPERATORS))}, got {operator!r}")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -41,13 +57,43 @@ def translations() -> dict[Any, Callable[..., Any]]:
         raise MissingPackageError(
             f'{error.name} is missing; install it with: pip install "involution[export]"', name=error.name
         ) from error
-    from . import onnx_nodes
+    from . import onnx_nodes, onnx_operators
 
+    nodes: Any = onnx_nodes if operator == "standard" else onnx_operators
     return {
-        torch.ops.involution.forward.default: onnx_nodes.forward,
-        torch.ops.involution.forward_of_span.default: onnx_nodes.forward_of_span,
-        torch.ops.involution.kernel_gradient.default: onnx_nodes.kernel_gradient,
+        torch.ops.involution.forward.default: nodes.forward,
+        torch.ops.involution.forward_of_span.default: nodes.forward_of_span,
+        torch.ops.involution.kernel_gradient.default: nodes.kernel_gradient,
     }
+
+
+def library() -> Path:
+    """Return the file that ONNX Runtime takes for nets with involution's own operators.
+
+    ``SessionOptions.register_custom_ops_library`` takes its name, in Python, C++ and other languages; the operators then
+    run on the threads of the session. It needs ONNX Runtime 1.17 or later.
+
+    Raises:
+        ExportError: the library was installed without its compiled kernels, or they cannot be loaded.
+
+    Example:
+        >>> import torch, onnxruntime
+        >>> from involution import Involution2d
+        >>> from involution.export.onnx import library, to_onnx
+        >>> x = torch.randn(1, 16, 8, 8)
+        >>> to_onnx(Involution2d(16), (x,), "involution.onnx", operator="custom")
+        >>> options = onnxruntime.SessionOptions()
+        >>> options.register_custom_ops_library(str(library()))
+        >>> session = onnxruntime.InferenceSession("involution.onnx", options, providers=["CPUExecutionProvider"])
+        >>> session.run(None, {session.get_inputs()[0].name: x.numpy()})[0].shape
+        (1, 16, 8, 8)
+    """
+    loaded = loader.found()
+    if isinstance(loaded, str):
+        raise ExportError(
+            f'involution\'s own operators cannot be served: {loaded}; or export with operator="standard", which needs none'
+        )
+    return loaded.path
 
 
 def to_onnx(
@@ -57,8 +103,9 @@ def to_onnx(
     *,
     dynamic_shapes: Any = None,
     opset_version: int | None = None,
+    operator: str = "standard",
 ) -> None:
-    """Write ``model`` as an ONNX file of standard operators, whole or not at all.
+    """Write ``model`` as an ONNX file, whole or not at all.
 
     Weights are in the file; where they are too many for one, ``torch.onnx`` puts them into ``*.onnx.data`` beside it.
     How involution is said there, and what of NaN: `translations`.
@@ -69,8 +116,11 @@ def to_onnx(
         file: where to write, usually ``*.onnx``.
         dynamic_shapes: as ``torch.export.export`` takes them, e.g. ``({0: Dim("batch"), 2: Dim("height")},)``.
         opset_version: passed on to ``torch.onnx.export``.
+        operator: ``"standard"`` for a file that runs anywhere, ``"custom"`` for the kernels of this library; see
+            `translations`.
 
     Raises:
+        ValueError: ``operator`` is neither.
         MissingPackageError: onnx or onnxscript is missing.
         ExportError: ``model`` cannot be exported, or ``file`` cannot be written.
 
@@ -80,7 +130,7 @@ def to_onnx(
         >>> from involution.export.onnx import to_onnx
         >>> to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
     """
-    table, file = translations(), Path(file)
+    table, file = translations(operator), Path(file)
     # Entered first: what cannot be written is known before the work is done.
     with written(file) as partial:
         program = _translated(model, inputs, table, dynamic_shapes, opset_version)

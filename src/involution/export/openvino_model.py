@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from .custom import Operator, openvino_extension
 from .onnx import to_onnx
+from .openvino import extension
 from .programs import refusal, written
 from .sessions import openvino_core
 
@@ -23,7 +23,7 @@ def to_openvino(
     file: str | Path,
     *,
     dynamic_shapes: Any = None,
-    operator: Operator = "standard",
+    operator: str = "standard",
 ) -> None:
     """Write ``model`` as OpenVINO's files, ``file`` and the weights beside it, in float32, whole or not at all.
 
@@ -42,12 +42,12 @@ def to_openvino(
     file = Path(file)
     if file.suffix != ".xml":
         raise ExportError(f"cannot write {file}: OpenVINO reads such a file only by the ending .xml; name it *.xml")
-    core = openvino_core(openvino_extension() if operator == "custom" else None)
+    core = openvino_core(extension() if operator == "custom" else None)
     import openvino
 
     with written(file) as partial, TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        to_onnx(model, inputs, source, dynamic_shapes=dynamic_shapes)
+        to_onnx(model, inputs, source, dynamic_shapes=dynamic_shapes, operator=operator)
         try:
             # In the precision it has: by default OpenVINO writes weights in float16.
             openvino.save_model(core.read_model(str(source)), str(partial), compress_to_fp16=False)

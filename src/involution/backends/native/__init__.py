@@ -1,7 +1,8 @@
 """The CPU backend: vectorised C++ kernels for every floating dtype, layout and geometry, on torch's own threads.
 
-channels_last maps and fields (a pixel's G·K·K weights together) of float32 and float64 are read and written in place;
-other layouts and half precision pass through scratch memory of at most a few hundred KiB per thread. The kernels are
+channels_last maps and fields (a pixel's G·K·K weights together) of float32 and float64 are read and written in place,
+and maps of half precision where the operator makes its own field; other layouts, and fields of half precision, pass
+through scratch memory of at most a few hundred KiB per thread. The kernels are
 compiled for several instruction sets and the best one the machine has is used; the environment variable
 ``INVOLUTION_NATIVE_ISA`` names another one.
 

@@ -14,8 +14,8 @@ import torch
 
 _SUFFIXES = {"win32": "dll", "darwin": "dylib"}
 _VARIABLE = "INVOLUTION_NATIVE_ISA"
-# As in csrc/problem.h.
-_INTERFACE = 4
+# As in include/involution_engine.h.
+_INTERFACE = 6
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 
@@ -23,11 +23,13 @@ class Library(NamedTuple):
     """The compiled kernels.
 
     Attributes:
-        handle: what ctypes loaded; csrc/dispatch.cpp and csrc/operators.cpp say what it exports.
+        path: the file.
+        handle: what ctypes loaded; csrc/dispatch.cpp, csrc/operators.cpp and csrc/engine.h say what it exports.
         name: the instruction set in use.
         names: all that were compiled and this machine has, best last.
     """
 
+    path: Path
     handle: ctypes.CDLL
     name: str
     names: tuple[str, ...]
@@ -54,10 +56,7 @@ def instruction_sets() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def registered() -> Library | str:
     """Return the kernels after they were registered as PyTorch's operators on the CPU, or why they cannot be used."""
-    path = file()
-    if path is None:
-        return f"its kernels were not built when involution was installed; {_REBUILD}"
-    loaded = load(path)
+    loaded = found()
     if isinstance(loaded, str):
         return loaded
     missing = loaded.handle.involution_register_operators(os.fsencode(_libtorch()), 0)
@@ -66,6 +65,14 @@ def registered() -> Library | str:
             f"this PyTorch, {torch.__version__}, does not take its kernels ({missing.decode()}); install torch >= 2.11"
         )
     return loaded
+
+
+def found() -> Library | str:
+    """Return the kernels that were built with the library, or why they cannot be used."""
+    path = file()
+    if path is None:
+        return f"its kernels were not built when involution was installed; {_REBUILD}"
+    return load(path)
 
 
 def load(path: Path) -> Library | str:
@@ -91,7 +98,7 @@ def load(path: Path) -> Library | str:
             f"the environment variable {_VARIABLE} asks for {wanted!r}; this machine and build have "
             f"{', '.join(map(repr, names))}: set it to one of them, or unset it"
         )
-    return Library(handle, wanted, names)
+    return Library(path, handle, wanted, names)
 
 
 def file() -> Path | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ExportError
-from ...export import custom, sessions, to_onnx, to_openvino, to_pt2
+from ...export import onnx, openvino, sessions, to_onnx, to_openvino, to_pt2
 from ...surgery import fold_batch_norms
 from . import quantisation
 
@@ -95,7 +95,7 @@ class _ONNXRuntime(Engine):
 
     lacks = {"bfloat16": "ONNX Runtime has no convolutions in bfloat16 on the CPU"}
 
-    def __init__(self, title: str, operator: custom.Operator) -> None:
+    def __init__(self, title: str, operator: str) -> None:
         self.title, self._operator = title, operator
         self.packages = ("onnx", "onnxscript", "onnxruntime")
 
@@ -104,7 +104,7 @@ class _ONNXRuntime(Engine):
 
     def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
         file = folder / "net.onnx"
-        to_onnx(_folded(net), (inputs,), file)
+        to_onnx(_folded(net), (inputs,), file, operator=self._operator)
         if dtype == "int8":
             quantisation.quantise_onnx(file, quantisation.kernel_weights(net), calibration, self._library())
 
@@ -112,13 +112,13 @@ class _ONNXRuntime(Engine):
         return sessions.open_onnx(folder / "net.onnx", threads=threads, library=self._library())
 
     def _library(self) -> Path | None:
-        return custom.onnx_library() if self._operator == "custom" else None
+        return onnx.library() if self._operator == "custom" else None
 
 
 class _OpenVINO(Engine):
     """OpenVINO's files, of its own operators or with the extension's."""
 
-    def __init__(self, title: str, operator: custom.Operator) -> None:
+    def __init__(self, title: str, operator: str) -> None:
         self.title, self._operator = title, operator
         self.packages = ("onnx", "onnxscript", "openvino")
 
@@ -142,7 +142,7 @@ class _OpenVINO(Engine):
         )
 
     def _extension(self) -> Path | None:
-        return custom.openvino_extension() if self._operator == "custom" else None
+        return openvino.extension() if self._operator == "custom" else None
 
 
 def _absent(library: Callable[[], Path | None]) -> str | None:
@@ -158,8 +158,10 @@ def _folded(module: nn.Module) -> nn.Module:
 
 
 def _compiled(module: nn.Module) -> Callable[[Tensor], Any]:
+    # For the whole process, which has this net alone: as an option of torch.compile freezing has no effect.
+    torch._inductor.config.freezing = True
     # For this size alone; for any size the compiler's own kernels are slower, in all nets.
-    return torch.compile(_folded(module), dynamic=False, options={"freezing": True})
+    return torch.compile(_folded(module), dynamic=False)
 
 
 ENGINES: dict[str, Engine] = {

@@ -20,34 +20,54 @@ inline i64 work_of(const InvolutionProblem& p) {
   return p.batch * p.groups * p.group_channels * taps_of(p) * p.out[0] * p.out[1] * p.out[2];
 }
 
-// Runs body(i) for i in [0, count), on up to `threads` threads that take neighbouring numbers.
+// One thread where the work is too little for several.
+inline InvolutionParallel worthwhile(const InvolutionParallel& parallel, i64 work) {
+  return work < kSerialWork ? InvolutionParallel{1, nullptr, nullptr} : parallel;
+}
+
+// What a pool is handed; an exception must not leave one of its threads.
 template <class Body>
-void parallel_for(i64 count, i64 threads, const Body& body) {
-  if (threads <= 1 || count <= 1) {
+struct Guarded {
+  const Body& body;
+  std::atomic<bool> failed{false};
+
+  static void run(void* task, i64 i) {
+    auto* const guarded = static_cast<Guarded*>(task);
+    try {
+      guarded->body(i);
+    } catch (const std::bad_alloc&) {
+      guarded->failed = true;
+    }
+  }
+};
+
+// Runs body(i) for i in [0, count): in the caller's pool, or on OpenMP's threads, which take neighbouring numbers.
+template <class Body>
+void parallel_for(i64 count, const InvolutionParallel& parallel, const Body& body) {
+  if (parallel.threads <= 1 || count <= 1) {
     for (i64 i = 0; i < count; i++) body(i);
     return;
   }
-  // An exception must not leave a parallel region.
-  std::atomic<bool> failed{false};
-#pragma omp parallel for schedule(static) num_threads(int(threads))
-  for (i64 i = 0; i < count; i++) {
-    try {
-      body(i);
-    } catch (const std::bad_alloc&) {
-      failed = true;
-    }
+  Guarded<Body> guarded{body};
+  if (parallel.run != nullptr) {
+    parallel.run(parallel.pool, count, Guarded<Body>::run, &guarded);
+  } else {
+#pragma omp parallel for schedule(static) num_threads(int(parallel.threads))
+    for (i64 i = 0; i < count; i++) Guarded<Body>::run(&guarded, i);
   }
-  if (failed) throw std::bad_alloc();
+  if (guarded.failed) throw std::bad_alloc();
 }
 
-// Runs body(box) for every box, on `threads` threads where the work is worth it.
+// Runs body(box) for every box, on several threads where the work is worth it.
 template <class Body>
-void for_boxes(const Cut& cut, i64 work, i64 threads, const Body& body) {
-  parallel_for(cut.count(), work < kSerialWork ? 1 : threads, [&](i64 i) { body(cut.at(i)); });
+void for_boxes(const Cut& cut, i64 work, const InvolutionParallel& parallel, const Body& body) {
+  parallel_for(cut.count(), worthwhile(parallel, work), [&](i64 i) { body(cut.at(i)); });
 }
 
-// Forward (target: output) and input gradient (target: input) as sums over the windows' taps.
-template <class S, bool Backward>
+// Forward (target: output) and input gradient (target: input) as sums over the windows' taps. E is what source and
+// target hold where the sums are made: accumulators, in scratch memory or in place, or half precision in place, for
+// which the channels of both must lie together.
+template <class S, bool Backward, class E = accumulator<S>>
 struct Accumulation {
   using A = accumulator<S>;
   const InvolutionProblem& p;
@@ -80,9 +100,9 @@ struct Accumulation {
     return {{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
   }
 
-  bool pack_map() const { return !map_in_place<S>(source_steps(), p.group_channels); }
+  bool pack_map() const { return !map_in_place<S, E>(source_steps(), p.group_channels); }
   bool pack_field() const { return !field_in_place<S>(p); }
-  bool pack_target() const { return !map_in_place<S>(target_steps(), p.group_channels); }
+  bool pack_target() const { return !map_in_place<S, E>(target_steps(), p.group_channels); }
 
   // Pixels of the source, or with `Backward` of the field as well, that the largest box reads: a bound for every box.
   i64 source_pixels(const Cut& cut) const {
@@ -107,7 +127,7 @@ struct Accumulation {
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     const i64* size = target_size();
     Cut cut{p.batch, size[0], size[1], size[2], p.groups, size[1], size[2], p.groups};
     const i64 row_bytes = larger(1, size[2] * p.groups * taps_of(p) * i64(sizeof(S)));
@@ -119,16 +139,16 @@ struct Accumulation {
     if (needed()) cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
-    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    cut.share_among(worthwhile(parallel, work_of(p)).threads);
     const i64 bytes = needed();
-    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+    for_boxes(cut, work_of(p), parallel, [&](const Box& box) {
       A* room = bytes ? static_cast<A*>(scratch().bytes(bytes)) : nullptr;
       const Range3 map_box = source_range(box), field_box = field_range(box);
       if (bytes) {
         for (i64 g = box.group_begin; g < box.group_end; g++) {
           const Group all = group(box, g, map_box, field_box, room, values);
           for (i64 h = box.row_begin; h < box.row_end; h++) {
-            row(all.map, all.weights, all.out + h * target_steps()[3], box, h, room + values[0] + values[1], nullptr);
+            row(all.map, all.weights, all.out + h * target_steps()[3], box, h, room + values[0] + values[1]);
           }
         }
         return;
@@ -143,7 +163,7 @@ struct Accumulation {
           const Group one = group(box, g, map_box, field_box, nullptr, values);
           const S* next = field + box.batch * p.f[0] + box.plane * p.f[5] + (h + further) * p.f[6] + box.column_begin * p.f[7] +
                           g * (box.column_end - box.column_begin) * p.f[1];
-          row(one.map, one.weights, one.out + h * target_steps()[3], box, h, nullptr,
+          row(one.map, one.weights, one.out + h * target_steps()[3], box, h, nullptr, {},
               stream ? reinterpret_cast<const char*>(next) : nullptr);
         }
       }
@@ -151,25 +171,26 @@ struct Accumulation {
   }
 
   struct Group {
-    MapView<A> map;
+    MapView<E> map;
     FieldView<A> weights;
     S* out;
   };
 
   Group group(const Box& box, i64 g, const Range3& map_box, const Range3& field_box, A* room, const i64 (&values)[3]) const {
     const i64 c = p.group_channels;
-    return {view_map(source, source_steps(), box.batch, g * c, c, map_box, room),
+    return {view_map<S, E>(source, source_steps(), box.batch, g * c, c, map_box, room),
             view_field(field, p, box.batch, g, field_box, room + values[0]),
             target + box.batch * target_steps()[0] + g * c * target_steps()[1] + box.plane * target_steps()[2]};
   }
 
-  // One row of the target, in one pass (forward) or one per residue of the stride (backward).
-  void row(const MapView<A>& map, const FieldView<A>& weights, S* out, const Box& box, i64 h, A* buffer,
-           const char* ahead) const {
+  // One row of the target, in one pass (forward) or one per residue of the stride (backward), after `affine`.
+  void row(const MapView<E>& map, const FieldView<A>& weights, S* out, const Box& box, i64 h, A* buffer,
+           const Affine<A>& affine = {}, const char* ahead = nullptr) const {
     const Axis axis = Axis::of(p, 2);
     const Line plane = line(Axis::of(p, 0), box.plane), rows = line(Axis::of(p, 1), h);
     const i64 c = p.group_channels, step = target_steps()[4];
-    Tile<A> q;
+    Tile<E> q;
+    q.affine = affine;
     q.planes = plane.count;
     q.rows = rows.count;
     q.x = map.data + map.offset(plane.source, rows.source);
@@ -197,7 +218,7 @@ struct Accumulation {
       q.w_t = weights.pixel[2];
       q.w_k = weights.tap[2];
       write(q, columns, direct, out + box.column_begin * step, step, buffer, c);
-      if (!direct) scatter(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
+      if (!direct) scatter<S>(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
     } else {
       const i64 tap_step = axis.tap_step();
       q.column_t = 1;
@@ -215,16 +236,18 @@ struct Accumulation {
         const i64 pixels = ceil_div(columns - r, axis.stride);
         write(q, pixels, direct, out + w * step, step * axis.stride, buffer + r * c, axis.stride * c);
       }
-      if (!direct) scatter(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
+      if (!direct) scatter<S>(buffer, c, out + box.column_begin * step, step, target_steps()[1], columns, c);
     }
   }
 
   // Writes `pixels` targets, in place or to the buffer of a row.
-  void write(Tile<A> q, i64 pixels, bool direct, S* out, i64 step, A* buffer, i64 buffer_step) const {
-    if constexpr (kDirect<S>) {
+  void write(Tile<E> q, i64 pixels, bool direct, S* out, i64 step, A* buffer, i64 buffer_step) const {
+    if constexpr (!std::is_same_v<S, E>) {
+      q.y = buffer;
+    } else if constexpr (kDirect<S>) {
       q.y = direct ? out : buffer;
     } else {
-      q.y = buffer;
+      q.y = out;
     }
     q.y_t = direct ? step : buffer_step;
     row_of_group(q, pixels, p.group_channels);

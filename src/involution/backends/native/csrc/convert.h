@@ -73,6 +73,9 @@ template <class S>
 using accumulator = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 template <class S>
+constexpr bool kDirect = std::is_same_v<S, accumulator<S>>;
+
+template <class S>
 inline void load_run(const S* from, accumulator<S>* to, i64 n) {
   i64 i = 0;
 #if defined(__AVX2__) && !defined(INVOLUTION_WITHOUT_VECTOR_CONVERSIONS)
@@ -99,20 +102,71 @@ inline void store_run(const accumulator<S>* from, S* to, i64 n) {
   for (; i < n; i++) narrow(from[i], to[i]);
 }
 
+// N values in memory as accumulators, and back.
+template <class S, int N>
+inline vec_t<accumulator<S>, N> load_wide(const S* from) {
+  if constexpr (kDirect<S>) {
+    return vec<S, N>::load(from);
+  } else if constexpr (N == 1) {
+    return widen(*from);
+  } else if constexpr (std::is_same_v<S, bfloat16>) {
+    using bits = vec_t<std::uint32_t, N>;
+    // GCC 12 widens in pieces if it is not told the instruction.
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+      const __m256i sixteen = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+      return (vec_t<float, N>)((bits)_mm512_maskz_cvtepu16_epi32(0xffff, sixteen) << 16);
+    }
+#endif
+#if defined(__AVX2__)
+    if constexpr (N == 8) {
+      const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+      return (vec_t<float, N>)((bits)_mm256_cvtepu16_epi32(eight) << 16);
+    }
+#endif
+    const auto halves = vec<std::uint16_t, N>::load(reinterpret_cast<const std::uint16_t*>(from));
+    return (vec_t<float, N>)(__builtin_convertvector(halves, bits) << 16);
+  } else {
+#if defined(__AVX512F__)
+    // With a mask of all lanes: GCC 12 warns of its own header otherwise.
+    if constexpr (N == 16) return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+    float wide[N];
+    load_run(from, wide, N);
+    return vec<float, N>::load(wide);
+  }
+}
+
+template <class S, int N>
+inline void store_narrow(vec_t<accumulator<S>, N> v, S* to) {
+  if constexpr (kDirect<S>) {
+    vec<S, N>::store(to, v);
+  } else if constexpr (N == 1) {
+    narrow(v, *to);
+  } else if constexpr (std::is_same_v<S, bfloat16>) {
+    // As `narrow`: to the nearest, ties to even; NaN stays NaN.
+    using bits = vec_t<std::uint32_t, N>;
+    const bits all = (bits)v, rounded = (all + 0x7fffu + ((all >> 16) & 1u)) >> 16;
+    const bits kept = (all & 0x7fffffffu) > 0x7f800000u ? (all >> 16) | 0x40u : rounded;
+    vec<std::uint16_t, N>::store(reinterpret_cast<std::uint16_t*>(to), __builtin_convertvector(kept, vec_t<std::uint16_t, N>));
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+      const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT);
+      return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
+    }
+#endif
+    float wide[N];
+    vec<float, N>::store(wide, v);
+    store_run(wide, to, N);
+  }
+}
+
 // An N×N block whose row r lies at from + r·step, as accumulators.
 template <class S, int N>
 inline void load_block(const S* from, i64 step, vec_t<accumulator<S>, N> (&block)[N]) {
-  using A = accumulator<S>;
 #pragma GCC unroll 16
-  for (int r = 0; r < N; r++) {
-    if constexpr (std::is_same_v<S, A>) {
-      block[r] = vec<A, N>::load(from + r * step);
-    } else {
-      A wide[N];
-      load_run(from + r * step, wide, N);
-      block[r] = vec<A, N>::load(wide);
-    }
-  }
+  for (int r = 0; r < N; r++) block[r] = load_wide<S, N>(from + r * step);
 }
 
 // N rows of m values, element (i, j) at i + j·from_j. The last block moves back over what is done already.
@@ -161,18 +215,6 @@ inline void gather(const S* from, i64 from_i, i64 from_j, accumulator<S>* to, i6
   }
 }
 
-template <class S, int N>
-inline void store_vector(vec_t<accumulator<S>, N> v, S* to) {
-  using A = accumulator<S>;
-  if constexpr (std::is_same_v<S, A>) {
-    vec<A, N>::store(to, v);
-  } else {
-    A wide[N];
-    vec<A, N>::store(wide, v);
-    store_run(wide, to, N);
-  }
-}
-
 // N rows of m values, row i at i·from_i, to element (i, j) at i + j·to_j.
 template <class S, int N>
 inline void scatter_rows(const accumulator<S>* from, i64 from_i, S* to, i64 to_j, i64 m) {
@@ -184,7 +226,7 @@ inline void scatter_rows(const accumulator<S>* from, i64 from_i, S* to, i64 to_j
       load_block<A, N>(from + at, from_i, block);
       transpose<A, N>(block);
 #pragma GCC unroll 16
-      for (int r = 0; r < N; r++) store_vector<S, N>(block[r], to + (at + r) * to_j);
+      for (int r = 0; r < N; r++) store_narrow<S, N>(block[r], to + (at + r) * to_j);
     }
   } else if constexpr (N > 4) {
     scatter_rows<S, N / 2>(from, from_i, to, to_j, m);

@@ -5,6 +5,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(INVOLUTION_PAIR_PRODUCTS)
+#include <cpuid.h>
+#endif
+
 namespace {
 
 struct InstructionSet {
@@ -13,21 +17,35 @@ struct InstructionSet {
   InvolutionKernels kernels;
 };
 
-#define INVOLUTION_KERNELS(isa) {isa::contract, isa::span_and_contract, isa::span_gradients}
+#define INVOLUTION_KERNELS(isa, pair_product) {isa::contract, isa::span_and_contract, isa::span_gradients, pair_product}
+
+#if defined(INVOLUTION_X86)
+bool avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+#if defined(INVOLUTION_PAIR_PRODUCTS)
+// Leaf 7 says whether the processor has AMX-BF16 (bit 22) and AMX-TILE (bit 24).
+bool amx_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+}
+#endif
 
 // In the order of preference, worst first.
 const InstructionSet kInstructionSets[] = {
-    {"baseline", [] { return true; }, INVOLUTION_KERNELS(baseline)},
+    {"baseline", [] { return true; }, INVOLUTION_KERNELS(baseline, nullptr)},
 #if defined(INVOLUTION_X86)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); },
-     INVOLUTION_KERNELS(avx2)},
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-     },
-     INVOLUTION_KERNELS(avx512)},
+     INVOLUTION_KERNELS(avx2, nullptr)},
+    {"avx512", avx512, INVOLUTION_KERNELS(avx512, nullptr)},
+#if defined(INVOLUTION_PAIR_PRODUCTS)
+    {"avx512_bf16", [] { return avx512() && __builtin_cpu_supports("avx512bf16"); },
+     INVOLUTION_KERNELS(avx512, avx512_bf16::pair_product)},
+    {"amx", [] { return avx512() && amx_bf16() && amx::permitted(); }, INVOLUTION_KERNELS(avx512, amx::pair_product)},
+#endif
 #endif
 };
 constexpr int kCount = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);

@@ -7,21 +7,32 @@
 
 #define INVOLUTION_DECLARE(isa)                                                                             \
   namespace isa {                                                                                           \
-  void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, std::int64_t threads);       \
+  void contract(int op, const InvolutionProblem& p, void* x, void* f, void* y, const InvolutionParallel& parallel); \
   void span_and_contract(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y,    \
-                         std::int64_t threads);                                                             \
+                         const InvolutionParallel& parallel);                                               \
   void span_gradients(const InvolutionProblem& p, const void* x, const void* dy, const InvolutionSpan& span,       \
-                      const InvolutionSpanGradients& to, std::int64_t threads);                                 \
+                      const InvolutionSpanGradients& to, const InvolutionParallel& parallel);                   \
   }
 
 INVOLUTION_DECLARE(baseline)
 INVOLUTION_DECLARE(avx2)
 INVOLUTION_DECLARE(avx512)
 
+// bfloat16 products of pairs of channels, for which only some processors have instructions.
+namespace avx512_bf16 {
+void pair_product(const InvolutionPairProduct&);
+}
+namespace amx {
+void pair_product(const InvolutionPairProduct&);
+// Whether the operating system lets this process use the tile registers; asks for them.
+bool permitted();
+}
+
 struct InvolutionKernels {
   decltype(&baseline::contract) contract;
   decltype(&baseline::span_and_contract) span_and_contract;
   decltype(&baseline::span_gradients) span_gradients;
+  void (*pair_product)(const InvolutionPairProduct&);  // null where the machine has none
 };
 
 // Those in use.

@@ -17,22 +17,24 @@ const accumulator<S>* widened(const void* values, i64 n, std::vector<accumulator
 }
 
 template <class S>
-void run_as(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y, i64 threads) {
+void run_as(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y,
+            const InvolutionParallel& parallel) {
   std::vector<accumulator<S>> scales, offsets;
   const i64 channels = p.groups * p.group_channels;
   const Affine<accumulator<S>> affine{widened<S>(span.epilogue.scale, channels, scales),
                                       widened<S>(span.epilogue.offset, channels, offsets), span.epilogue.relu != 0};
-  SpanAndContract<S, false>{p, span, affine, {p, static_cast<const S*>(x), nullptr, static_cast<S*>(y)}}.run(threads);
+  span_and_contract_as<S, false>(p, span, affine, static_cast<const S*>(x), static_cast<S*>(y), parallel);
 }
 
 }  // namespace
 
-void span_and_contract(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y, i64 threads) {
+void span_and_contract(const InvolutionProblem& p, const void* x, const InvolutionSpan& span, void* y,
+                       const InvolutionParallel& parallel) {
   switch (p.dtype) {
-    case kFloat32: return run_as<float>(p, x, span, y, threads);
-    case kFloat64: return run_as<double>(p, x, span, y, threads);
-    case kBFloat16: return run_as<bfloat16>(p, x, span, y, threads);
-    default: return run_as<float16>(p, x, span, y, threads);
+    case kFloat32: return run_as<float>(p, x, span, y, parallel);
+    case kFloat64: return run_as<double>(p, x, span, y, parallel);
+    case kBFloat16: return run_as<bfloat16>(p, x, span, y, parallel);
+    default: return run_as<float16>(p, x, span, y, parallel);
   }
 }
 

@@ -116,13 +116,13 @@ struct KernelGradient {
       const i64 n = dim == 0 ? 1 : dim == 1 ? cut.box_rows : cut.box_columns;
       pixels *= smaller(axis.in, (n - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1);
     }
-    values[0] = map_in_place<S>(p.x, p.group_channels) ? 0 : pixels * p.group_channels;
-    values[1] = map_in_place<S>(p.y, p.group_channels) ? 0 : cut.box_rows * cut.box_columns * p.group_channels;
+    values[0] = map_in_place<S, A>(p.x, p.group_channels) ? 0 : pixels * p.group_channels;
+    values[1] = map_in_place<S, A>(p.y, p.group_channels) ? 0 : cut.box_rows * cut.box_columns * p.group_channels;
     values[2] = kDirectField && taps_together(p) ? 0 : cut.box_columns * taps_of(p);
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     Cut cut{p.batch, p.out[0], p.out[1], p.out[2], p.groups, p.out[1], p.out[2], p.groups};
     const i64 row_bytes = larger(1, p.out[2] * p.groups * taps_of(p) * i64(sizeof(T)));
     cut.box_rows = smaller(cut.box_rows, larger(1, kFieldBytes / row_bytes));
@@ -133,9 +133,9 @@ struct KernelGradient {
     };
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
-    cut.share_among(work_of(p) < kSerialWork ? 1 : threads);
+    cut.share_among(worthwhile(parallel, work_of(p)).threads);
     const i64 value_bytes = needed(), bytes = value_bytes + offset_bytes(p);
-    for_boxes(cut, work_of(p), threads, [&](const Box& box) {
+    for_boxes(cut, work_of(p), parallel, [&](const Box& box) {
       A* room = static_cast<A*>(scratch().bytes(bytes));
       i64* offsets = reinterpret_cast<i64*>(reinterpret_cast<char*>(room) + value_bytes);
       const Range3 x_box = input_range(box);
@@ -145,8 +145,8 @@ struct KernelGradient {
       const i64 together = value_bytes ? 1 : box.group_end - box.group_begin;
       for (i64 g = box.group_begin; g < box.group_end; g += together) {
         const i64 channel = g * p.group_channels;
-        const auto x = view_map(input, p.x, box.batch, channel, p.group_channels, x_box, room);
-        const auto dy = view_map(grad_output, p.y, box.batch, channel, p.group_channels, y_box, room + values[0]);
+        const auto x = view_map<S, A>(input, p.x, box.batch, channel, p.group_channels, x_box, room);
+        const auto dy = view_map<S, A>(grad_output, p.y, box.batch, channel, p.group_channels, y_box, room + values[0]);
         T* target = out + box.batch * p.f[0] + g * p.f[1] + box.plane * p.f[5] + box.column_begin * p.f[7];
         for (i64 h = box.row_begin; h < box.row_end; h++) {
           row(x, dy, target + h * p.f[6], box, h, together, room + values[0] + values[1], offsets);

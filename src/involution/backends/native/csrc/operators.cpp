@@ -25,10 +25,10 @@ std::atomic<bool> forked{false};
 
 constexpr char kLetters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-i64 threads() {
+InvolutionParallel torchs_threads() {
   std::uint32_t n = 1;
   if (!forked.load(std::memory_order_relaxed)) torch.torch_get_num_threads(&n);
-  return n;
+  return {n, nullptr, nullptr};
 }
 
 template <class F>
@@ -82,7 +82,7 @@ void add_field(InvolutionProblem& p, const Tensor& field, i64 dims) {
 void contract(InvolutionOperator op, const Tensor& x, const Tensor& field, const Tensor& y, i64 groups, const Window& window) {
   InvolutionProblem p = problem_of(x, y, groups, window);
   add_field(p, field, window.dims);
-  run([&](const InvolutionKernels& k) { k.contract(op, p, x.data, field.data, y.data, threads()); });
+  run([&](const InvolutionKernels& k) { k.contract(op, p, x.data, field.data, y.data, torchs_threads()); });
 }
 
 // Y[b, c, i, j] = Σ_{u,v} H[b, ⌊cG/C⌋, u, v, i, j] · X[b, c, s·i + d·u − p, s·j + d·v − p]
@@ -174,6 +174,7 @@ struct SpanArguments {
     s.bias = biases.of(bias);
     s.channels = hidden.size[1];
     map_steps(hidden, s.h);
+    s.pair_product = kernels().pair_product;
     return s;
   }
 };
@@ -190,7 +191,7 @@ void forward_of_span(Arguments& arguments) {
     InvolutionSpan span = a.span(weights, biases);
     span.epilogue = {scales.of(scale), offsets.of(offset), arguments.flag(12)};
     const InvolutionProblem p = problem_of(a.value, y.tensor, a.groups, a.window);
-    run([&](const InvolutionKernels& k) { k.span_and_contract(p, a.value.data, span, y.tensor.data, threads()); });
+    run([&](const InvolutionKernels& k) { k.span_and_contract(p, a.value.data, span, y.tensor.data, torchs_threads()); });
   }
   arguments.result(0, y.release());
 }
@@ -212,7 +213,7 @@ void gradients_of_span(Arguments& arguments) {
     map_steps(dvalue.tensor, to.x);
     map_steps(dhidden.tensor, to.h);
     const InvolutionProblem p = problem_of(a.value, dy, a.groups, a.window);
-    run([&](const InvolutionKernels& k) { k.span_gradients(p, a.value.data, dy.data, span, to, threads()); });
+    run([&](const InvolutionKernels& k) { k.span_gradients(p, a.value.data, dy.data, span, to, torchs_threads()); });
   } else {
     for (Output* gradient : {&dvalue, &dhidden, &dweight, &dbias}) gradient->clear();
   }

@@ -4,12 +4,10 @@
 
 #include <cstdint>
 
-// Counts the changes of what is below and of the functions that are exported; loader.py compares it with its own.
-constexpr int kInterface = 4;
+#include "../include/involution_engine.h"
 
 extern "C" {
 
-enum InvolutionDtype { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 enum InvolutionOperator { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
 
 struct InvolutionProblem {
@@ -29,6 +27,18 @@ struct InvolutionEpilogue {
   std::int64_t relu;
 };
 
+// out[n][m] = bias[n] + Σ_k weight[n][k] · hidden[k][m] of bfloat16, summed in float32: `rows` of `channels` weights and
+// biases (or null), contiguous; the channels of hidden in pairs, the first in the low half of pairs[k / 2 · width + m].
+// The number of channels is even, the width a multiple of 16.
+struct InvolutionPairProduct {
+  const std::uint16_t* weight;
+  const std::uint16_t* bias;
+  std::int64_t rows, channels;
+  const std::uint32_t* pairs;
+  std::int64_t width;
+  float* out;
+};
+
 // The matrix that makes the field of a call: field[n] = bias[n] + Σ_c weight[n, c] · hidden[c] at every output pixel,
 // n over groups and taps. Weight and bias are contiguous; the bias may be null.
 struct InvolutionSpan {
@@ -38,6 +48,7 @@ struct InvolutionSpan {
   std::int64_t channels;
   std::int64_t h[5];  // hidden: batch, channel, depth, height, width
   InvolutionEpilogue epilogue;
+  void (*pair_product)(const InvolutionPairProduct&);  // what the machine has for bfloat16, or null
 };
 
 // Where the gradients of a call with a span go: that of the value, of hidden (with their strides), of weight and bias

@@ -48,7 +48,7 @@ struct SpanGradients {
     for (i64& n : values) n = ceil_div(n, 16) * 16;
   }
 
-  void run(i64 threads) const {
+  void run(const InvolutionParallel& parallel) const {
     Cut cut{p.batch, p.out[0], p.out[1], p.out[2], p.groups, p.out[1], p.out[2], p.groups};
     cut.box_rows = smaller(cut.box_rows, larger(1, 112 / p.out[2]));
     i64 values[6];
@@ -60,14 +60,15 @@ struct SpanGradients {
     };
     while (needed() > kScratchBytes && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     while (needed() > kScratchBytes && cut.box_columns > 28) cut.box_columns = ceil_div(cut.box_columns, 2);
-    while (cut.count() < 2 * threads && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
+    while (cut.count() < 2 * parallel.threads && cut.box_rows > 1) cut.box_rows = ceil_div(cut.box_rows, 2);
     const i64 value_bytes = needed(), bytes = value_bytes + KernelGradient<S, A>::offset_bytes(p);
     const i64 boxes = cut.count(), partial = ceil_div(weights() + biases(), 16) * 16;
-    const i64 slots = work_of(p) < kSerialWork ? 1 : smaller(threads, boxes);
+    InvolutionParallel some = worthwhile(parallel, work_of(p));
+    const i64 slots = some.threads = smaller(some.threads, boxes);
     std::unique_ptr<A, decltype(&std::free)> sums(
         static_cast<A*>(std::aligned_alloc(64, std::size_t(slots * partial) * sizeof(A))), &std::free);
     if (!sums) throw std::bad_alloc();
-    parallel_for(slots, slots, [&](i64 slot) {
+    parallel_for(slots, some, [&](i64 slot) {
       A* const sum = sums.get() + slot * partial;
       for (i64 i = 0; i < partial; i++) sum[i] = 0;
       A* const room = static_cast<A*>(scratch().bytes(bytes));
@@ -75,7 +76,7 @@ struct SpanGradients {
       for (i64 i = slot * boxes / slots; i < (slot + 1) * boxes / slots; i++) run_box(cut.at(i), room, values, offsets, sum);
     });
     // The partial sums come together in the order of the slots, so that the same threads give the same result.
-    parallel_for(biases(), slots, [&](i64 n) { reduce(sums.get(), slots, partial, n); });
+    parallel_for(biases(), some, [&](i64 n) { reduce(sums.get(), slots, partial, n); });
   }
 
   void reduce(A* sums, i64 slots, i64 partial, i64 n) const {
@@ -112,8 +113,8 @@ struct SpanGradients {
     const Range3 x_box = dots.input_range(box);
     const Range3 y_box{{box.plane, box.row_begin, box.column_begin}, {box.plane + 1, box.row_end, box.column_end}};
     for (i64 g = 0; g < p.groups; g++) {
-      const auto x = view_map(input, p.x, box.batch, g * c, c, x_box, x_room);
-      const auto dy = view_map(grad_output, p.y, box.batch, g * c, c, y_box, y_room);
+      const auto x = view_map<S, A>(input, p.x, box.batch, g * c, c, x_box, x_room);
+      const auto dy = view_map<S, A>(grad_output, p.y, box.batch, g * c, c, y_box, y_room);
       for (i64 h = box.row_begin; h < box.row_end; h++) {
         dots.row(x, dy, field + (h - box.row_begin) * q.f[6], box, h, 1, nullptr, offsets);
       }
@@ -148,24 +149,24 @@ struct SpanGradients {
 
 template <class S>
 void run_as(const InvolutionProblem& p, const void* x, const void* dy, const InvolutionSpan& span,
-            const InvolutionSpanGradients& to, i64 threads) {
+            const InvolutionSpanGradients& to, const InvolutionParallel& parallel) {
   const S *value = static_cast<const S*>(x), *gradient = static_cast<const S*>(dy);
   // The problem of the input gradient writes to another tensor than the value.
   InvolutionProblem q = p;
   for (int i = 0; i < 5; i++) q.x[i] = to.x[i];
-  SpanAndContract<S, true>{q, span, {}, {q, gradient, nullptr, static_cast<S*>(to.input)}}.run(threads);
-  SpanGradients<S>{p, span, to, value, gradient}.run(threads);
+  span_and_contract_as<S, true>(q, span, {}, gradient, static_cast<S*>(to.input), parallel);
+  SpanGradients<S>{p, span, to, value, gradient}.run(parallel);
 }
 
 }  // namespace
 
 void span_gradients(const InvolutionProblem& p, const void* x, const void* dy, const InvolutionSpan& span,
-                    const InvolutionSpanGradients& to, i64 threads) {
+                    const InvolutionSpanGradients& to, const InvolutionParallel& parallel) {
   switch (p.dtype) {
-    case kFloat32: return run_as<float>(p, x, dy, span, to, threads);
-    case kFloat64: return run_as<double>(p, x, dy, span, to, threads);
-    case kBFloat16: return run_as<bfloat16>(p, x, dy, span, to, threads);
-    default: return run_as<float16>(p, x, dy, span, to, threads);
+    case kFloat32: return run_as<float>(p, x, dy, span, to, parallel);
+    case kFloat64: return run_as<double>(p, x, dy, span, to, parallel);
+    case kBFloat16: return run_as<bfloat16>(p, x, dy, span, to, parallel);
+    default: return run_as<float16>(p, x, dy, span, to, parallel);
   }
 }
 

@@ -46,9 +46,9 @@ inline Scratch& scratch() {
 constexpr i64 kScratchBytes = 384 * 1024;
 
 // The channels of one group of a map, channel stride 1; (plane, row, column) is at data + (plane − origin) · step ...
-template <class A>
+template <class E>
 struct MapView {
-  const A* data;
+  const E* data;
   i64 plane, row, column;
   i64 origin[3];
 
@@ -72,31 +72,34 @@ struct Range3 {
   i64 pixels() const { return size(0) * size(1) * size(2); }
 };
 
-template <class S>
-constexpr bool kDirect = std::is_same_v<S, accumulator<S>>;
+// Whether the channels of a pixel lie one after another.
+inline bool channels_together(const i64* steps, i64 channels) { return steps[1] == 1 || channels == 1; }
 
-template <class S>
+// Whether a map of S can be read or written where it lies by what works on E.
+template <class S, class E>
 inline bool map_in_place(const i64* steps, i64 channels) {
-  return kDirect<S> && (steps[1] == 1 || channels == 1);
+  return std::is_same_v<S, E> && channels_together(steps, channels);
 }
 
-template <class S>
-MapView<accumulator<S>> view_map(const S* data, const i64* steps, i64 batch, i64 first_channel, i64 channels,
-                                 const Range3& range, accumulator<S>* room) {
-  using A = accumulator<S>;
+// A map of S as E: S itself, if its channels lie together, or accumulators.
+template <class S, class E>
+MapView<E> view_map(const S* data, const i64* steps, i64 batch, i64 first_channel, i64 channels, const Range3& range,
+                    accumulator<S>* room) {
   data += batch * steps[0] + first_channel * steps[1];
-  if constexpr (kDirect<S>) {
-    if (map_in_place<S>(steps, channels)) return {data, steps[2], steps[3], steps[4], {0, 0, 0}};
+  if constexpr (std::is_same_v<S, E>) {
+    if (!kDirect<S> || channels_together(steps, channels)) return {data, steps[2], steps[3], steps[4], {0, 0, 0}};
   }
-  const i64 columns = range.size(2), row = columns * channels, plane = range.size(1) * row;
-  A* to = room;
-  for (i64 d = range.from[0]; d < range.to[0]; d++) {
-    for (i64 h = range.from[1]; h < range.to[1]; h++, to += row) {
-      gather(data + d * steps[2] + h * steps[3] + range.from[2] * steps[4], steps[4], steps[1], to, channels, columns,
-             channels);
+  if constexpr (kDirect<E>) {
+    const i64 columns = range.size(2), row = columns * channels, plane = range.size(1) * row;
+    E* to = room;
+    for (i64 d = range.from[0]; d < range.to[0]; d++) {
+      for (i64 h = range.from[1]; h < range.to[1]; h++, to += row) {
+        gather(data + d * steps[2] + h * steps[3] + range.from[2] * steps[4], steps[4], steps[1], to, channels, columns,
+               channels);
+      }
     }
+    return {room, plane, row, channels, {range.from[0], range.from[1], range.from[2]}};
   }
-  return {room, plane, row, channels, {range.from[0], range.from[1], range.from[2]}};
 }
 
 // Whether the taps (as far as there are several per dimension) lie one after another.
