@@ -295,6 +295,7 @@ def main() -> None:
         ("operator-cpu-*", "The operator", of_one(operator_tables)),
         ("latency-cpu-*", "RedNet-26 to -152", of_one(latency_tables)),
         ("nets-cpu-*", "Nets", net_tables),
+        ("frozen-cpu-*", "Nets, compiled and frozen", net_tables),
         ("scaling-cpu-*", "Growth", of_one(scaling_tables)),
         ("training-cpu-*", "Training small nets", of_one(training_tables)),
         ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
