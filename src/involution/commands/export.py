@@ -63,7 +63,7 @@ def export(
     for name, value in (("batch", batch), ("multiple", multiple)):
         if value < 1:
             raise CommandError(f"--{name} must be at least 1, got {value}")
-    net = named.load(model, Path(weights) if weights not in (None, "random") else weights)
+    net = named.load(model, weights)
     height, width = _sides(size, net.size)
     if dynamic and (height % multiple or width % multiple):
         raise CommandError(f"--size must have multiples of {multiple}, got {height}×{width}")

@@ -169,8 +169,8 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
             if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
                 equals, value = "=", "true"
             if option[2:] in lists:
-                values = [value] if equals else _list_values(rest, leave=unnamed.count(""))
-                equals, value = "=", _as_json(values)
+                given = [value] if equals else _list_values(rest, leave=unnamed.count(""))
+                equals, value = "=", _as_json(given)
             is_value = not equals and option not in ("--help", "--print_config")
         result.append(option + equals + value)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 from torch import nn
@@ -13,8 +13,6 @@ from ..errors import CheckpointError, InvolutionError
 from . import checkpoints, saved  # checkpoints registers RedNet
 
 __all__ = ["NamedNet", "classifier", "load"]
-
-Weights = Path | Literal["random"] | None
 
 # Of nets that take images of any size and were trained on such.
 _ANY_SIZE = (512, 512)
@@ -42,7 +40,7 @@ class NamedNet:
     left_out: str = ""
 
 
-def load(model: str, weights: Weights = None) -> NamedNet:
+def load(model: str, weights: str | Path | None = None) -> NamedNet:
     """Load a net for images that are one tensor, whatever it was made for.
 
     Args:
@@ -84,7 +82,7 @@ def load(model: str, weights: Weights = None) -> NamedNet:
     return NamedNet(whole, len(description.mean), (size[0], size[1]), description.mean, description.std)
 
 
-def classifier(model: str, weights: Weights = None) -> nn.Module:
+def classifier(model: str, weights: str | Path | None = None) -> nn.Module:
     """Load one of timm's nets.
 
     Args:

@@ -60,7 +60,8 @@ class _InPyTorch(Engine):
         pass
 
     def open(self, net: Callable[[], nn.Module], dtype: str, threads: int, folder: Path) -> sessions.Session:
-        run = self._change(net().to(dtype=getattr(torch, dtype), memory_format=torch.channels_last))
+        module: Any = net()
+        run = self._change(module.to(dtype=getattr(torch, dtype), memory_format=torch.channels_last))
 
         def session(inputs: Sequence[Tensor]) -> list[Tensor]:
             with torch.no_grad():
