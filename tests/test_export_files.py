@@ -168,7 +168,9 @@ def test_openvino_gives_what_pytorch_gives(tmp_path):
 
 def test_openvino_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingPackageError, match="openvino is missing; install it with: pip install openvino"):
+    with pytest.raises(
+        MissingPackageError, match=r'openvino is missing; install it with: pip install "involution\[export\]"'
+    ):
         to_openvino(net(), (torch.randn(1, 3, 8, 8),), tmp_path / "net.xml")
 
 

@@ -125,7 +125,7 @@ def openvino_core(extension: Path | None = None) -> Any:
         import openvino
     except ImportError as error:
         raise MissingPackageError(
-            "openvino is missing; install it with: pip install openvino", name="openvino"
+            'openvino is missing; install it with: pip install "involution[export]"', name="openvino"
         ) from error
     core = openvino.Core()
     if extension is not None:
