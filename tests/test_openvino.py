@@ -97,7 +97,7 @@ def test_dynamic_batch_and_size(core, tmp_path, generator, stride):
     model.eval()
     for shape in ((2, 3, 16, 18), (5, 3, 11, 23), (1, 3, 64, 40)):
         x = torch.randn(shape)
-        torch.testing.assert_close(run(net, x)[0], model(x).detach(), atol=1e-5, rtol=1e-4)
+        assert relative_error(run(net, x)[0], model(x).detach()) < 1e-5
 
 
 def test_rednet26_plain_and_folded(core, tmp_path):
@@ -159,7 +159,7 @@ def net(tmp_path_factory):
 def test_any_number_of_threads(core, net, threads):
     file, x, expected = net
     result = run(compiled(core, file, INFERENCE_NUM_THREADS=threads), x)[0]
-    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
+    assert relative_error(result, expected) < 1e-5
 
 
 def test_nets_and_calls_at_the_same_time(core, net):
@@ -169,13 +169,13 @@ def test_nets_and_calls_at_the_same_time(core, net):
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda i: run(nets[i % 3].create_infer_request().infer, x)[0], range(24)))
     for result in results:
-        torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
+        assert relative_error(result, expected) < 1e-5
 
 
 def test_openvinos_own_files(core, net, tmp_path):
     file, x, expected = net
     openvino.save_model(core.read_model(file), tmp_path / "m.xml", compress_to_fp16=False)
-    torch.testing.assert_close(run(compiled(core, tmp_path / "m.xml"), x)[0], expected, atol=1e-5, rtol=1e-4)
+    assert relative_error(run(compiled(core, tmp_path / "m.xml"), x)[0], expected) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,13 @@ def _flags(kernels: Path) -> list[str]:
             f"PyPI with: pip install openvino; {_INSTEAD}"
         )
     libraries = [_library(package / "libs", name) for name in ("openvino", "openvino_onnx_frontend", "tbb")]
-    # OpenVINO's threads are TBB's wherever it has that library.
-    pool = [] if libraries[-1] is None else ["-DINVOLUTION_TBB"]
+    # OpenVINO's threads are TBB's where its package has that library.
+    has_pool = libraries[-1] is not None and (package / "include/tbb/parallel_for.h").exists()
+    pool = ["-DINVOLUTION_TBB"] if has_pool else []
     folders = [kernels.parent, package / "libs"]
     return [
         *("-std=c++17", "-O2", "-shared", "-fPIC", *pool),
-        *(f"-I{folder}" for folder in (package / "include", _HEADERS, _SOURCES)),
+        *(f"-I{folder}" for folder in (package / "include", _HEADERS)),
         str(_SOURCES / "extension.cpp"),
         *(str(library) for library in (*libraries, kernels) if library is not None),
         *(f"-Wl,-rpath,{folder}" for folder in folders),

@@ -10,11 +10,21 @@
 #include "involution_engine.h"
 
 #if defined(INVOLUTION_TBB)
-#include "tbb_interface.h"
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+namespace pool {
+// Those of the stream of OpenVINO that the calling thread serves.
+std::int64_t threads() { return tbb::this_task_arena::max_concurrency(); }
+
+void run(void*, std::int64_t count, void (*body)(void* task, std::int64_t i), void* task) {
+  tbb::parallel_for(std::int64_t(0), count, [=](std::int64_t i) { body(task, i); });
+}
+}  // namespace pool
 #else
 // An OpenVINO without TBB: calls run on the thread that makes them, beside no pool of OpenVINO's.
 namespace pool {
-inline std::int64_t threads() { return 1; }
+std::int64_t threads() { return 1; }
 constexpr decltype(InvolutionParallel::run) run = nullptr;
 }  // namespace pool
 #endif
