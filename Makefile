@@ -30,7 +30,7 @@ sanitize: $(STAMP)  ## run the tests of the CPU kernels under AddressSanitizer a
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
 		INVOLUTION_NATIVE_LIBRARY=build/sanitize/libinvolution_native.so \
-		$(BIN)/python -m pytest -p no:xdist tests/test_native.py tests/test_generation.py tests/test_torch_operators.py -k "not 31_values and not compiles and not keep_no_memory"
+		$(BIN)/python -m pytest -p no:xdist tests/test_native.py tests/test_generation.py tests/test_half_precision.py tests/test_torch_operators.py -k "not 31_values and not compiles and not keep_no_memory"
 
 bench: $(STAMP)  ## measure operator and nets on the CPU against their peers and write the records to results/
 	$(BIN)/python -m benchmarks.operator

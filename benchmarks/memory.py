@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from involution.studies.latency.clock import peak_mib
 
 
 def resident_peak_mib() -> float:
-    # Not getrusage's, which a new process takes over from the one that started it.
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
+    peak = peak_mib()
+    if peak is None:
+        raise RuntimeError("this system does not say how much memory a process takes; measure on Linux")
+    return peak
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:

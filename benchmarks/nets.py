@@ -2,13 +2,13 @@
 
 All nets of a batch size are timed once per round in one process, in channels_last; figures are medians over the rounds.
 Every RedNet meets torchvision's ResNet of its depth (timm's where torchvision has none) and its own control: the same
-definition with 3×3 convolutions. All are treated alike: as they are, folded (`involution.fold_batch_norms`), and under
-torch.compile with Inductor's freezing. Peak memory is that of a fresh process per net.
+definition with 3×3 convolutions. All are treated alike: as they are, folded (`involution.fold_batch_norms`), under
+torch.compile, and folded under torch.compile with Inductor's freezing. Peak memory is that of a fresh process per net.
 
     python -m benchmarks.nets [--threads 2] [--batch 1 8] [--rounds 30] [--depths 26 38 50 101 152] [--quick]
-                              [--compile] [--bfloat16] [--skip-training] [--run N] [--output results]
+                              [--compile] [--freeze] [--bfloat16] [--skip-training] [--run N] [--output results]
 
-With ``--bfloat16`` inference is timed in bfloat16 too, and the training step under autocast. Machines have faster and
+With ``--freeze`` the frozen nets alone are timed. With ``--bfloat16`` inference is timed in bfloat16 too, and the training step under autocast. Machines have faster and
 slower minutes: several runs (``--run 2`` adds to the record's name) say what a ratio is worth.
 """
 
@@ -69,18 +69,21 @@ def ratios(times: dict[str, dict[str, float]], depth: int) -> dict[str, float]:
 
 
 def inference(
-    depth: int, batch: int, rounds: int, compiled: bool, dtype: torch.dtype = torch.float32
+    depth: int, batch: int, rounds: int, treatment: str, dtype: torch.dtype = torch.float32
 ) -> dict[str, dict[str, float]]:
-    """Time the forward pass in evaluation."""
+    """Time the forward pass in evaluation: ``"plain"`` (and folded), ``"compiled"`` or ``"frozen"``."""
     models = {n: make().eval().to(dtype, memory_format=torch.channels_last) for n, make in nets(depth).items()}
     x = images(batch, dtype)
-    with torch.no_grad():
-        if compiled:
+    # Dynamo looks at the setting itself: as an option of torch.compile freezing has no effect.
+    with torch.no_grad(), torch._inductor.config.patch(freezing=treatment == "frozen"):
+        folded = {name: fold_batch_norms(model)[0] for name, model in models.items()}
+        if treatment == "plain":
+            models |= {f"{name}{FOLDED}": model for name, model in folded.items()}
+        else:
             # For this size alone; a second one would make the compiler's own kernels slower, for all nets.
             torch.compiler.reset()
-            models = {n: torch.compile(model, dynamic=False, options={"freezing": True}) for n, model in models.items()}
-        else:
-            models |= {f"{name}{FOLDED}": fold_batch_norms(model)[0] for name, model in models.items()}
+            models = folded if treatment == "frozen" else models
+            models = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
 
@@ -146,6 +149,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--quick", action="store_true", help="depth 50 only, ten rounds")
     parser.add_argument("--compile", action="store_true", help="time depth 50 under torch.compile too")
+    parser.add_argument(
+        "--freeze", action="store_true", help="time depth 50 folded, compiled and frozen, and nothing else"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="time depth 50 in bfloat16 too")
     parser.add_argument("--run", type=int, default=1, help="of several runs, which one this is")
     parser.add_argument("--skip-training", action="store_true", help="no training step, no memory")
@@ -163,17 +169,19 @@ def main() -> None:
             {"kind": kind, "depth": depth, "batch": batch, "times": times, "ratios": ratios(times, depth), **more}
         )
 
+    treatments = {"plain": "inference"} | ({"compiled": "inference, compiled"} if arguments.compile else {})
+    if arguments.freeze:
+        arguments.depths, arguments.skip_training = [50], True
+        treatments = {"frozen": "inference, folded, compiled and frozen"}
     for depth in arguments.depths:
         for batch in arguments.batch:
             rounds = max(5, arguments.rounds // batch)
-            add("inference", depth, batch, inference(depth, batch, rounds, False))
-            if arguments.compile and depth == 50:
-                add("inference, compiled", depth, batch, inference(depth, batch, rounds, True))
-            if arguments.bfloat16 and depth == 50:
-                add("inference, bfloat16", depth, batch, inference(depth, batch, rounds, False, torch.bfloat16))
-            if arguments.bfloat16 and arguments.compile and depth == 50:
-                times = inference(depth, batch, rounds, True, torch.bfloat16)
-                add("inference, compiled, bfloat16", depth, batch, times)
+            for treatment, kind in treatments.items():
+                if treatment == "plain" or depth == 50:
+                    add(kind, depth, batch, inference(depth, batch, rounds, treatment))
+                if arguments.bfloat16 and depth == 50:
+                    times = inference(depth, batch, rounds, treatment, torch.bfloat16)
+                    add(f"{kind}, bfloat16", depth, batch, times)
     if not arguments.skip_training:
         for depth in [50] if 50 in arguments.depths else arguments.depths[:1]:
             makers = nets(depth)
@@ -190,7 +198,7 @@ def main() -> None:
             for name in makers:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
     # Latency alone, of all depths, stands beside the measurement of one depth in full.
-    kind = "latency" if arguments.skip_training else "nets"
+    kind = "frozen" if arguments.freeze else "latency" if arguments.skip_training else "nets"
     name = f"{kind}-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
     if arguments.run > 1:
         name += f"-run-{arguments.run}"

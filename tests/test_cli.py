@@ -19,8 +19,18 @@ def convert_like(source: str, target: str, layout: str = "timm") -> None:
     """Stand for a command whose first arguments must be there."""
 
 
+def export_like(model: str, *, size: list[int] | None = None, fold: bool = True) -> None:
+    """Stand for a command with a list of numbers, and a switch that is on."""
+
+
+def benchmark_like(models: list[str] | None = None, *, dtype: list[str] | None = None) -> None:
+    """Stand for a command whose first argument is a list that may be left out."""
+
+
 # The annotations are read as they are written in a module with postponed evaluation.
 predict_like.__annotations__ = {"images": "list[str]", "layers": "list[str] | None"}
+export_like.__annotations__ = {"size": "list[int] | None"}
+benchmark_like.__annotations__ = {"models": "list[str] | None", "dtype": "list[str] | None"}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +44,13 @@ predict_like.__annotations__ = {"images": "list[str]", "layers": "list[str] | No
         (convert_like, "--layout paddle a b", ["--layout", "paddle", "a", "b"]),
         (predict_like, "a.jpg b.jpg --top 3 --json", ['["a.jpg", "b.jpg"]', "--top", "3", "--json=true"]),
         (predict_like, "a.jpg --layers x,y", ['["a.jpg"]', '--layers=["x", "y"]']),
+        (predict_like, "a.jpg --layers x y --top 3", ['["a.jpg"]', '--layers=["x", "y"]', "--top", "3"]),
+        (export_like, "net --size 224 320 --no-fold", ["net", '--size=["224", "320"]', "--fold=false"]),
+        (export_like, "--size 224 320 net", ['--size=["224", "320"]', "net"]),
+        (export_like, "--size 224,320 net --fold", ['--size=["224", "320"]', "net", "--fold=true"]),
+        (export_like, "net --size [224] --fold false", ["net", "--size=[224]", "--fold", "false"]),
+        (benchmark_like, "a b --dtype int8", ['--models=["a", "b"]', '--dtype=["int8"]']),
+        (benchmark_like, "--dtype float32 int8", ['--dtype=["float32", "int8"]']),
     ],
 )
 def test_arguments_reach_the_parser(function, arguments, expected):
@@ -45,6 +62,8 @@ def test_unknown_options_and_commands_are_named(capsys):
         CommandError, match="unknown option --epoch; expected one of --dataset, --variant, --epochs, --all"
     ):
         _normalised(compare_like, ["--epoch", "3"])
+    with pytest.raises(CommandError, match="unknown option --no-size; expected one of --model, --size, --fold"):
+        _normalised(export_like, ["net", "--no-size"])
     assert main(["train"]) == 2
     assert "unknown command 'train'; expected one of compare, " in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from folding import (
 )
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import nn
+from torch._inductor.utils import run_and_get_code
 from torchvision.ops import FrozenBatchNorm2d
 
 import involution.models  # noqa: F401
@@ -207,9 +208,10 @@ def test_a_folded_net_is_compiled_and_exported():
     model, x = settled(nn.Sequential(*layers), 4, 3, 9, 9), torch.randn(2, 3, 9, 9)
     folded, _ = fold_batch_norms(model)
     assert_same(torch.compile(folded, fullgraph=True), model, x)
-    with torch.no_grad():
-        frozen = torch.compile(folded, options={"freezing": True})
-        torch.testing.assert_close(frozen(x), model(x))
+    with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+        y, (code,) = run_and_get_code(torch.compile(folded), x)
+        torch.testing.assert_close(y, model(x))
+    assert "frozen_param" in code
     assert_same(torch.export.export(folded, (x,)).module(), model, x)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.gpu import report
 
 from involution import records
+from involution.studies.latency.results import Row, as_markdown, best
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
@@ -189,6 +190,22 @@ def detector_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table([f"image {size}", "", "median ms (quartiles)", "to ResNet", "peak MiB"], rows)]
 
 
+def engine_tables(record: dict[str, Any]) -> list[str]:
+    """Return the latency of nets in every engine, and their fastest engines."""
+    rows = [Row.of(result) for result in record["results"]]
+    size = "×".join(map(str, record["settings"]["size"]))
+    engines = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
+    models = list(dict.fromkeys(row.model for row in rows))
+    return [
+        "",
+        as_markdown(rows).rstrip(),
+        "",
+        f"Images of {size}; {engines}.",
+        "",
+        *(f"- {w}" for w in best(rows, models)),
+    ]
+
+
 AP = {
     "map": "AP",
     "map_50": "AP50",
@@ -278,15 +295,18 @@ def main() -> None:
         ("operator-cpu-*", "The operator", of_one(operator_tables)),
         ("latency-cpu-*", "RedNet-26 to -152", of_one(latency_tables)),
         ("nets-cpu-*", "Nets", net_tables),
+        ("frozen-cpu-*", "Nets, compiled and frozen", net_tables),
         ("scaling-cpu-*", "Growth", of_one(scaling_tables)),
         ("training-cpu-*", "Training small nets", of_one(training_tables)),
         ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
         ("detectors-cpu-*", "Detectors", of_one(detector_tables)),
+        ("engines-cpu-*", "Nets in engines", of_one(engine_tables)),
         ("gpu-*", "Operator and nets", of_one(lambda record: ["", *report.tables(record["results"])])),
     ):
         for name, paths in runs_of(arguments.results, pattern).items():
             runs = [records.read(path) for path in paths]
-            threads, gpus = runs[0]["machine"]["threads"], runs[0]["machine"].get("gpus")
+            threads = runs[0].get("settings", {}).get("threads", runs[0]["machine"]["threads"])
+            gpus = runs[0]["machine"].get("gpus")
             place = gpus[0] if name.startswith("gpu-") else f"{threads} thread{'s' if threads > 1 else ''}"
             lines += ["", f"## {title}, {place}", *make(runs), ""]
             lines += [f"- {source(record, path)}" for record, path in zip(runs, paths, strict=True)]

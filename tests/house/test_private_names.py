@@ -17,6 +17,7 @@ PRIVATE = {
         "how many processes there are is known only when the strategy sets up, after its constructor"
     ),
     "torch._C._are_functorch_transforms_active": "torch.func is served by autograd functions, the rest by the operator itself, which costs far less",
+    "torch._inductor": "the door of AOTInductor and of its settings, which PyTorch's documentation names",
     "torch.autograd.forward_ad._current_level": "forward mode is served by autograd functions, the rest by the operator itself, which costs far less",
     "torch.nn.Module._backward_hooks": "folding leaves what a hook watches as it is; hooks have no public list",
     "torch.nn.Module._backward_pre_hooks": "folding leaves what a hook watches as it is; hooks have no public list",

@@ -37,6 +37,12 @@ _COMMANDS = {
     "convert": Command(
         "involution.commands.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"
     ),
+    "export": Command(
+        "involution.commands.export", "export", "write a net for AOTInductor, ONNX Runtime or OpenVINO, and compare"
+    ),
+    "benchmark": Command(
+        "involution.commands.benchmark", "benchmark", "time nets in every engine that is installed, side by side"
+    ),
     "pack": Command("involution.commands.pack", "pack", "write a folder of images as tar shards to stream from"),
     "voc2coco": Command(
         "involution.commands.voc2coco", "voc2coco", "bring annotations of Pascal VOC into COCO's format"
@@ -125,23 +131,26 @@ def _positionals(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
 
 
 def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """Let switches stand alone (``--json``), options be spelt with dashes (``--data-root``) and lists without brackets.
+    """Let switches stand alone (``--json``, ``--no-fold``), options be spelt with dashes, and lists without brackets.
 
     A list as first parameter takes all that stands before the first option (``predict a.jpg b.jpg --top 3``), another
-    one commas (``--heatmaps layer1.0.conv2,layer2.0.conv2``). What follows the arguments that must be there without a
-    name gets the name of the next one that may be (``compare mnist`` is ``compare --dataset mnist``).
+    one commas (``--heatmaps layer1.0.conv2,layer2.0.conv2``) or several arguments (``--size 224 320``), but leaves those
+    that must be there without a name. What follows these gets the name of the next one that may be (``compare mnist`` is
+    ``compare --dataset mnist``).
     """
     parameters = inspect.signature(function).parameters
-    switches = {name for name, p in parameters.items() if p.default is False}
+    switches = {name: p.default for name, p in parameters.items() if p.default is False or p.default is True}
     lists = [name for name, p in parameters.items() if str(p.annotation).startswith("list[")]
+    required, optional = _positionals(function)
     rest, result = list(arguments), []
     if lists and next(iter(parameters)) == lists[0]:
         end = next((i for i, argument in enumerate(rest) if argument.startswith("-")), len(rest))
         if end:
-            result.append(json.dumps(rest[:end], ensure_ascii=False))
+            values = json.dumps(rest[:end], ensure_ascii=False)
+            result.append(values if lists[0] in required else f"--{lists[0]}={values}")
+            required, optional = ([name for name in names if name != lists[0]] for names in (required, optional))
         rest = rest[end:]
-    required, optional = _positionals(function)
-    unnamed = [""] * (len(required) - len(result)) + optional
+    unnamed = [""] * len(required) + optional
     is_value = False
     while rest:
         argument = rest.pop(0)
@@ -152,20 +161,34 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
         option, equals, value = argument.partition("=")
         if option.startswith("--"):
             option = "--" + option[2:].replace("-", "_")
+            if option.startswith("--no_") and switches.get(option[5:]) and not equals:
+                option, equals, value = f"--{option[5:]}", "=", "false"
             if option[2:] not in (*parameters, "help", "config", "print_config"):
                 known = ", ".join("--" + name.replace("_", "-") for name in parameters)
                 raise CommandError(f"unknown option {argument.partition('=')[0]}; expected one of {known}")
             if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
                 equals, value = "=", "true"
             if option[2:] in lists:
-                value = value if equals else rest.pop(0) if rest else ""
-                equals, value = (
-                    "=",
-                    value if value.startswith("[") else json.dumps(value.split(","), ensure_ascii=False),
-                )
+                given = [value] if equals else _list_values(rest, leave=unnamed.count(""))
+                equals, value = "=", _as_json(given)
             is_value = not equals and option not in ("--help", "--print_config")
         result.append(option + equals + value)
     return result
+
+
+def _list_values(rest: list[str], leave: int) -> list[str]:
+    """Take from ``rest`` what stands before the next option, but the last ``leave`` of it; one at least, or nothing."""
+    end = next((i for i, argument in enumerate(rest) if argument.startswith("-")), len(rest))
+    # Commas are a list that is whole.
+    count = 1 if "," in (rest or [""])[0] else max(1, end - leave)
+    values, rest[:count] = rest[:count] or [""], []
+    return values
+
+
+def _as_json(values: list[str]) -> str:
+    if len(values) == 1 and values[0].startswith("["):
+        return values[0]
+    return json.dumps(values[0].split(",") if len(values) == 1 else values, ensure_ascii=False)
 
 
 def _help() -> str:

@@ -56,7 +56,7 @@ def predict(
         device: ``cpu``, ``cuda``, ``cuda:1``, …
     """
     from ..data.image_folders import list_images
-    from ..models import saved
+    from ..models import named, saved
 
     if top < 1 or batch_size < 1:
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
@@ -74,7 +74,7 @@ def predict(
             }
             predictor.predict_images(files, model, out=out, json=json, device=place, **options[description.task])
             return
-        net = load(model, weights).to(place).eval()
+        net = named.classifier(model, weights).to(place).eval()
         names = class_names(net)
         for chunk, inputs in _batches(net, files, batch_size):
             with torch.inference_mode():
@@ -89,45 +89,6 @@ def predict(
         raise CommandError(str(error)) from error
     if heatmaps and not json:
         print(f"heat maps in {out}")
-
-
-def load(model: str, weights: Path | None = None) -> nn.Module:
-    """Build a net with its weights.
-
-    Args:
-        model: a folder, a timm name or a hub address; see `predict`.
-        weights: a checkpoint for a net given by name.
-
-    Raises:
-        CommandError: the net is unknown, has no weights, or the weights are another net's.
-        CheckpointError: the weights cannot be read.
-    """
-    import timm
-
-    import involution.models  # noqa: F401  (registers RedNet)
-
-    from ..models import checkpoints
-
-    folder = Path(model)
-    try:
-        if weights is not None:
-            converted = checkpoints.to_timm(checkpoints.read(weights))
-            if converted.model != model:
-                raise CommandError(
-                    f"{weights} holds the weights of {converted.model}, not of {model}; use --model {converted.model}"
-                )
-            net = timm.create_model(model, **converted.arguments)
-            net.load_state_dict(converted.state)
-            return net
-        if folder.is_dir():
-            return timm.create_model(f"local-dir:{folder}", pretrained=True)
-        return timm.create_model(model, pretrained=True)
-    except InvolutionError:
-        raise
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CommandError(
-            f"{model} cannot be loaded: {error} Give --weights, or as --model a folder that involution fit wrote"
-        ) from error
 
 
 def class_names(net: Any) -> Sequence[str]:

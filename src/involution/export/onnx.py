@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..backends.native import loader
 from ..errors import ExportError, MissingPackageError
-from ..files import replaced_files
+from .programs import captured, refusal, written
 
 __all__ = ["library", "to_onnx", "translations"]
 
@@ -131,48 +131,24 @@ def to_onnx(
         >>> to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
     """
     table, file = translations(operator), Path(file)
-    try:
-        if file.is_dir() or not file.parent.is_dir():
-            problem = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
-            raise ExportError(f"cannot write {file}: {problem}; name a file in a folder that exists")
-        # Entered first: what cannot be written is known before the work is done.
-        with replaced_files(file.parent) as partial:
-            program = _translated(model, inputs, table, dynamic_shapes, opset_version)
-            remove_traces(program)
-            program.save(partial / file.name)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {file}: {error.strerror or error}; name a folder that can be written"
-        ) from error
+    # Entered first: what cannot be written is known before the work is done.
+    with written(file) as partial:
+        program = _translated(model, inputs, table, dynamic_shapes, opset_version)
+        remove_traces(program)
+        program.save(partial)
 
 
 def _translated(model: nn.Module, inputs: tuple, table: dict, dynamic_shapes: Any, opset_version: int | None) -> Any:
-    modes = {module: module.training for module in model.modules()}
     try:
-        # Without gradients an involution takes scale, offset and ReLU along.
-        with torch.no_grad():
-            exported = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic_shapes)
-            return torch.onnx.export(
-                exported, dynamo=True, opset_version=opset_version, custom_translation_table=table, verbose=False
-            )
+        program = captured(model, inputs, dynamic_shapes)
+        return torch.onnx.export(
+            program, dynamo=True, opset_version=opset_version, custom_translation_table=table, verbose=False
+        )
     except (TypeError, ValueError):
         # What the model itself says of its inputs.
         raise
     except Exception as error:
-        raise ExportError(
-            f"{type(model).__name__} cannot be exported to ONNX: {_innermost(error)}; replace what does that, or export "
-            "the part of the model without it"
-        ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the first line of the error that all others were raised from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise refusal(model, "ONNX", error) from error
 
 
 def remove_traces(program: Any) -> None:

@@ -235,6 +235,7 @@ void compute_involution(const InvolutionCall& call, const InvolutionParallel& pa
   const auto given = [&](int i) { return call.inputs[i].size ? call.inputs[i].data : nullptr; };
   span.bias = given(3);
   span.epilogue = {given(4), given(5), call.relu != 0};
+  span.pair_product = kernels().pair_product;
   const InvolutionProblem p = problem_of(call, value.size, call.output_size, call.groups, call.kernel_size);
   kernels().span_and_contract(p, value.data, span, call.output, parallel);
 }

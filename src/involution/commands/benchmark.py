@@ -1,0 +1,100 @@
+"""The command ``involution benchmark``: the latency table of nets in every engine that is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from ..errors import CommandError
+from .options import choice, make_writable
+
+__all__ = ["benchmark"]
+
+
+def benchmark(
+    models: list[str] | None = None,
+    *,
+    engines: list[str] | None = None,
+    dtype: list[str] | None = None,
+    batch: list[int] | None = None,
+    size: list[int] | None = None,
+    threads: int | None = None,
+    rounds: int = 30,
+    calibration: Path | None = None,
+    out: Path = Path("runs/benchmark"),
+) -> None:
+    """Time nets in every engine that is installed; the last net is the control, the others' times are given as parts of its.
+
+    Each net runs in a process of its own, all nets of an engine in turn; every engine but eager runs nets whose batch norms
+    are folded. A net counts only if the engine gives what PyTorch gives. Writes a table, a picture and a record; Ctrl-C
+    ends the measurement and keeps what is finished.
+
+    Args:
+        models: timm names such as rednet50, whose weights are random, or folders that ``involution fit`` wrote; rednet50
+            and resnet50 by default.
+        engines: eager, folded, compiled, aotinductor, onnxruntime, onnxruntime-custom, openvino, openvino-extension; all by
+            default.
+        dtype: float32, bfloat16, int8; float32 by default.
+        batch: images that pass the net together; 1 by default.
+        size: height and width of the images in pixels, one number for squares; 224 by default.
+        threads: that compute; as many as PyTorch takes by default.
+        rounds: times that every net is timed.
+        calibration: folder of images that int8 is calibrated on.
+        out: folder of the results.
+
+    Raises:
+        CommandError: an argument is out of range, a net is unknown, or the folder cannot be written.
+    """
+    import timm
+    import torch
+
+    import involution.models  # noqa: F401  (registers RedNet)
+
+    from ..studies.latency.engines import DTYPES, ENGINES
+    from ..studies.latency.results import Row, as_text, best, line
+    from ..studies.latency.run import Plan, measure, write
+
+    plan = Plan(
+        models=tuple(models or ("rednet50", "resnet50")),
+        engines=_known("engine", engines or list(ENGINES), ENGINES),
+        dtypes=_known("dtype", dtype or ["float32"], DTYPES),
+        batches=tuple(batch or [1]),
+        size=(size[0], size[-1]) if size else (224, 224),
+        threads=threads or torch.get_num_threads(),
+        rounds=rounds,
+        calibration=calibration,
+    )
+    if min(*plan.batches, *plan.size, plan.threads, rounds) < 1 or len(size or ()) > 2:
+        raise CommandError("--batch, --size (height and width), --threads and --rounds must be at least 1")
+    if len(set(plan.models)) < len(plan.models):
+        raise CommandError(f"every net may be named once, got {' '.join(plan.models)}")
+    for model in plan.models:
+        if not Path(model).is_dir() and not timm.is_model(model):
+            raise CommandError(f"unknown net {model}; expected a name of timm, or a folder that involution fit wrote")
+    make_writable(out)
+    rows: list[Row] = []
+    print(as_text([], plan.models), flush=True)
+    try:
+        for group in measure(plan, _announce):
+            rows += group
+            for row in group:
+                print(line(row, plan.models), flush=True)
+    except KeyboardInterrupt:
+        if rows:
+            print("\n".join(map(str, write(plan, rows, out, finished=False))))
+        print(f"Interrupted with {len(rows)} rows finished and kept", file=sys.stderr)
+        raise
+    print("\n".join([*best(rows, plan.models), *map(str, write(plan, rows, out, finished=True))]))
+
+
+def _announce(words: str) -> None:
+    """Say what takes so long, to somebody who watches."""
+    if sys.stderr.isatty():
+        print(f"… {words}", file=sys.stderr)
+
+
+def _known(name: str, values: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    for value in values:
+        choice(name, value, known)
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,126 @@
+"""The command ``involution export``: a net as a file for PyTorch without Python, ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import CommandError
+
+__all__ = ["export"]
+
+
+def export(
+    model: str,
+    *,
+    format: Literal["pt2", "onnx", "openvino"] = "onnx",
+    output: Path | None = None,
+    weights: str | None = None,
+    size: list[int] | None = None,
+    batch: int = 1,
+    dynamic: bool = False,
+    multiple: int = 1,
+    operator: Literal["standard", "custom"] = "standard",
+    fold: bool = True,
+    opset: int | None = None,
+    compiled: bool = True,
+    tolerance: float | None = None,
+) -> None:
+    """Write a trained net as a file for another engine, and compare what the engine gives with PyTorch.
+
+    Of a detector, backbone and neck are exported. A file that gives something else than PyTorch is not left behind.
+
+    Args:
+        model: a folder that ``involution fit`` wrote (``runs/…/model``), a timm name such as ``rednet50``, or a hub
+            address such as ``hf-hub:user/model``.
+        format: ``pt2`` (a package that AOTInductor compiles for this processor; loading it needs this library), ``onnx``
+            or ``openvino``.
+        output: the file; by default the net's name with the format's ending, in the current folder.
+        weights: a checkpoint for a net given by name, or ``random``.
+        size: height and width of the images in pixels, one number for squares; those of the net by default.
+        batch: images that pass the net together.
+        dynamic: let the file take any batch and any height and width; --batch and --size are then examples.
+        multiple: with --dynamic, take heights and widths that are multiples of this alone, e.g. 32.
+        operator: of ONNX and OpenVINO: ``standard`` operators, which run anywhere, or this library's own, ``custom``, which
+            is faster and has to be registered where the file is loaded.
+        fold: fold batch norms into the layers before them.
+        opset: of ONNX.
+        compiled: with pt2, let AOTInductor compile; without, it is a program of ``torch.export``.
+        tolerance: largest difference from PyTorch over the largest output; 1e-4 by default.
+
+    Raises:
+        CommandError: an argument is out of range.
+        CheckpointError: the net or its weights cannot be loaded.
+        ExportError: the net cannot be exported, or the file cannot be written.
+    """
+    import torch
+
+    from ..export import checked, image_shapes
+    from ..models import named
+    from ..surgery import fold_batch_norms
+
+    for name, value in (("batch", batch), ("multiple", multiple)):
+        if value < 1:
+            raise CommandError(f"--{name} must be at least 1, got {value}")
+    net = named.load(model, weights)
+    height, width = _sides(size, net.size)
+    if dynamic and (height % multiple or width % multiple):
+        raise CommandError(f"--size must have multiples of {multiple}, got {height}×{width}")
+    file = output or Path(f"{Path(model.partition(':')[2] or model).name}{checked.ENDINGS[format]}")
+    module: Any = net.net
+    if fold:
+        module, report = fold_batch_norms(module)
+        print(f"{len(report.folded)} of {len(report.folded) + len(report.left)} batch norms folded")
+    if format == "pt2":
+        # The layout that PyTorch's convolutions and the involutions are fastest in; images may have any.
+        module = module.to(memory_format=torch.channels_last)
+    least = min(32, height, width) if multiple == 1 else 2 * multiple
+    if dynamic:
+        # What is 1 in an example would be 1 for ever.
+        batch = max(2, batch)
+    try:
+        parity = checked.export(
+            module,
+            (torch.randn(batch, net.channels, height, width),),
+            file,
+            format=format,
+            dynamic_shapes=image_shapes(multiple=multiple, least=least) if dynamic else None,
+            others=[
+                (torch.randn(images, net.channels, *sides),)
+                for images, sides in (_other_sizes(height, width, multiple) if dynamic else ())
+            ],
+            operator=operator,
+            opset_version=opset,
+            compiled=compiled,
+            tolerance=tolerance,
+        )
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    if net.left_out:
+        print(net.left_out)
+    files = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
+    sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
+    shape = f"{batch}×{net.channels}×{height}×{width}"
+    if dynamic:
+        shape = f"any batch, height and width from {least} pixels on" + (
+            f", in steps of {multiple}" if multiple > 1 else ""
+        )
+    print(f"wrote {sizes} for images of {shape}")
+    print(parity)
+
+
+def _sides(size: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
+    if not size:
+        return default
+    if len(size) > 2 or min(size) < 1:
+        raise CommandError(f"--size must be a height and a width of at least 1 pixel, got {','.join(map(str, size))}")
+    return size[0], size[-1]
+
+
+def _other_sizes(height: int, width: int, multiple: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield a batch and a size to try: one image, larger; several, of an odd size where any is allowed."""
+    step = multiple if multiple > 1 else 32
+    yield 1, (height + step, width + 2 * step)
+    if multiple == 1:
+        yield 3, (height + 5, width + 1)

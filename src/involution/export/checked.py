@@ -1,0 +1,186 @@
+"""One function for every format: a file that is only there when its engine gives what PyTorch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError, MissingPackageError
+from .onnx import library, to_onnx
+from .openvino import extension
+from .openvino_model import to_openvino
+from .programs import in_evaluation, written
+from .sessions import Session, flat, open_onnx, open_openvino, open_pt2
+from .torch_package import to_pt2
+
+__all__ = ["ENDINGS", "Format", "Parity", "difference", "export"]
+
+Format = Literal["pt2", "onnx", "openvino"]
+
+ENDINGS: dict[str, str] = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+
+# Largest relative difference that rounding explains, over a net of a hundred layers.
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a file was compared with PyTorch.
+
+    Attributes:
+        engine: the engine with its version.
+        differences: for each set of random inputs their shapes as text, and the largest difference of an output over
+            the largest value of that output.
+        unchecked: why nothing was compared, in a few words; empty where it was.
+    """
+
+    engine: str
+    differences: tuple[tuple[str, float], ...]
+    unchecked: str = ""
+
+    def __str__(self) -> str:
+        if self.unchecked:
+            return f"not compared with PyTorch: {self.unchecked}"
+        found = ", ".join(f"{value:.1e} at {shapes}" for shapes, value in self.differences)
+        return f"largest relative difference of {self.engine} from PyTorch: {found}"
+
+
+def export(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    file: str | Path,
+    *,
+    format: Format = "onnx",
+    dynamic_shapes: Any = None,
+    others: Sequence[tuple[Tensor, ...]] = (),
+    tolerance: float | None = None,
+    operator: str = "standard",
+    opset_version: int | None = None,
+    compiled: bool = True,
+) -> Parity:
+    """Write ``model`` for an engine, run the file there on random inputs, and keep it only if it gives what PyTorch gives.
+
+    Args:
+        model: any module; it is exported in eval mode for inference, each module is left in the mode it had.
+        inputs: example inputs.
+        file: where to write, ``*.pt2``, ``*.onnx`` or ``*.xml``.
+        format: ``"pt2"`` as `to_pt2`, ``"onnx"`` as `to_onnx`, ``"openvino"`` as `to_openvino`.
+        dynamic_shapes: as ``torch.export.export`` takes them; `image_shapes` makes those of images.
+        others: further inputs to compare, of other sizes where shapes are dynamic.
+        tolerance: largest relative difference; by default what rounding explains (1e-4 for float32).
+        operator: of ONNX and OpenVINO: ``"standard"``, or ``"custom"`` for this library's own.
+        opset_version: of ONNX.
+        compiled: of a ``.pt2`` file, whether AOTInductor compiles it.
+
+    Returns:
+        The comparison, or why there was none: the engine is not installed.
+
+    Raises:
+        MissingPackageError: what writes the format is missing.
+        ExportError: ``model`` cannot be exported, ``file`` cannot be written, or the engine gives something else.
+
+    Example:
+        >>> import torch
+        >>> from involution import Involution2d
+        >>> from involution.export import export
+        >>> parity = export(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
+        >>> [shapes for shapes, _ in parity.differences]
+        ['1×16×8×8']
+    """
+    file = Path(file)
+    if file.suffix != ENDINGS[format]:
+        raise ExportError(
+            f"cannot write {file}: a file of {format} is known by the ending {ENDINGS[format]}; name it so"
+        )
+    if opset_version is not None and format != "onnx":
+        raise ValueError(f"opset_version is of ONNX, not of {format}; leave it out")
+    if operator != "standard" and format == "pt2":
+        raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
+    with written(file) as partial:
+        if format == "pt2":
+            to_pt2(model, inputs, partial, dynamic_shapes=dynamic_shapes, compiled=compiled)
+        elif format == "onnx":
+            to_onnx(
+                model, inputs, partial, dynamic_shapes=dynamic_shapes, opset_version=opset_version, operator=operator
+            )
+        else:
+            to_openvino(model, inputs, partial, dynamic_shapes=dynamic_shapes, operator=operator)
+        parity = _compared(model, partial, format, operator, [_random_like(inputs), *others])
+        limit = _tolerance(inputs) if tolerance is None else tolerance
+        for shapes, value in parity.differences:
+            if not value <= limit:
+                raise ExportError(
+                    f"{file} was not written: {parity.engine} differs from PyTorch by {value:.1e} of the largest output at "
+                    f"{shapes}, more than {limit:.0e}; allow more with tolerance, or report this as an error"
+                )
+    return parity
+
+
+def difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference of an output over the largest value of that output; infinite where shapes differ."""
+    if [value.shape for value in actual] != [value.shape for value in expected]:
+        return float("inf")
+    found = 0.0
+    for one, other in zip(actual, expected, strict=True):
+        one, other = one.double(), other.double()
+        finite = one.isfinite() & other.isfinite()
+        # Infinite and NaN where PyTorch's is.
+        if not torch.allclose(one[~finite], other[~finite], equal_nan=True):
+            return float("inf")
+        one, other = one[finite], other[finite]
+        if not one.numel():
+            continue
+        error, scale = (one - other).abs().max().item(), other.abs().max().item()
+        found = max(found, error / scale if scale else error)
+    return found
+
+
+def _compared(
+    model: nn.Module, file: Path, format: Format, operator: str, tests: Sequence[tuple[Tensor, ...]]
+) -> Parity:
+    try:
+        engine, session = _opened(file, format, operator)
+    except MissingPackageError as error:
+        return Parity(format, (), str(error))
+    differences = []
+    for inputs in tests:
+        shapes = ", ".join("×".join(map(str, value.shape)) for value in inputs)
+        with in_evaluation(model), torch.no_grad():
+            expected = flat(model(*inputs))
+        try:
+            actual = session(inputs)
+        except Exception as error:
+            words = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+            raise ExportError(
+                f"{engine} wrote no output for inputs of {shapes}: {words}; export the model for other sizes"
+            ) from error
+        differences.append((shapes, difference(actual, expected)))
+    return Parity(engine, tuple(differences))
+
+
+def _opened(file: Path, format: Format, operator: str) -> tuple[str, Session]:
+    if format == "pt2":
+        return f"PyTorch {torch.__version__}'s file", open_pt2(file)
+    if format == "onnx":
+        session = open_onnx(file, library=library() if operator == "custom" else None)
+        return f"ONNX Runtime {metadata.version('onnxruntime')}", session
+    session = open_openvino(file, extension=extension() if operator == "custom" else None)
+    return f"OpenVINO {metadata.version('openvino')}", session
+
+
+def _random_like(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return other inputs of the same shapes; numbers that are no floats, such as indices, stay as they are."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.empty_like(value).normal_(generator=generator) if value.is_floating_point() else value for value in inputs
+    )
+
+
+def _tolerance(inputs: tuple[Tensor, ...]) -> float:
+    return max((_TOLERANCES.get(value.dtype, 0.0) for value in inputs), default=0.0) or _TOLERANCES[torch.float32]

@@ -1,0 +1,93 @@
+"""What every format begins with: a model captured as a program, and a file that is written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from ..errors import ExportError
+from ..files import replaced_files
+
+__all__ = ["captured", "image_shapes", "in_evaluation", "refusal", "written"]
+
+
+def captured(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None) -> ExportedProgram:
+    """Return ``model`` in evaluation as a program for inference, in which an involution takes its epilogue along.
+
+    Args:
+        model: any module; each of its modules is left in the mode it had.
+        inputs: example inputs.
+        dynamic_shapes: as ``torch.export.export`` takes them.
+    """
+    # With gradients, scale, offset and ReLU after an involution would be steps of their own.
+    with in_evaluation(model), torch.no_grad():
+        return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes)
+
+
+def image_shapes(*, multiple: int = 1, least: int = 32) -> tuple[dict[int, Any], ...]:
+    """Return the ``dynamic_shapes`` of a net of one input, images of any batch, height and width.
+
+    Args:
+        multiple: of which height and width are multiples; some nets branch by sizes that their strides do not divide.
+        least: smallest height and width in pixels, and at least two multiples.
+    """
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
+    for axis, name in ((2, "height"), (3, "width")):
+        # A size of 1 is a constant to torch.export, for it is broadcast.
+        side = torch.export.Dim(name, min=max(2, -(-least // multiple)))
+        dimensions[axis] = side if multiple == 1 else multiple * side
+    return (dimensions,)
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into evaluation mode for a while; afterwards each module has the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """Give a path to write to, whose file and those beside it come into the folder of ``file`` when the block ends.
+
+    Raises:
+        ExportError: ``file`` cannot be written, which is known before the block begins.
+    """
+    try:
+        if file.is_dir() or not file.parent.is_dir():
+            problem = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+            raise ExportError(f"cannot write {file}: {problem}; name a file in a folder that exists")
+        with replaced_files(file.parent) as partial:
+            yield partial / file.name
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {file}: {error.strerror or error}; name a folder that can be written"
+        ) from error
+
+
+def refusal(model: nn.Module, target: str, error: BaseException) -> ExportError:
+    """Return what is said of a model that cannot be exported.
+
+    Args:
+        model: the model.
+        target: what it was to become, e.g. ``"ONNX"``.
+        error: what the exporter raised; the first line of the error that all others were raised from is quoted.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ExportError(
+        f"{type(model).__name__} cannot be exported to {target}: {words}; replace what does that, or export the part of "
+        "the model without it"
+    )

@@ -1,0 +1,141 @@
+"""Exported files in their engines, on the CPU: each opened once, then called with the tensors the model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ExportError, MissingPackageError
+from .torch_package import load_pt2
+
+__all__ = ["Session", "flat", "open_onnx", "open_openvino", "open_pt2", "openvino_core"]
+
+# From the inputs, in their order, to the outputs, one after the other.
+Session = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+def flat(outputs: Any) -> list[Tensor]:
+    """Return the tensors of what a model returned, one after the other, as exported files give them."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        outputs = outputs.values()
+    elif not isinstance(outputs, (list, tuple)):
+        return []
+    return [tensor for part in outputs for tensor in flat(part)]
+
+
+def open_pt2(file: str | Path) -> Session:
+    """Load what `to_pt2` wrote.
+
+    Raises:
+        ExportError: as `load_pt2`.
+    """
+    program = load_pt2(file)
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return flat(program(*inputs))
+
+    return run
+
+
+def open_onnx(file: str | Path, *, threads: int | None = None, library: Path | None = None) -> Session:
+    """Load an ONNX file into ONNX Runtime.
+
+    Args:
+        file: what `to_onnx` wrote.
+        threads: of the session; ONNX Runtime's own choice by default.
+        library: of custom operators, for a file that holds some.
+
+    Raises:
+        MissingPackageError: onnxruntime is missing.
+        ExportError: the file cannot be loaded.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            'onnxruntime is missing; install it with: pip install "involution[export]"', name="onnxruntime"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    # Warnings of its optimiser say nothing to a user.
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    try:
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _unreadable(file, "ONNX Runtime", error) from error
+    names = [value.name for value in session.get_inputs()]
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, arrays)]
+
+    return run
+
+
+def open_openvino(
+    file: str | Path, *, threads: int | None = None, precision: str = "f32", extension: Path | None = None
+) -> Session:
+    """Load a file into OpenVINO.
+
+    Args:
+        file: what `to_openvino` or `to_onnx` wrote.
+        threads: of the engine; OpenVINO's own choice by default.
+        precision: what it computes in, ``"f32"`` or ``"bf16"``; inputs and outputs are float32.
+        extension: with operators that are not OpenVINO's, for a file that holds some.
+
+    Raises:
+        MissingPackageError: openvino is missing.
+        ExportError: the file cannot be loaded.
+    """
+    core = openvino_core(extension)
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        request = core.compile_model(str(file), "CPU", options).create_infer_request()
+    except Exception as error:
+        raise _unreadable(file, "OpenVINO", error) from error
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        outputs = request.infer([tensor.numpy() for tensor in inputs], share_inputs=True, share_outputs=True)
+        # Shared with the engine, which writes the next outputs into them.
+        return [torch.from_numpy(output) for output in outputs.values()]
+
+    return run
+
+
+def openvino_core(extension: Path | None = None) -> Any:
+    """Return OpenVINO's core, which knows the operators of ``extension``.
+
+    Raises:
+        MissingPackageError: openvino is missing.
+        ExportError: the extension cannot be loaded.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingPackageError(
+            'openvino is missing; install it with: pip install "involution[export]"', name="openvino"
+        ) from error
+    core = openvino.Core()
+    if extension is not None:
+        try:
+            core.add_extension(str(extension))
+        except RuntimeError as error:
+            raise _unreadable(extension, "OpenVINO", error) from error
+    return core
+
+
+def _unreadable(file: str | Path, engine: str, error: BaseException) -> ExportError:
+    words = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ExportError(f"{engine} cannot load {file}: {words[:300]}; export the model anew with the installed versions")

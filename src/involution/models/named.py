@@ -1,0 +1,116 @@
+"""Nets by what a command line calls them: a name of timm, a folder that a training left, or an address of the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..errors import CheckpointError, InvolutionError
+from . import checkpoints, saved  # checkpoints registers RedNet
+
+__all__ = ["NamedNet", "classifier", "load"]
+
+# Of nets that take images of any size and were trained on such.
+_ANY_SIZE = (512, 512)
+
+
+@dataclass(frozen=True)
+class NamedNet:
+    """A net in evaluation mode that takes one batch of images of equal size, and what it expects of them.
+
+    Attributes:
+        net: from images ``(B, C, H, W)`` to logits; of a detector, the backbone with its neck, from images to the levels
+            by name.
+        channels: C.
+        size: H and W that it was trained or evaluated on.
+        mean: per channel, to be subtracted from pixels from 0 to 1.
+        std: per channel, to be divided by.
+        left_out: what of the whole net ``net`` lacks, in a sentence; empty where it lacks nothing.
+    """
+
+    net: nn.Module
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    left_out: str = ""
+
+
+def load(model: str, weights: str | Path | None = None) -> NamedNet:
+    """Load a net for images that are one tensor, whatever it was made for.
+
+    Args:
+        model: a folder that ``involution fit`` wrote, a name of timm such as ``rednet50``, or an address of the hub such
+            as ``hf-hub:user/model``.
+        weights: as in `classifier`.
+
+    Raises:
+        CheckpointError: the net is unknown, has no weights, or the weights are another net's.
+
+    Example:
+        >>> from involution.models import named
+        >>> net = named.load("rednet26", "random")
+        >>> net.channels, net.size
+        (3, (224, 224))
+    """
+    description = saved.describe(model) if Path(model).is_dir() else None
+    if description is None:
+        net: Any = classifier(model, weights).eval()
+        config = timm.data.resolve_data_config(model=net)
+        channels, *size = config["input_size"]
+        return NamedNet(net, channels, (size[0], size[1]), tuple(config["mean"]), tuple(config["std"]))
+    if weights is not None:
+        raise CheckpointError(f"{model} has its own weights; leave out --weights, which is for nets given by name")
+    whole: Any
+    whole, description = saved.load(model)
+    if description.task == "detection":
+        transform = whole.transform
+        sides = (int(transform.min_size[-1]), int(transform.max_size))
+        step = int(transform.size_divisible)
+        height, width = (-(-side // step) * step for side in sides)
+        left_out = (
+            "A detector's proposals and post-processing depend on what is found in an image and are left out: the "
+            f"net is its backbone with the neck, and gives the levels of normalised images (mean {list(description.mean)}, "
+            f"standard deviation {list(description.std)})."
+        )
+        return NamedNet(whole.backbone, 3, (height, width), description.mean, description.std, left_out)
+    size = description.details.get("image_size") or _ANY_SIZE
+    return NamedNet(whole, len(description.mean), (size[0], size[1]), description.mean, description.std)
+
+
+def classifier(model: str, weights: str | Path | None = None) -> nn.Module:
+    """Load one of timm's nets.
+
+    Args:
+        model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
+        weights: a checkpoint for a net given by name (safetensors, or released weights of the authors or PaddleClas), or
+            ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
+
+    Raises:
+        CheckpointError: the net is unknown, has no weights, or the weights are another net's.
+    """
+    try:
+        if weights == "random":
+            return timm.create_model(model)
+        if weights is not None:
+            converted = checkpoints.to_timm(checkpoints.read(weights))
+            if converted.model != model:
+                raise CheckpointError(
+                    f"{weights} holds the weights of {converted.model}, not of {model}; name {converted.model}"
+                )
+            net = timm.create_model(model, **converted.arguments)
+            net.load_state_dict(converted.state)
+            return net
+        if Path(model).is_dir():
+            return timm.create_model(f"local-dir:{Path(model)}", pretrained=True)
+        return timm.create_model(model, pretrained=True)
+    except InvolutionError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{model} cannot be loaded: {error} Give --weights, or as --model a folder that involution fit wrote"
+        ) from error

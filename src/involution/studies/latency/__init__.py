@@ -1,0 +1,1 @@
+"""Nets in every engine that runs them on a CPU: time and memory, measured in turn."""

@@ -1,0 +1,166 @@
+"""The measurement: every net in every engine, all nets of an engine in turn; table, picture and record of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ... import records
+from ...backends import native
+from ...files import write_atomically
+from ...pictures.plots import png
+from .drawing import picture
+from .engines import ENGINES
+from .results import Row, as_markdown
+from .worker import SEED, Failure, Job, Worker
+
+__all__ = ["Plan", "measure", "write"]
+
+# Relative differences beyond which a net in an engine is not the net; what int8 changes is said in the table.
+_MOST_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.2}
+
+# After a run an engine's threads look for work for a while, on the cores of the next one.
+_PAUSE_S = 0.01
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        models: timm names, whose weights are random, or folders with trained nets; the last is the control.
+        engines: of `ENGINES`.
+        dtypes: of `DTYPES`.
+        batches: images that pass together.
+        size: height and width of the images, in pixels.
+        threads: that compute.
+        rounds: times that each net is timed.
+        calibration: folder of images that int8 is calibrated on.
+    """
+
+    models: tuple[str, ...]
+    engines: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    batches: tuple[int, ...]
+    size: tuple[int, int]
+    threads: int
+    rounds: int
+    calibration: Path | None = None
+
+
+def measure(plan: Plan, announce: Callable[[str], None] = lambda words: None) -> Iterator[list[Row]]:
+    """Yield the rows of all nets in one engine, dtype and batch after the other.
+
+    Each net is in a process of its own. In every round each runs twice, the second run is timed; they begin in turn.
+
+    Args:
+        plan: what is measured.
+        announce: is told what is going on: a compiler takes minutes.
+    """
+    for dtype, batch, engine in product(plan.dtypes, plan.batches, plan.engines):
+        rows = [Row(model, engine, dtype, batch) for model in plan.models]
+        reason = ENGINES[engine].missing(dtype)
+        if reason is None and dtype == "int8" and plan.calibration is None:
+            reason = "int8 needs images to calibrate by; give --calibration FOLDER"
+        yield [replace(row, reason=reason) for row in rows] if reason else _measured(plan, rows, announce)
+
+
+def _measured(plan: Plan, rows: Sequence[Row], announce: Callable[[str], None]) -> list[Row]:
+    found = dict(enumerate(rows))
+    workers: dict[int, Worker] = {}
+    times: dict[int, list[float]] = {}
+
+    def give_up(number: int, error: Failure) -> None:
+        found[number] = replace(rows[number], reason=str(error))
+        workers.pop(number, None)
+
+    with ExitStack() as stack:
+        for number, row in found.items():
+            calibration = plan.calibration if row.dtype == "int8" else None
+            job = Job(row.model, row.engine, row.dtype, row.batch, plan.size, plan.threads, calibration)
+            announce(f"{row.model} is made ready for {row.engine}, {row.dtype}, batch {row.batch}")
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="involution-")))
+            try:
+                with Worker(job, folder) as preparing:
+                    preparing.prepare()
+                worker = stack.enter_context(Worker(job, folder))
+                difference = worker.open()
+                most = _MOST_DIFFERENCE.get(row.dtype)
+                if most is not None and not difference <= most:
+                    raise Failure(f"differs from PyTorch by {difference:.1e} of the largest output")
+            except Failure as error:
+                found[number] = replace(row, reason=str(error))
+                continue
+            found[number] = replace(row, difference=difference)
+            workers[number], times[number] = worker, []
+        announce(f"{rows[0].engine}, {rows[0].dtype}, batch {rows[0].batch}: {plan.rounds} rounds")
+        for round_number in range(plan.rounds):
+            turn = list(workers)
+            for number in turn[round_number % len(turn) :] + turn[: round_number % len(turn)] if turn else ():
+                time.sleep(_PAUSE_S)
+                try:
+                    times[number].append(workers[number].time(round_number))
+                except Failure as error:
+                    give_up(number, error)
+        for number, worker in list(workers.items()):
+            try:
+                peak = worker.peak_mib()
+            except Failure as error:
+                give_up(number, error)
+            else:
+                found[number] = replace(found[number], times_ms=tuple(times[number]), peak_mib=peak)
+    return _with_ratios(list(found.values()))
+
+
+def _with_ratios(rows: list[Row]) -> list[Row]:
+    control = rows[-1].median_ms
+    if control is None or len(rows) == 1:
+        return rows
+    return [replace(row, to_control=row.median_ms / control if row.median_ms else None) for row in rows]
+
+
+def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool) -> list[Path]:
+    """Write table, picture and record of the rows.
+
+    Args:
+        plan: what was asked for.
+        rows: what was measured of it.
+        folder: made where it does not exist.
+        finished: whether that is all.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"engines-cpu-{plan.threads}-thread{'s' if plan.threads > 1 else ''}"
+    table, drawing = folder / f"{name}.md", folder / f"{name}.png"
+    write_atomically(table, as_markdown(rows))
+    write_atomically(drawing, png(picture(rows, plan.models)))
+    payload = {
+        "seed": SEED,
+        "instruction_set": native.instruction_set(),
+        "engines": _versions(),
+        "settings": {**asdict(plan), "calibration": None if plan.calibration is None else str(plan.calibration)},
+        "finished": finished,
+        "results": [row.record() for row in rows],
+    }
+    return [table, drawing, records.write(name, payload, folder)]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,222 @@
+"""A net in an engine, in a process of its own: nothing else is in its memory, and what it breaks is itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import InvolutionError
+from ...export.checked import difference
+from ...export.sessions import Session, flat
+from ...models import named
+from . import clock, quantisation
+from .engines import ENGINES
+
+__all__ = ["Failure", "Job", "Worker"]
+
+SEED = 0
+
+
+class Failure(InvolutionError):
+    """A process could not do what it was asked; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A net, an engine, and how the one runs the other.
+
+    Attributes:
+        model: a timm name, whose weights are random, or a folder with a trained net.
+        engine: of `ENGINES`.
+        dtype: of `DTYPES`.
+        batch: images that pass together.
+        size: height and width of the images, in pixels.
+        threads: that compute.
+        calibration: folder of images to quantise by.
+    """
+
+    model: str
+    engine: str
+    dtype: str
+    batch: int
+    size: tuple[int, int]
+    threads: int
+    calibration: Path | None = None
+
+    def load(self) -> named.NamedNet:
+        """Load the net; of one without weights, every process gets the same random ones."""
+        torch.manual_seed(SEED)
+        return named.load(self.model, None if Path(self.model).is_dir() else "random")
+
+
+class Worker:
+    """A process that does one job's work when it is asked.
+
+    Args:
+        job: what it runs.
+        folder: for what `prepare` writes and `open` reads.
+    """
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        context = _context()
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, job, folder), daemon=True)
+        with _deaf_to_interrupts():
+            self._process.start()
+        other.close()
+
+    def prepare(self) -> None:
+        """Let PyTorch compute what is expected, and write the file that the engine runs.
+
+        Raises:
+            Failure: it could not, for the reason that the message says.
+        """
+        self._ask("prepare")
+
+    def open(self) -> float:
+        """Open the engine, run it to warm up, and return the largest relative difference from PyTorch in float32.
+
+        Raises:
+            Failure: as `prepare`.
+        """
+        return self._ask("open")
+
+    def time(self, number: int) -> float:
+        """Return the milliseconds of a run, after one that is not timed; the ``number`` is that of the round.
+
+        Raises:
+            Failure: as `prepare`.
+        """
+        return self._ask("time", number)
+
+    def peak_mib(self) -> float | None:
+        """Return the memory that running takes at its peak, beyond that of a process that has loaded nothing yet.
+
+        Raises:
+            Failure: as `prepare`.
+        """
+        return self._ask("peak_mib")
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        try:
+            self._connection.send((name, arguments))
+            done, result = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise Failure(f"its process ended with {self._process.exitcode}; is there memory enough?") from error
+        if not done:
+            raise Failure(result)
+        return result
+
+
+def _context() -> Any:
+    """Return how processes begin: as copies of one that has loaded what all need and done nothing, where there are such."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # A process that loads it takes seconds.
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+class _Runner:
+    """What happens in the process."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self._job, self._folder = job, folder
+        self._engine = ENGINES[job.engine]
+        self._before: float | None = None
+        self._run: Callable[[], Any] = lambda: None
+        torch.set_num_threads(job.threads)
+
+    def prepare(self) -> None:
+        job = self._job
+        net = job.load()
+        inputs = torch.randn(job.batch, net.channels, *job.size, generator=torch.Generator().manual_seed(SEED))
+        batches: list[torch.Tensor] = []
+        if job.calibration is not None:
+            batches = quantisation.calibration_batches(job.calibration, net, job.size, job.batch)
+            # What was calibrated on images is compared on one of them.
+            inputs = batches[0]
+        with torch.no_grad():
+            expected = [value.clone() for value in flat(net.net(inputs))]
+        torch.save({"inputs": inputs, "expected": expected}, self._folder / "tensors.pt")
+        self._engine.write(net.net, inputs, job.dtype, batches, self._folder)
+
+    def open(self) -> float:
+        tensors = torch.load(self._folder / "tensors.pt")
+        inputs = self._engine.taken(tensors["inputs"], self._job.dtype)
+        self._before = clock.resident_mib()
+        session: Session = self._engine.open(self._net, self._job.dtype, self._job.threads, self._folder)
+        found = difference(session([inputs]), tensors["expected"])
+        self._run = lambda: session([inputs])
+        for _ in range(2):
+            self._run()
+        return found
+
+    def time(self, number: int) -> float:
+        # The other nets ran in between: their threads have gone to sleep, and so have this engine's.
+        self._run()
+        return clock.call_ms(self._run, number)
+
+    def peak_mib(self) -> float | None:
+        clock.forget_peak()
+        for _ in range(2):
+            self._run()
+        peak = clock.peak_mib()
+        return None if peak is None or self._before is None else peak - self._before
+
+    def _net(self) -> nn.Module:
+        return self._job.load().net
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C, as do the processes that begin here: it reaches all of a terminal, and the one that asks decides."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may say so.
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(connection: Connection, job: Job, folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runner = _Runner(job, folder)
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            result = True, getattr(runner, name)(*arguments)
+        except Exception as error:
+            words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            result = False, words if isinstance(error, InvolutionError) else f"{type(error).__name__}: {words}"[:300]
+        connection.send(result)

@@ -1,0 +1,227 @@
+"""involution benchmark: engines, processes, rows, and what an interruption leaves."""
+
+import os
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from involution import records
+from involution.commands.main import main
+from involution.errors import DataError
+from involution.export.checked import difference
+from involution.export.sessions import open_onnx
+from involution.models import named
+from involution.studies.latency import quantisation, results, run
+from involution.studies.latency.drawing import picture
+from involution.studies.latency.engines import ENGINES
+from involution.studies.latency.results import Row
+from involution.studies.latency.worker import Failure, Job, Worker
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "cifar10"
+REDNET, RESNET = str(WEIGHTS / "rednet14_eighth"), str(WEIGHTS / "resnet14_eighth")
+HAS_ONNX = pytest.mark.skipif(
+    find_spec("onnxscript") is None or find_spec("onnxruntime") is None,
+    reason="onnxscript or onnxruntime is not installed",
+)
+
+
+def test_two_nets_are_measured_in_turn(tmp_path, capsys):
+    command = ["benchmark", REDNET, RESNET, "--engines", "folded", "onnxruntime", "--dtype", "bfloat16"]
+    command += ["--size", "32", "--threads", "1", "--rounds", "3", "--out", str(tmp_path)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "ONNX Runtime has no convolutions in bfloat16 on the CPU" in printed
+    assert "fastest in bfloat16, batch 1: " in printed
+    record = records.read(tmp_path / "engines-cpu-1-thread.json")
+    assert record["finished"] and record["settings"]["size"] == [32, 32]
+    rednet, resnet, *missing = record["results"]
+    assert (rednet["model"], resnet["model"]) == (REDNET, RESNET)
+    for row in (rednet, resnet):
+        assert row["reason"] == "" and len(row["times_ms"]) == 3 and 0 < row["difference"] < 0.1
+        assert 0 < row["median_ms"] <= row["p90_ms"] and row["images_per_s"] == pytest.approx(1e3 / row["median_ms"])
+        assert row["peak_mib"] is None or 0 < row["peak_mib"] < 500
+    assert rednet["to_control"] == pytest.approx(rednet["median_ms"] / resnet["median_ms"])
+    assert resnet["to_control"] == 1
+    assert [row["median_ms"] for row in missing] == [None, None]
+    assert (tmp_path / "engines-cpu-1-thread.md").read_text().count("\n") == 6
+    assert (tmp_path / "engines-cpu-1-thread.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_process_cannot_do_is_a_line(tmp_path):
+    with Worker(Job("no_such_net", "eager", "float32", 1, (32, 32), 1), tmp_path) as worker:
+        with pytest.raises(Failure, match="no_such_net cannot be loaded: Unknown model"):
+            worker.prepare()
+        # It goes on after that; only its end ends it.
+        with pytest.raises(Failure, match=r"FileNotFoundError: .*tensors\.pt"):
+            worker.open()
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(Failure, match="its process ended with -9; is there memory enough"):
+            worker.open()
+
+
+def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
+    def measure(plan, announce):
+        yield [Row(model, "eager", "float32", 1, (2.0, 3.0, 4.0), 1.0, 50.0, 1e-7) for model in plan.models]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "measure", measure)
+    assert main(["benchmark", REDNET, RESNET, "--threads", "2", "--out", str(tmp_path)]) == 130
+    assert "Interrupted with 2 rows finished and kept" in capsys.readouterr().err
+    record = records.read(tmp_path / "engines-cpu-2-threads.json")
+    assert not record["finished"] and [row["median_ms"] for row in record["results"]] == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_net"], "unknown net no_such_net; expected a name of timm, or a folder that involution fit wrote"),
+        (["--engines", "fast"], "unknown engine 'fast'; expected one of eager, folded, compiled"),
+        (["--dtype", "int4"], "unknown dtype 'int4'; expected one of float32, bfloat16, int8"),
+        (["--rounds", "0"], "must be at least 1"),
+        (["--size", "1", "2", "3"], "--size (height and width)"),
+        (["resnet18", "resnet18"], "every net may be named once"),
+    ],
+)
+def test_wrong_arguments_are_a_sentence(arguments, message, capsys, tmp_path):
+    assert main(["benchmark", *arguments, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@HAS_ONNX
+def test_int8_without_images_says_what_to_give():
+    plan = run.Plan((REDNET,), ("onnxruntime", "eager"), ("int8",), (1,), (32, 32), 1, 1)
+    assert [row.reason for rows in run.measure(plan) for row in rows] == [
+        "int8 needs images to calibrate by; give --calibration FOLDER",
+        "PyTorch's own quantisation is not measured here",
+    ]
+
+
+def test_a_missing_package_is_a_reason(monkeypatch):
+    from involution.studies.latency import engines
+
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name in ("onnxruntime", "nncf") else object())
+    assert ENGINES["onnxruntime"].missing("float32") == "onnxruntime missing, to be installed with pip"
+    assert ENGINES["openvino"].missing("int8").startswith("nncf, OpenVINO's tool for quantisation, is missing")
+    assert ENGINES["eager"].missing("float32") is None
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Images with structure, of different sizes."""
+    folder = tmp_path_factory.mktemp("photographs")
+    generator = torch.Generator().manual_seed(0)
+    for i in range(12):
+        coarse = torch.rand(1, 3, 4, 4, generator=generator)
+        pixels = torch.nn.functional.interpolate(coarse, (40, 30 + i), mode="bilinear")[0].permute(1, 2, 0)
+        Image.fromarray((255 * pixels).to(torch.uint8).numpy()).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def test_calibration_takes_whole_batches_of_normalised_images(photographs):
+    net = named.load(REDNET)
+    batches = quantisation.calibration_batches(photographs, net, (24, 32), 5)
+    assert [tuple(batch.shape) for batch in batches] == [(5, 3, 24, 32)] * 2
+    assert batches[0].min() < -0.5 and batches[0].max() > 0.5
+    with pytest.raises(DataError, match="holds 12 images, and a batch of 13 needs 13; give more images"):
+        quantisation.calibration_batches(photographs, net, (24, 32), 13)
+
+
+def skip_where_missing(engine, dtype):
+    reason = ENGINES[engine].missing(dtype)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
+def test_int8_of_the_other_engines(engine, photographs, tmp_path):
+    skip_where_missing(engine, "int8")
+    net = named.load(REDNET)
+    batches = quantisation.calibration_batches(photographs, net, (32, 32), 4)
+    ENGINES[engine].write(net.net, batches[0], "int8", batches, tmp_path)
+    with torch.no_grad():
+        expected = net.net(batches[0])
+    quantised = ENGINES[engine].open(lambda: net.net, "int8", 1, tmp_path)([batches[0]])
+    assert 1e-4 < difference(quantised, [expected]) < 0.2
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
+def test_floating_point_of_the_other_engines(engine, tmp_path):
+    skip_where_missing(engine, "float32")
+    net, images = named.load(REDNET), torch.randn(2, 3, 32, 32)
+    ENGINES[engine].write(net.net, images, "float32", (), tmp_path)
+    with torch.no_grad():
+        expected = net.net(images)
+    assert difference(ENGINES[engine].open(lambda: net.net, "float32", 1, tmp_path)([images]), [expected]) < 1e-5
+    if ENGINES[engine].missing("bfloat16") is None:
+        in_half = ENGINES[engine].open(lambda: net.net, "bfloat16", 1, tmp_path)([images])
+        # Where the processor has no bfloat16, OpenVINO computes in float32.
+        assert difference(in_half, [expected]) < 0.1
+
+
+@HAS_ONNX
+def test_int8_of_onnx_leaves_kernels_in_floating_point(photographs, tmp_path):
+    import onnx
+
+    net = named.load(REDNET)
+    engine = ENGINES["onnxruntime"]
+    batches = quantisation.calibration_batches(photographs, net, (32, 32), 4)
+    (tmp_path / "float").mkdir()
+    engine.write(net.net, batches[0], "float32", (), tmp_path / "float")
+    engine.write(net.net, batches[0], "int8", batches, tmp_path)
+    with torch.no_grad():
+        expected = net.net(batches[0])
+    exact = engine.open(lambda: net.net, "float32", 1, tmp_path / "float")([batches[0]])
+    quantised = engine.open(lambda: net.net, "int8", 1, tmp_path)([batches[0]])
+    assert difference(exact, [expected]) < 1e-5
+    assert 1e-4 < difference(quantised, [expected]) < 0.2
+    nodes = onnx.load(tmp_path / "net.onnx").graph.node
+    makers = {output: node.op_type for node in nodes for output in node.output}
+    weights = quantisation.kernel_weights(net.net)
+    of_kernels = [node for node in nodes if weights & set(node.input)]
+    assert len(weights) == len(of_kernels) > 0
+    others = [node for node in nodes if node.op_type == "Conv" and not weights & set(node.input)]
+    assert others and all(makers[node.input[1]] == "DequantizeLinear" for node in others)
+    products = [node for node in nodes if node.op_type == "MatMul"]
+    assert products and not any(makers.get(name) == "DequantizeLinear" for node in products for name in node.input)
+
+
+@HAS_ONNX
+def test_onnx_of_an_engine_runs_with_its_threads(tmp_path):
+    net, images = named.load(RESNET), torch.randn(2, 3, 32, 32)
+    ENGINES["onnxruntime"].write(net.net, images, "float32", (), tmp_path)
+    with torch.no_grad():
+        expected = net.net(images)
+    for threads in (1, 2):
+        assert difference(open_onnx(tmp_path / "net.onnx", threads=threads)([images]), [expected]) < 1e-5
+
+
+ROWS = [
+    Row("red", "eager", "float32", 1, (4.0, 5.0, 6.0), 0.5, 80.0, 2e-7),
+    Row("res", "eager", "float32", 1, (10.0, 10.0, 20.0), 1.0, None, 1e-7),
+    Row("red", "openvino", "float32", 1, reason="openvino missing"),
+    Row("res", "openvino", "float32", 1, (8.0,), 1.0, 60.0, 1e-7),
+]
+
+
+def test_the_table_in_print():
+    lines = results.as_text(ROWS, ["red", "res"]).splitlines()
+    assert lines[1].split() == ["eager", "float32", "1", "red", "5.00", "5.80", "200.0", "0.50", "80", "2.0e-07"]
+    assert lines[2].split()[-2:] == ["–", "1.0e-07"] and lines[3].endswith("openvino missing")
+    assert len({text.index(word) for text, word in zip(lines, ("net", "red", "res", "red"))}) == 1
+    assert results.best(ROWS, ["red", "res"]) == [
+        "fastest in float32, batch 1: red 5.00 ms (eager), 0.62 of the control's; res 8.00 ms (openvino)"
+    ]
+    assert results.as_markdown(ROWS).splitlines()[4].count("|") == 11
+    assert [Row.of(row.record()) for row in ROWS] == ROWS
+
+
+def test_the_picture_has_a_bar_for_every_figure():
+    figure = picture(ROWS, ["red", "res"])
+    (axes,) = figure.axes
+    assert sorted(bar.get_width() for bar in axes.patches) == [5.0, 8.0, 10.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["PyTorch", "OpenVINO, its own operators"]
+    assert len(picture([], ["red"]).axes) == 1
