@@ -318,7 +318,8 @@ def test_an_old_runtime_is_refused():
     create = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)(lambda _, text: said.append(text) or 1)
     table = (ctypes.c_void_p * 1)(ctypes.cast(create, ctypes.c_void_p))
     get = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(lambda v: ctypes.addressof(table) if v < 17 else None)
-    version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"1.16.3")
+    text = ctypes.create_string_buffer(b"1.16.3")
+    version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.addressof(text))
     base = (ctypes.c_void_p * 2)(*(ctypes.cast(f, ctypes.c_void_p) for f in (get, version)))
     register = loader.found().handle.RegisterCustomOps
     register.argtypes, register.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_void_p
