@@ -48,6 +48,7 @@ def test_the_custom_operator_is_one_node_a_layer(tmp_path, capsys):
     assert not any(node.op_type == "MatMul" for node in graph.node)
 
 
+@pytest.mark.usefixtures("extension_cache")
 def test_openvinos_files_with_the_extension(tmp_path, capsys):
     pytest.importorskip("openvino", reason="openvino is not installed")
     file = tmp_path / "net.xml"
