@@ -9,6 +9,17 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def _shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def extension_cache(_shared_cache, monkeypatch):
+    """Let what is compiled for OpenVINO lie in a folder of this session, not in the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_shared_cache))
+
+
 def pytest_configure(config):
     # Under xdist every worker is one process per core.
     if "PYTEST_XDIST_WORKER" in os.environ:

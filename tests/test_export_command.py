@@ -48,6 +48,7 @@ def test_the_custom_operator_is_one_node_a_layer(tmp_path, capsys):
     assert not any(node.op_type == "MatMul" for node in graph.node)
 
 
+@pytest.mark.usefixtures("extension_cache")
 def test_openvinos_files_with_the_extension(tmp_path, capsys):
     pytest.importorskip("openvino", reason="openvino is not installed")
     file = tmp_path / "net.xml"
@@ -75,6 +76,9 @@ def test_segmentation_nets_give_logits_of_every_pixel(tmp_path, capsys):
     )
     file = tmp_path / "net.onnx"
     command = ["export", str(tmp_path / "net"), "--output", str(file), "--size", "64", "96", "--dynamic"]
+    # It resizes its levels where their sizes differ.
+    assert main(command) == 2
+    assert "cannot be exported to ONNX for any size, because it branches by sizes; export it" in capsys.readouterr().err
     assert main([*command, "--multiple", "32"]) == 0
     printed = capsys.readouterr().out
     assert "at 1×3×96×160" in printed and "from 64 pixels on, in steps of 32" in printed

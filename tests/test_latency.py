@@ -136,6 +136,7 @@ def skip_where_missing(engine, dtype):
         pytest.skip(reason)
 
 
+@pytest.mark.usefixtures("extension_cache")
 @pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
 def test_int8_of_the_other_engines(engine, photographs, tmp_path):
     skip_where_missing(engine, "int8")
@@ -148,6 +149,7 @@ def test_int8_of_the_other_engines(engine, photographs, tmp_path):
     assert 1e-4 < difference(quantised, [expected]) < 0.2
 
 
+@pytest.mark.usefixtures("extension_cache")
 @pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
 def test_floating_point_of_the_other_engines(engine, tmp_path):
     skip_where_missing(engine, "float32")

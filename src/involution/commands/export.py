@@ -75,7 +75,7 @@ def export(
     if format == "pt2":
         # The layout that PyTorch's convolutions and the involutions are fastest in; images may have any.
         module = module.to(memory_format=torch.channels_last)
-    least = min(32, height, width) if multiple == 1 else 2 * multiple
+    least = min(64, height, width) if multiple == 1 else 2 * multiple
     if dynamic:
         # What is 1 in an example would be 1 for ever.
         batch = max(2, batch)

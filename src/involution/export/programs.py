@@ -30,12 +30,13 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any =
         return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes)
 
 
-def image_shapes(*, multiple: int = 1, least: int = 32) -> tuple[dict[int, Any], ...]:
+def image_shapes(*, multiple: int = 1, least: int = 64) -> tuple[dict[int, Any], ...]:
     """Return the ``dynamic_shapes`` of a net of one input, images of any batch, height and width.
 
     Args:
         multiple: of which height and width are multiples; some nets branch by sizes that their strides do not divide.
-        least: smallest height and width in pixels, and at least two multiples.
+        least: smallest height and width in pixels, and at least two multiples: the coarsest map must have more than one
+            pixel, for which 64 is enough at a stride of 32.
     """
     dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
     for axis, name in ((2, "height"), (3, "width")):
@@ -87,6 +88,12 @@ def refusal(model: nn.Module, target: str, error: BaseException) -> ExportError:
     while error.__cause__ is not None:
         error = error.__cause__
     words = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if words.startswith("Constraints violated"):
+        return ExportError(
+            f"{type(model).__name__} cannot be exported to {target} for any size, because it branches by sizes; export it "
+            "for multiples of its largest stride (image_shapes(multiple=32), --multiple 32), for larger images alone, or for "
+            "one size"
+        )
     return ExportError(
         f"{type(model).__name__} cannot be exported to {target}: {words}; replace what does that, or export the part of "
         "the model without it"
