@@ -94,5 +94,5 @@ class LocalRelationKernelGenerator(KernelGenerator):
             difference = differences(query, key, self.window)
             field = -difference.square() if self.appearance == "squared_difference" else -difference.abs()
         prior = self.geometry(self.offsets).movedim(-1, 0)
-        field = field + prior[(..., *[None] * (x.ndim - 2))].to(field.dtype)
+        field = field + prior[(..., *[None] * len(self.window.kernel_size))].to(field.dtype)
         return softmax_over_taps(fill_outside(field, x, self.window, self.border), self.window)

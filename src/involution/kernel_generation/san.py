@@ -54,11 +54,21 @@ class _SANKernelGenerator(KernelGenerator):
         self.query = CONVOLUTIONS[dims](in_channels, self.relation_channels, 1)
         self.key = CONVOLUTIONS[dims](in_channels, self.relation_channels, 1)
 
+    def reset_parameters(self) -> None:
+        """Initialise all convolutions as PyTorch does (the authors' code): without a softmax, larger kernels run away."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                module.reset_parameters()
+            elif isinstance(module, SpanMatrix):
+                nn.init.kaiming_uniform_(module.weight, a=5**0.5)
+                if module.bias is not None:
+                    nn.init.uniform_(module.bias, -(module.weight.shape[1] ** -0.5), module.weight.shape[1] ** -0.5)
+
     def continued(self, x: Tensor) -> tuple[Tensor, Window]:
         """Return a map continued beyond its border, and the window over it."""
         if self.padding_mode == "zeros":
             return x, self.window
-        return reflected(x, self.window), self.window._replace(padding=(0,) * (x.ndim - 2))
+        return reflected(x, self.window), self.window._replace(padding=(0,) * len(self.window.padding))
 
 
 class SANPairwiseKernelGenerator(_SANKernelGenerator):
@@ -124,13 +134,13 @@ class SANPairwiseKernelGenerator(_SANKernelGenerator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
-        dims = x.ndim - 2
+        dims = len(self.window.kernel_size)
         query = self.query(to_output_grid(x, self.window))
         key, window = self.continued(self.key(x))
         place = self.position(coordinates(x))
         content = differences(query, key, window)
         offsets = differences(to_output_grid(place, self.window), self.continued(place)[0], window)
-        pairs = torch.cat([content, offsets.expand(x.shape[0], *offsets.shape[1:])], 1)
+        pairs = torch.cat([content, offsets.expand(x.shape[0], *[-1] * (1 + 2 * dims))], 1)
         field = self.relation(pairs.flatten(2, 1 + dims).flatten(3))
         field = field.unflatten(2, window.kernel_size).unflatten(-1, query.shape[2:])
         if self.padding_mode == "reflect":
@@ -198,7 +208,7 @@ class SANPatchwiseKernelGenerator(_SANKernelGenerator):
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``, as a `Span`."""
         query = self.query(to_output_grid(x, self.window))
         key, window = self.continued(self.key(x))
-        patch = torch.cat([query, neighbourhoods(key, query, window).flatten(1, x.ndim - 1)], 1)
+        patch = torch.cat([query, neighbourhoods(key, query, window).flatten(1, 1 + len(self.window.kernel_size))], 1)
         hidden = self.reduce(self.act(normalise(self.patch_norm, patch)))
         span: Span = self.span(self.act(normalise(self.norm, hidden)))
         return span

@@ -85,8 +85,9 @@ class StandAloneKernelGenerator(KernelGenerator):
         query = self.query(to_output_grid(x, self.window))
         field = correlate(query, self.key(x), self.window, self.groups)
         dims = len(self.window.kernel_size)
-        parts = query.unflatten(1, (self.groups, self.head_channels)).chunk(dims, 2)
-        for axis, (part, table) in enumerate(zip(parts, self.offsets, strict=True)):
+        heads, width = query.unflatten(1, (self.groups, self.head_channels)), self.head_channels // dims
+        for axis, table in enumerate(self.offsets):
+            part = heads.narrow(2, axis * width, width)
             products = torch.einsum("bgd...,dk->bgk...", part, table)
             # The taps of one axis, the same for all taps of the others.
             for other in range(dims):

@@ -54,7 +54,8 @@ def coordinates(x: Tensor) -> Tensor:
     """Return where the pixels of ``x`` lie, ``(1, 2, H, W)`` in [−1, 1], the last axis first."""
     if has_torch_function((x,)):
         return handle_torch_function(coordinates, (x,), x)
-    axes = [torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]]
+    # linspace takes no size that an exporter leaves open.
+    axes = [torch.arange(n, dtype=x.dtype, device=x.device) * (2 / max(n - 1, 1)) - 1 for n in x.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])[None]
 
 

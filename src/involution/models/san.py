@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..functional import involution2d
-from ..kernel_generation import KernelGenerator, SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
+from ..kernel_generation import SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
 from ..kernel_generation.windows import reflected
 from .configurations import imagenet_config
 
-__all__ = ["SAN", "SANLayer"]
+__all__ = ["BLOCKS", "GROUP_CHANNELS", "SAN", "SANLayer"]
 
 _GENERATORS = {"pairwise": SANPairwiseKernelGenerator, "patchwise": SANPatchwiseKernelGenerator}
 # Channels that share a kernel, and what part of a stage's channels query and key, and value, have.
-_GROUP_CHANNELS, _RELATION_RATIO, _VALUE_RATIO = 8, 16, 4
+GROUP_CHANNELS, RELATION_RATIO, VALUE_RATIO = 8, 16, 4
+# By depth: blocks per stage.
+BLOCKS = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
 
 
 class SANLayer(nn.Module):
@@ -43,8 +45,8 @@ class SANLayer(nn.Module):
         self.kernel_generator = _GENERATORS[form](
             in_channels,
             kernel_size,
-            out_channels // _GROUP_CHANNELS,
-            relation_channels=max(1, in_channels // _RELATION_RATIO),
+            out_channels // GROUP_CHANNELS,
+            relation_channels=max(1, in_channels // RELATION_RATIO),
             padding_mode="reflect",
         )
 
@@ -59,7 +61,7 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, form: Literal["pairwise", "patchwise"]) -> None:
         super().__init__()
-        width = channels // _VALUE_RATIO
+        width = channels // VALUE_RATIO
         self.norm1 = nn.BatchNorm2d(channels)
         self.attention = SANLayer(channels, width, kernel_size, form)
         self.norm2 = nn.BatchNorm2d(width)
@@ -93,7 +95,8 @@ class SAN(nn.Module):
     """Self-attention network (Zhao et al., CVPR 2020): no convolution in it looks beyond its pixel.
 
     A stem at full resolution and five stages, each at half the resolution of what comes before. Images have to be large
-    enough for the last stage's map to be reflected: 128 pixels for a kernel of 7.
+    enough for the last stage's map to be reflected: 128 pixels for a kernel of 7. Initialised as PyTorch does, like the
+    authors' code.
 
     Args:
         form: ``"pairwise"`` or ``"patchwise"``.
@@ -135,13 +138,14 @@ class SAN(nn.Module):
                 f"every stage needs blocks, a kernel size and channels (after the stem's), got layers={layers}, "
                 f"kernel_sizes={kernel_sizes}, channels={channels}"
             )
-        if any(c % (_GROUP_CHANNELS * _VALUE_RATIO) for c in channels[1:]):
-            raise ValueError(f"channels must be multiples of {_GROUP_CHANNELS * _VALUE_RATIO}, got {channels}")
+        if any(c % (GROUP_CHANNELS * VALUE_RATIO) for c in channels[1:]):
+            raise ValueError(f"channels must be multiples of {GROUP_CHANNELS * VALUE_RATIO}, got {channels}")
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, channels[0], 1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)
         )
-        self.feature_info = [{"num_chs": channels[0], "reduction": 1, "module": "stem"}]
+        # By strides 2 to 32, as those of a ResNet, without the stem's map at full resolution.
+        self.feature_info = []
         self._stages = [f"stage{number}" for number in range(len(layers))]
         for number, name in enumerate(self._stages):
             stage = _Stage(channels[number], channels[number + 1], layers[number], kernel_sizes[number], form)
@@ -149,27 +153,16 @@ class SAN(nn.Module):
             self.feature_info.append({"num_chs": channels[number + 1], "reduction": 2 ** (number + 1), "module": name})
         self.num_features = self.head_hidden_size = channels[-1]
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-        self.init_weights()
 
     @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Initialise convolutions by Kaiming's normal in fan-out mode, every φ as it does itself, the classifier small."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, KernelGenerator):
-                module.reset_parameters()
-        if isinstance(self.fc, nn.Linear):
-            nn.init.normal_(self.fc.weight, std=0.01)
-            nn.init.zeros_(self.fc.bias)
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that sort parameters by depth, for timm's layer-wise learning rates."""
-        return {"stem": r"^stem", "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)(?:\.blocks\.(\d+))?"}
+        blocks = [
+            (r"^stage(\d+)\.transition", (0,)),
+            (r"^stage(\d+)\.blocks\.(\d+)", None),
+            (r"^stage(\d+)\.norm", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stage(\d+)" if coarse else blocks}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -208,8 +201,6 @@ class SAN(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-_BLOCKS = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
-
 default_cfgs = generate_default_cfgs(
     {
         f"san{depth}_{form}.untrained": imagenet_config(
@@ -220,14 +211,14 @@ default_cfgs = generate_default_cfgs(
             paper_name="Exploring Self-attention for Image Recognition",
             origin_url="https://github.com/hszhao/SAN",
         )
-        for depth in _BLOCKS
+        for depth in BLOCKS
         for form in _GENERATORS
     }
 )
 
 
 def _create(depth: int, form: str, pretrained: bool, **kwargs: Any) -> SAN:
-    arguments = {"form": form, "layers": _BLOCKS[depth], **kwargs}
+    arguments = {"form": form, "layers": BLOCKS[depth], **kwargs}
     return build_model_with_cfg(SAN, f"san{depth}_{form}", pretrained, **arguments)
 
 
