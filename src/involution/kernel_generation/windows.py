@@ -109,7 +109,8 @@ def softmax_inside(field: Tensor, x: Tensor, window: Window) -> Tensor:
 def softmax_over_taps(field: Tensor, window: Window) -> Tensor:
     """Normalise a field over all its taps."""
     dims = len(window.kernel_size)
-    return field.flatten(2, 1 + dims).softmax(2).unflatten(2, window.kernel_size)
+    normalised: Tensor = field.flatten(2, 1 + dims).softmax(2).unflatten(2, window.kernel_size)
+    return normalised
 
 
 def to_output_grid(x: Tensor, window: Window) -> Tensor:

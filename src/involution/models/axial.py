@@ -173,6 +173,8 @@ class AxialResNet(ResNet):
             ``img_size``.
     """
 
+    conv1: Any
+
     def __init__(
         self,
         layers: tuple[int, ...] = (1, 2, 4, 1),

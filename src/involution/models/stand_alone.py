@@ -53,13 +53,16 @@ class StandAloneAttention(nn.Module):
         super().__init__()
         if out_channels % heads:
             raise ValueError(f"out_channels must be divisible by heads, got {out_channels} channels and {heads} heads")
-        stride, self.dilation = to_tuple(stride, 2, "stride"), to_tuple(dilation, 2, "dilation")
+        rows, columns = to_tuple(stride, 2, "stride")
+        self.dilation = to_tuple(dilation, 2, "dilation")
         self.value = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.kernel_generator = StandAloneKernelGenerator(
             in_channels, kernel_size, heads, head_channels=out_channels // heads, dilation=self.dilation
         )
         self.pool = (
-            nn.Identity() if stride == (1, 1) else nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+            nn.Identity()
+            if rows == columns == 1
+            else nn.AvgPool2d((rows, columns), ceil_mode=True, count_include_pad=False)
         )
         self.to(device=device, dtype=dtype)
 
