@@ -146,7 +146,7 @@ def test_weights_that_do_not_fit_are_listed(model, tmp_path):
     with pytest.raises(CheckpointError, match=r"unknown key 'backbone\.stem\.7\.weight'"):
         checkpoints.to_timm({**state, "backbone.stem.7.weight": torch.zeros(1)})
     with pytest.raises(
-        CheckpointError, match=r"not the weights of a RedNet: expected keys such as .*, got 'conv1.weight'"
+        CheckpointError, match=r"not the weights of a RedNet or a SAN: expected keys such as .*, got 'conv1.weight'"
     ):
         checkpoints.to_timm(timm.create_model("resnet18").state_dict())
     torch.save([1, 2], tmp_path / "list.pth")

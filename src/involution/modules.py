@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from . import functional
 from .functional import Span
 from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
-from .kernel_generation import _CONV, create_kernel_generator, to_output_grid
+from .kernel_generation.base import CONVOLUTIONS
+from .kernel_generation.create import create_kernel_generator
+from .kernel_generation.windows import to_output_grid
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
 
@@ -52,7 +54,7 @@ class _Involution(nn.Module):
             self.value = (
                 nn.Identity()
                 if self.out_channels == self.in_channels
-                else _CONV[dims](self.in_channels, self.out_channels, 1, bias=False)
+                else CONVOLUTIONS[dims](self.in_channels, self.out_channels, 1, bias=False)
             )
             if kernel_generator is None or isinstance(kernel_generator, str):
                 kernel_generator = create_kernel_generator(
@@ -183,9 +185,10 @@ class Involution2d(_Involution):
         group_channels: C / G, channels that share a kernel (capped at ``out_channels``).
         reduction: r, the ratio C to hidden width of the bottleneck φ.
         bias: add a learned offset per output channel (the paper has none).
-        kernel_generator: φ: ``"bottleneck"`` (the paper's, default), ``"linear"``, ``"attention"``, or any callable
-            from ``(B, C, H', W')`` to the field ``(B, G, K, K, H', W')`` or to a `involution.Span`, whose field is
-            never kept in memory (those with a name do so, but for attention).
+        kernel_generator: φ: ``"bottleneck"`` (the paper's, default), ``"linear"``, ``"attention"``, ``"sasa"``,
+            ``"san_pairwise"``, ``"san_patchwise"``, ``"local_relation"``, or any callable from ``(B, C, H', W')`` to
+            the field ``(B, G, K, K, H', W')`` or to a `involution.Span`, whose field is never kept in memory (so do
+            the bottleneck, the linear and the patchwise φ).
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.

@@ -15,7 +15,7 @@ ROOMS = (
     ("operators",),
     ("functional",),
     ("kernel_generation",),
-    ("modules",),
+    ("modules", "upsampling"),
     ("surgery", "export", "counting"),
     ("involution",),
     ("models", "data", "pictures"),

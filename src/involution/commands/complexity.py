@@ -22,7 +22,7 @@ def complexity(
     """Parameters and multiply-adds of RedNet, its controls, ablations and detectors, beside the published figures.
 
     Args:
-        table: only this table: imagenet, ablation, coco or cityscapes.
+        table: only this table: imagenet, ablation, relatives, coco or cityscapes.
         name: only rows whose name contains this, such as rednet50.
         json: print a list of records.
         markdown: print Markdown tables.

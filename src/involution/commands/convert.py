@@ -8,17 +8,17 @@ from ..models import checkpoints
 
 
 def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm", quiet: bool = False) -> None:
-    """Convert the weights of a RedNet between this library, the authors' code and PaddleClas.
+    """Convert the weights of a RedNet or a SAN between this library, their authors' code and PaddleClas.
 
     Args:
         checkpoint: what to read; whose names it uses is seen from its keys. ``.pth``, ``.safetensors``, ``.pdparams``.
         out: what to write, by its ending ``.safetensors``, ``.pdparams`` or ``.pth``.
-        layout: whose names to write: ``timm`` (ours), ``openmmlab`` (the authors' mmcls, mmdet and mmseg code) or
-            ``paddle`` (PaddleClas).
+        layout: whose names to write: ``timm`` (ours), ``openmmlab`` (RedNet's authors' mmcls, mmdet and mmseg code),
+            ``paddle`` (PaddleClas) or ``san`` (SAN's authors' code).
         quiet: print the summary without the report of every key.
 
     Raises:
-        CheckpointError: the weights cannot be read or written, or are no RedNet's.
+        CheckpointError: the weights cannot be read or written, or are no RedNet's and no SAN's.
     """
     converted = checkpoints.to_timm(checkpoints.read(checkpoint))
     metadata = {"architecture": converted.model, **{k: str(v) for k, v in converted.arguments.items()}}

@@ -1,10 +1,45 @@
-"""Networks built on involution. Importing this package registers RedNet with timm."""
+"""Networks built on involution, and those it is compared with. Importing this package registers them with timm."""
 
 try:
+    from .axial import AxialResNet, axial_resnet26s
+    from .local_relation import LRNet, lrnet26, lrnet50, lrnet101
     from .rednet import RedNet, rednet26, rednet38, rednet50, rednet101, rednet152
+    from .san import (
+        SAN,
+        san10_pairwise,
+        san10_patchwise,
+        san15_pairwise,
+        san15_patchwise,
+        san19_pairwise,
+        san19_patchwise,
+    )
+    from .stand_alone import sasa_resnet26, sasa_resnet38, sasa_resnet50
 except ImportError as error:
     raise ImportError(
         f'involution.models needs timm and torchvision ({error}); install them with: pip install "involution[models]"'
     ) from error
 
-__all__ = ["RedNet", "rednet26", "rednet38", "rednet50", "rednet101", "rednet152"]
+__all__ = [
+    "SAN",
+    "AxialResNet",
+    "LRNet",
+    "RedNet",
+    "axial_resnet26s",
+    "lrnet26",
+    "lrnet50",
+    "lrnet101",
+    "rednet26",
+    "rednet38",
+    "rednet50",
+    "rednet101",
+    "rednet152",
+    "san10_pairwise",
+    "san10_patchwise",
+    "san15_pairwise",
+    "san15_patchwise",
+    "san19_pairwise",
+    "san19_patchwise",
+    "sasa_resnet26",
+    "sasa_resnet38",
+    "sasa_resnet50",
+]

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: the authors' released checkpoints and PaddleClas's, to our names and back.
+"""Weights from elsewhere: RedNet's of its authors and of PaddleClas, SAN's of its authors; to our names and back.
 
 Reading never runs code from a file: safetensors, PyTorch's ``weights_only`` unpickler, and for PaddleClas a reader
 that knows arrays and nothing else.
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import replaced
+from . import san_checkpoints
+from .renaming import translate
 
 __all__ = ["CheckpointError", "Converted", "Layout", "from_timm", "layout_of", "misfit", "read", "to_timm", "write"]
 
-Layout = Literal["timm", "openmmlab", "paddle"]
+Layout = Literal["timm", "openmmlab", "paddle", "san"]
 State = dict[str, Tensor]
 
 # Our name of a module, and its name in the authors' code (OpenMMLab's layout, without its "backbone." in front).
@@ -56,7 +58,7 @@ _DEPTHS: dict[tuple[int, ...], int] = {
 
 @dataclass
 class Converted:
-    """Weights of a RedNet under our names, and what became of every key of the file.
+    """Weights of a RedNet or a SAN under our names, and what became of every key of the file.
 
     Attributes:
         state: our state dict.
@@ -98,8 +100,10 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     """Tell whose names a state dict uses.
 
     Raises:
-        CheckpointError: they are no RedNet's.
+        CheckpointError: they are no RedNet's and no SAN's.
     """
+    if san_checkpoints.is_theirs(state):
+        return "san"
     if any(key.startswith(("backbone.stem.", "backbone.layer1.")) for key in state):
         return "openmmlab"
     if any(key.endswith(("._mean", "._variance")) for key in state):
@@ -109,18 +113,27 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     if any(key.startswith("stem.1.conv1.") for key in state):
         return "openmmlab"
     raise CheckpointError(
-        f"these are not the weights of a RedNet: expected keys such as 'backbone.stem.1.conv1.conv.weight' or "
-        f"'conv1.3.kernel_generator.reduce.weight', got {', '.join(map(repr, list(state)[:3]))}, …"
+        f"these are not the weights of a RedNet or a SAN: expected keys such as 'backbone.stem.1.conv1.conv.weight', "
+        f"'conv1.3.kernel_generator.reduce.weight' or 'layer0.0.sam.conv_w.0.weight', got {', '.join(map(repr, list(state)[:3]))}, …"
     )
 
 
 def to_timm(state: Mapping[str, Tensor]) -> Converted:
-    """Rename the weights of any layout to ours and check that they are exactly those of one of the RedNets.
+    """Rename the weights of any layout to ours and check that they are exactly those of one of the RedNets or SANs.
 
     Raises:
         CheckpointError: a key is missing or unknown, or a shape is another one; the message lists them.
     """
     layout = layout_of(state)
+    if layout == "san" or san_checkpoints.is_ours(state):
+        new, renamed = san_checkpoints.to_ours(state) if layout == "san" else (dict(state), {key: key for key in state})
+        model, arguments = san_checkpoints.architecture(new)
+        _check(new, model, arguments)
+        return Converted(new, model, arguments, renamed, [])
+    return _rednet_to_timm(state, layout)
+
+
+def _rednet_to_timm(state: Mapping[str, Tensor], layout: Layout) -> Converted:
     new: State = {}
     renamed, left_out = {}, []
     for key, value in state.items():
@@ -140,9 +153,19 @@ def to_timm(state: Mapping[str, Tensor]) -> Converted:
 
 
 def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
-    """Rename our weights to another layout, the inverse of `to_timm`."""
+    """Rename our weights to another layout, the inverse of `to_timm`.
+
+    Raises:
+        CheckpointError: the layout is that of another family of nets.
+    """
     if layout == "timm":
         return dict(state)
+    if san_checkpoints.is_ours(state) != (layout == "san"):
+        raise CheckpointError(
+            f"the layout {layout!r} has no names for this net; RedNets are written as openmmlab or paddle, SANs as san"
+        )
+    if layout == "san":
+        return san_checkpoints.from_ours(state)
     new: State = {}
     for key, value in state.items():
         module, _, parameter = key.rpartition(".")
@@ -153,7 +176,7 @@ def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
             if key == "fc.weight":
                 value = value.t().contiguous()
         prefix = "backbone." if layout == "openmmlab" else ""
-        name = _HEADS[layout] if module == "fc" else prefix + _translate(module, 0, 1)
+        name = _HEADS[layout] if module == "fc" else prefix + translate(_MODULES, module, to_ours=False)
         new[f"{name}.{parameter}"] = value
     return new
 
@@ -177,15 +200,6 @@ def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, 
         raise CheckpointError(f"could not write {path}: {error}") from error
 
 
-def _translate(module: str, source: int, target: int) -> str:
-    """Return the name of ``module`` in the other column of the table; raise KeyError where it is in none."""
-    for pair in _MODULES:
-        match = re.fullmatch(re.escape(pair[source]).replace(r"\{n\}", r"(\d+)"), module)
-        if match:
-            return pair[target].replace("{n}", "{}").format(*match.groups())
-    raise KeyError(module)
-
-
 def _our_name(key: str, layout: Layout) -> str | None:
     module, _, parameter = key.rpartition(".")
     if layout == "paddle":
@@ -193,7 +207,7 @@ def _our_name(key: str, layout: Layout) -> str | None:
     if module == _HEADS[layout]:
         return f"fc.{parameter}"
     try:
-        return f"{_translate(module.removeprefix('backbone.'), 1, 0)}.{parameter}"
+        return f"{translate(_MODULES, module.removeprefix('backbone.'), to_ours=True)}.{parameter}"
     except KeyError:
         if module.startswith(("backbone.", "stem.", "layer")) or layout == "paddle":
             raise CheckpointError(f"unknown key {key!r} in the weights of a RedNet") from None

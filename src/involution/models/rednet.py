@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_act_layer, get_norm_layer
 from timm.models import (
     build_model_with_cfg,
@@ -23,6 +22,7 @@ from torch import nn
 
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
+from .configurations import imagenet_config
 from .spatial import SpatialLayer, SpatialLayerName, in_place_of, resolve
 
 __all__ = ["RedNet"]
@@ -62,7 +62,8 @@ class RedNet(ResNet):
         groups: G of all involutions; 1 is the row "C / G = C" of the paper's ablation.
         group_channels: C / G of all involutions where ``groups`` is not given.
         reduction: r of all involutions.
-        kernel_generator: φ of the stages' involutions by name: ``"bottleneck"``, ``"linear"`` or ``"attention"``.
+        kernel_generator: φ of the stages' involutions by name, as `Involution2d` knows them: ``"bottleneck"``, ``"linear"``,
+            ``"attention"``, ``"sasa"``, ``"san_pairwise"``, ``"san_patchwise"`` or ``"local_relation"``.
         act_layer: the activations, those of φ included, as a class or by timm's name.
         norm_layer: the norms, those of φ included, as a class or by timm's name, e.g. ``"groupnorm1"``.
         **kwargs: arguments of ``timm.models.resnet.ResNet``.
@@ -152,27 +153,18 @@ _STEMS: dict[str, dict[str, Any]] = {
 }
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1.0",
-        "classifier": "fc",
-        "license": "mit",
-        "paper_ids": "arXiv:2103.06255",
-        "paper_name": "Involution: Inverting the Inherence of Convolution for Visual Recognition",
-        "origin_url": "https://github.com/d-li14/involution",
-        **kwargs,
+default_cfgs = generate_default_cfgs(
+    {
+        f"rednet{depth}.untrained": imagenet_config(
+            first_conv="conv1.0",
+            license="mit",
+            paper_ids="arXiv:2103.06255",
+            paper_name="Involution: Inverting the Inherence of Convolution for Visual Recognition",
+            origin_url="https://github.com/d-li14/involution",
+        )
+        for depth in (26, 38, 50, 101, 152)
     }
-
-
-default_cfgs = generate_default_cfgs({f"rednet{depth}.untrained": _cfg() for depth in (26, 38, 50, 101, 152)})
+)
 
 
 def _create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:

@@ -8,12 +8,15 @@ from decimal import Decimal
 
 __all__ = [
     "ABLATIONS",
+    "AXIAL_RESNET_26S",
     "CITYSCAPES",
     "COCO",
     "ENVELOPE",
     "REDNET",
     "RELEASED_TOP1",
     "RESNET",
+    "SAN",
+    "STAND_ALONE",
     "Family",
     "Published",
     "rounding_interval",
@@ -88,6 +91,22 @@ RESNET = {
     101: _top1("44.6 7.9 78.5"),
     152: _top1("60.2 11.6 79.3"),
 }
+
+# By depth, convolution stem: table 1 of "Stand-Alone Self-Attention in Vision Models".
+STAND_ALONE = {26: _top1("10.3 2.3 75.8"), 38: _top1("14.1 2.8 77.1"), 50: _top1("18.0 3.5 77.4")}
+
+# By form and depth: "Exploring Self-attention for Image Recognition".
+SAN = {
+    ("pairwise", 10): _top1("10.5 2.2 75.5"),
+    ("pairwise", 15): _top1("14.1 3.0 77.1"),
+    ("pairwise", 19): _top1("17.6 3.8 77.4"),
+    ("patchwise", 10): _top1("11.8 1.9 77.1"),
+    ("patchwise", 15): _top1("16.2 2.6 78.2"),
+    ("patchwise", 19): _top1("20.5 3.3 78.5"),
+}
+
+# README of https://github.com/csrhddlam/axial-deeplab.
+AXIAL_RESNET_26S = Published(Decimal("5.9"), None, {})
 
 # The paper's ablations of RedNet-50, by what was varied.
 ABLATIONS = {

@@ -14,7 +14,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from .detectors import create_detector, dense_and_regions
-from .published import ABLATIONS, CITYSCAPES, COCO, REDNET, RELEASED_TOP1, RESNET, Published
+from .published import (
+    ABLATIONS,
+    AXIAL_RESNET_26S,
+    CITYSCAPES,
+    COCO,
+    REDNET,
+    RELEASED_TOP1,
+    RESNET,
+    SAN,
+    STAND_ALONE,
+    Published,
+)
 
 __all__ = ["TABLES", "Row", "Table"]
 
@@ -101,6 +112,16 @@ def _ablation() -> Iterable[Row]:
         yield Row(f"RedNet-50, {name}", "rednet50", {"stem": "plain", **options}, ABLATIONS[name], notes.get(name, ""))
 
 
+def _relatives() -> Iterable[Row]:
+    rule = "unexplained: neither rule gives the published FLOPs"
+    notes = {26: rule, 38: "14.173 million parameters do not round to the published 14.1", 50: rule}
+    for depth, published in STAND_ALONE.items():
+        yield Row(f"Stand-alone ResNet-{depth}", f"sasa_resnet{depth}", {}, published, notes[depth])
+    for (form, depth), figures in SAN.items():
+        yield Row(f"SAN-{depth}, {form}", f"san{depth}_{form}", {}, figures)
+    yield Row("Axial-ResNet-26-S", "axial_resnet26s", {}, AXIAL_RESNET_26S)
+
+
 def _coco() -> Iterable[Row]:
     titles = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN", "mask_rcnn": "Mask R-CNN"}
     stems = {"resnet50": "ResNet-50", "rednet50": "RedNet-50"}
@@ -170,6 +191,14 @@ TABLES = {
         "Ablations of RedNet-50, 224×224",
         "Published costs: the paper. All rows have ResNet's plain stem, one 7×7 convolution.",
         _ablation,
+    ),
+    "relatives": Table(
+        "Nets of local self-attention, 224×224",
+        "Published costs: the nets' papers, for Axial-ResNet the README of its authors' PyTorch code. The stand-alone nets "
+        "have a convolution stem. The paper's rule and the one of SAN's authors agree but for the windows of patchwise "
+        "SAN, which are correlations with ones here. LR-Net and the larger Axial-ResNets are not among the rows: what is "
+        "public about them does not suffice to reproduce the published costs.",
+        _relatives,
     ),
     "coco": Table(
         "Detection and instance segmentation on COCO, 1280×800",

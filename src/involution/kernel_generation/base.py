@@ -1,0 +1,88 @@
+"""What every φ shares: the base class, the matrix of a last step, and norms that see one pixel."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..functional import Span
+from ..geometry import IntOrTuple, to_tuple
+
+__all__ = ["CONVOLUTIONS", "NORMS", "KernelGenerator", "SpanMatrix", "normalise"]
+
+# By the number of spatial dimensions.
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+class KernelGenerator(nn.Module):
+    """Base of the generators; any callable from ``(B, C, H', W')`` to the field serves as well.
+
+    Attributes:
+        pooled: whether φ is fed the input reduced to the output grid (Ψ = one pixel, the paper's choice). A generator
+            that looks at neighbourhoods (Ψ = a patch) sets it to False and is fed the whole input.
+    """
+
+    pooled: bool = True
+
+    def reset_parameters(self) -> None:
+        """Initialise every convolution with Kaiming's normal in fan-out mode and zero biases (the paper's recipe)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, SpanMatrix)):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class SpanMatrix(nn.Module):
+    """The matrix of a φ's last step, with the parameters of a 1×1 convolution; it is left to the involution to apply.
+
+    Args:
+        hidden_channels: channels of the hidden map.
+        kernel_size: K, taps per dimension.
+        groups: G, number of kernels per pixel.
+        bias: whether a bias per tap and group is added.
+        dims: spatial dimensions, 1 to 3.
+    """
+
+    def __init__(self, hidden_channels: int, kernel_size: IntOrTuple, groups: int, bias: bool, dims: int) -> None:
+        super().__init__()
+        self.groups, self.kernel_size = groups, to_tuple(kernel_size, dims, "kernel_size")
+        rows = groups * prod(self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(rows, hidden_channels, *[1] * dims))
+        self.bias = nn.Parameter(torch.empty(rows)) if bias else None
+
+    def forward(self, hidden: Tensor) -> Span:
+        """Return the field of ``hidden`` ``(B, C_hidden, H', W')`` as a `Span`."""
+        return Span(hidden, self.weight, self.bias, self.groups, self.kernel_size)
+
+    def extra_repr(self) -> str:
+        """Return what a net's printed form says of the matrix."""
+        return f"{self.weight.shape[1]}, kernel_size={self.kernel_size}, groups={self.groups}, bias={self.bias is not None}"
+
+
+def normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a norm; a batch norm in training that sees at most one value per channel takes its running statistics.
+
+    PyTorch refuses the statistics of one value. Involutions stand where convolutions stood: on the coarsest map of a
+    pyramid, or for no region at all.
+    """
+    normalised: Tensor = _with_running_statistics(norm, x) if _lacks_statistics(norm, x) else norm(x)
+    return normalised
+
+
+def _lacks_statistics(norm: nn.Module, x: Tensor) -> bool:
+    """Whether a batch norm in training sees at most one value per channel, of which PyTorch refuses the statistics."""
+    # What torch.fx hands in is no tensor, and has no sizes yet.
+    if not isinstance(x, Tensor) or not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+        return False
+    return norm.training and norm.running_mean is not None and x.numel() <= x.shape[1]
+
+
+def _with_running_statistics(norm: Any, x: Tensor) -> Tensor:
+    # Copies, for a larger map that shares the norm may change the statistics before the backward pass reads them.
+    return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), norm.weight, norm.bias, eps=norm.eps)

@@ -1,0 +1,144 @@
+"""What a φ that looks at neighbourhoods is made of: products and differences over a window, and a softmax inside it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .. import functional
+from ..geometry import Window
+
+__all__ = [
+    "coordinates",
+    "correlate",
+    "differences",
+    "fill_outside",
+    "neighbourhoods",
+    "reflected",
+    "softmax_inside",
+    "softmax_over_taps",
+    "to_output_grid",
+]
+
+_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def correlate(query: Tensor, key: Tensor, window: Window, groups: int) -> Tensor:
+    """Return `involution.correlation2d` of ``query`` and ``key``, in as many dimensions as ``window`` has."""
+    dims = len(window.kernel_size)
+    correlation = (functional.correlation1d, functional.correlation2d, functional.correlation3d)[dims - 1]
+    kernel_size, stride, padding, dilation = window
+    return correlation(query, key, kernel_size, groups=groups, stride=stride, padding=padding, dilation=dilation)
+
+
+def neighbourhoods(x: Tensor, grid: Tensor, window: Window) -> Tensor:
+    """Return the window around every pixel, ``(B, C, K, K, H', W')``: the correlation of ``x`` with ones.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        grid: any map of the size of the result, ``(B, C, H', W')``.
+        window: where the neighbours lie; those outside the map are zero.
+    """
+    return correlate(torch.ones_like(grid), x, window, x.shape[1])
+
+
+def differences(query: Tensor, key: Tensor, window: Window) -> Tensor:
+    """Return ``query`` minus each ``key`` of its window: ``(B, C, H', W')``, ``(B, C, H, W)`` to ``(B, C, K, K, H', W')``."""
+    dims = len(window.kernel_size)
+    return query[(slice(None), slice(None), *[None] * dims)] - neighbourhoods(key, query, window)
+
+
+def coordinates(x: Tensor) -> Tensor:
+    """Return where the pixels of ``x`` lie, ``(1, 2, H, W)`` in [−1, 1], the last axis first."""
+    if has_torch_function((x,)):
+        return handle_torch_function(coordinates, (x,), x)
+    # linspace takes no size that an exporter leaves open.
+    axes = [torch.arange(n, dtype=x.dtype, device=x.device) * (2 / max(n - 1, 1)) - 1 for n in x.shape[2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])[None]
+
+
+def reflected(x: Tensor, window: Window) -> Tensor:
+    """Return ``x`` continued by ``window.padding`` pixels of its reflection on every side.
+
+    Raises:
+        ValueError: the map is too small to reflect so many pixels.
+    """
+    if has_torch_function((x,)):
+        return handle_torch_function(reflected, (x,), x, window)
+    if any(p >= n for p, n in zip(window.padding, x.shape[2:], strict=True)):
+        raise ValueError(
+            f"reflecting {window.padding} pixels needs a map of at least {tuple(p + 1 for p in window.padding)}, "
+            f"got {tuple(x.shape[2:])}; use larger images"
+        )
+    return F.pad(x, [p for p in reversed(window.padding) for _ in range(2)], mode="reflect")
+
+
+def fill_outside(field: Tensor, x: Tensor, window: Window, value: float) -> Tensor:
+    """Return the field with ``value`` at every tap whose neighbour lies outside the map ``x``."""
+    if has_torch_function((field, x)):
+        return handle_torch_function(fill_outside, (field, x), field, x, window, value)
+    dims = len(window.kernel_size)
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis in range(dims):
+        taps = torch.arange(window.kernel_size[axis], device=x.device)
+        taps = taps * window.dilation[axis] - window.padding[axis]
+        pixels = torch.arange(field.shape[2 + dims + axis], device=x.device) * window.stride[axis]
+        position = taps[:, None] + pixels
+        shape = [1] * (2 * dims)
+        shape[axis], shape[dims + axis] = position.shape
+        inside = inside & ((position >= 0) & (position < x.shape[2 + axis])).view(shape)
+    return field.masked_fill(~inside, value)
+
+
+def softmax_inside(field: Tensor, x: Tensor, window: Window) -> Tensor:
+    """Normalise a field over the taps whose neighbour lies inside the map ``x``.
+
+    Args:
+        field: ``(B, G, K, K, H', W')``.
+        x: the map ``(B, C, H, W)`` that the kernels are for; its size alone is looked at.
+        window: where the neighbours lie.
+    """
+    if has_torch_function((field, x)):
+        return handle_torch_function(softmax_inside, (field, x), field, x, window)
+    # The smallest finite number instead of -inf: a window wholly outside then stays finite, and meets only zeros.
+    return softmax_over_taps(fill_outside(field, x, window, torch.finfo(field.dtype).min), window)
+
+
+def softmax_over_taps(field: Tensor, window: Window) -> Tensor:
+    """Normalise a field over all its taps."""
+    dims = len(window.kernel_size)
+    normalised: Tensor = field.flatten(2, 1 + dims).softmax(2).unflatten(2, window.kernel_size)
+    return normalised
+
+
+def to_output_grid(x: Tensor, window: Window) -> Tensor:
+    """Average-pool ``x`` so that one pixel remains per window of the involution.
+
+    The paper pools with window and stride s. Here the map is first cropped (or padded) to the windows' centres where
+    ``padding`` is not ``d·(K − 1)/2``, and a last window that hangs over the border averages what it covers, so that
+    the result fits the output grid for every size; on sizes divisible by s it is the paper's definition.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        window: of the involution whose output grid is meant.
+    """
+    if has_torch_function((x,)):
+        return handle_torch_function(to_output_grid, (x,), x, window)
+    stride, crops = window.stride, []
+    for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True):
+        margin = d * (k - 1) - 2 * p
+        crops.append((-(margin // 2), margin // 2 - margin))
+    if any(map(any, crops)):
+        x = F.pad(x, [amount for pair in reversed(crops) for amount in pair])
+    if all(s == 1 for s in stride):
+        return x
+    pool = _POOL[len(stride)]
+    if not torch.compiler.is_exporting() and all(n >= s for n, s in zip(x.shape[2:], stride, strict=True)):
+        return pool(x, stride, stride, ceil_mode=True, count_include_pad=False)
+    # The same without ceil_mode, whose size rule an exporter with dynamic sizes cannot prove, and which refuses maps
+    # smaller than a window: sums of a map continued with zeros, over the share of each window inside the map.
+    hang = [amount for s in reversed(stride) for amount in (0, s - 1)]
+    inside = F.pad(x.new_ones((1, 1, *x.shape[2:])), hang)
+    return pool(F.pad(x, hang), stride, stride) / pool(inside, stride, stride)

@@ -1,0 +1,82 @@
+"""LR-Net, ResNets of local relation layers (Hu et al., ICCV 2019), registered with timm."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from ..modules import Involution2d
+from .configurations import imagenet_config
+from .rednet import RedNet
+
+__all__ = ["LRNet"]
+
+
+class LRNet(RedNet):
+    """LR-Net: a ResNet with a 7×7 local relation layer for every spatial convolution, that of the stem included.
+
+    The layer is an `Involution2d` with ``kernel_generator="local_relation"``; 8 channels share a kernel. The paper does
+    not say enough to rebuild its nets to the parameter: these hold the layer on the widths of ResNet, and their counts
+    are not the published 14.7, 23.3 and 42.0 million.
+
+    Args:
+        layers: blocks per stage.
+        kernel_size: K of all layers.
+        group_channels: channels that share a kernel.
+        **kwargs: arguments of `RedNet` and of ``timm.models.resnet.ResNet``.
+
+    Raises:
+        ValueError: a layer refuses its arguments.
+    """
+
+    def __init__(
+        self, layers: tuple[int, ...] = (3, 4, 6, 3), kernel_size: int = 7, group_channels: int = 8, **kwargs: Any
+    ) -> None:
+        layer = partial(
+            Involution2d, kernel_size=kernel_size, group_channels=group_channels, kernel_generator="local_relation"
+        )
+        super().__init__(layers, spatial_layer=layer, stem="plain", **kwargs)
+        convolution = self.conv1
+        width, like = convolution.out_channels, {"device": convolution.weight.device, "dtype": convolution.weight.dtype}
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(convolution.in_channels, width, 1, bias=False, **like), layer(width, width, stride=2, **like)
+        )
+        nn.init.kaiming_normal_(self.conv1[0].weight, mode="fan_out", nonlinearity="relu")
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"lrnet{depth}.untrained": imagenet_config(
+            first_conv="conv1.0",
+            paper_ids="arXiv:1904.11491",
+            paper_name="Local Relation Networks for Image Recognition",
+        )
+        for depth in (26, 50, 101)
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> LRNet:
+    kwargs.setdefault("layers", blocks)
+    return build_model_with_cfg(LRNet, variant, pretrained, **kwargs)
+
+
+@register_model
+def lrnet26(pretrained: bool = False, **kwargs: Any) -> LRNet:
+    """LR-Net-26; its parameters are not those of the paper, see `LRNet`."""
+    return _create("lrnet26", pretrained, (1, 2, 4, 1), **kwargs)
+
+
+@register_model
+def lrnet50(pretrained: bool = False, **kwargs: Any) -> LRNet:
+    """LR-Net-50; its parameters are not those of the paper, see `LRNet`."""
+    return _create("lrnet50", pretrained, (3, 4, 6, 3), **kwargs)
+
+
+@register_model
+def lrnet101(pretrained: bool = False, **kwargs: Any) -> LRNet:
+    """LR-Net-101; its parameters are not those of the paper, see `LRNet`."""
+    return _create("lrnet101", pretrained, (3, 4, 23, 3), **kwargs)

@@ -1,0 +1,258 @@
+"""SAN, self-attention networks (Zhao et al., CVPR 2020), pairwise and patchwise, registered with timm."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from timm.layers import create_classifier
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..functional import involution2d
+from ..kernel_generation import SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
+from ..kernel_generation.windows import reflected
+from .configurations import imagenet_config
+
+__all__ = ["BLOCKS", "GROUP_CHANNELS", "SAN", "SANLayer"]
+
+_GENERATORS = {"pairwise": SANPairwiseKernelGenerator, "patchwise": SANPatchwiseKernelGenerator}
+# Channels that share a kernel, and what part of a stage's channels query and key, and value, have.
+GROUP_CHANNELS, RELATION_RATIO, VALUE_RATIO = 8, 16, 4
+# By depth: blocks per stage.
+BLOCKS = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
+
+
+class SANLayer(nn.Module):
+    """SAN's self-attention: an involution of the values, whose map goes on by reflection.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output, a multiple of 8.
+        kernel_size: K, odd.
+        form: ``"pairwise"`` or ``"patchwise"``, which φ makes the kernels.
+
+    Raises:
+        ValueError: of the call: the map is too small to be reflected by (K − 1) / 2 pixels.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, form: Literal["pairwise", "patchwise"]
+    ) -> None:
+        super().__init__()
+        self.value = nn.Conv2d(in_channels, out_channels, 1)
+        self.kernel_generator = _GENERATORS[form](
+            in_channels,
+            kernel_size,
+            out_channels // GROUP_CHANNELS,
+            relation_channels=max(1, in_channels // RELATION_RATIO),
+            padding_mode="reflect",
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, C_out, H, W)`` of ``x`` ``(B, C_in, H, W)``."""
+        value = reflected(self.value(x), self.kernel_generator.window)
+        return involution2d(value, self.kernel_generator(x), padding="valid")
+
+
+class _Block(nn.Module):
+    """Pre-activation residual block: ``x + conv(ReLU BN attention(ReLU BN x))``."""
+
+    def __init__(self, channels: int, kernel_size: int, form: Literal["pairwise", "patchwise"]) -> None:
+        super().__init__()
+        width = channels // VALUE_RATIO
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.attention = SANLayer(channels, width, kernel_size, form)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.expand = nn.Conv2d(width, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.attention(F.relu(self.norm1(x)))
+        return x + self.expand(F.relu(self.norm2(y)))
+
+
+class _Stage(nn.Module):
+    """Max pooling, a 1×1 convolution to the stage's channels, its blocks, and their norm."""
+
+    def __init__(
+        self, in_channels: int, channels: int, blocks: int, kernel_size: int, form: Literal["pairwise", "patchwise"]
+    ) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+        self.transition = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.blocks = nn.Sequential(*(_Block(channels, kernel_size, form) for _ in range(blocks)))
+        self.norm = nn.BatchNorm2d(channels)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.transition(self.pool(x))
+        checkpointed = self.grad_checkpointing and not torch.jit.is_scripting()
+        return F.relu(self.norm(checkpoint_seq(self.blocks, x) if checkpointed else self.blocks(x)))
+
+
+class SAN(nn.Module):
+    """Self-attention network (Zhao et al., CVPR 2020): no convolution in it looks beyond its pixel.
+
+    A stem at full resolution and five stages, each at half the resolution of what comes before. Images have to be large
+    enough for the last stage's map to be reflected: 128 pixels for a kernel of 7. Initialised as PyTorch does, like the
+    authors' code.
+
+    Args:
+        form: ``"pairwise"`` or ``"patchwise"``.
+        layers: blocks per stage.
+        kernel_sizes: K per stage.
+        channels: of the stem, then of each stage; multiples of 32.
+        num_classes: outputs of the classifier; 0 for none.
+        in_chans: channels of the images.
+        global_pool: how timm pools before the classifier.
+        drop_rate: dropout before the classifier.
+
+    Raises:
+        ValueError: the form is unknown, a stage lacks its kernel size or channels, or channels are no multiple of 32.
+
+    Example:
+        >>> import timm, torch
+        >>> import involution.models
+        >>> net = timm.create_model("san10_patchwise", num_classes=10).eval()
+        >>> net(torch.randn(1, 3, 128, 128)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        form: Literal["pairwise", "patchwise"] = "pairwise",
+        layers: tuple[int, ...] = (2, 1, 2, 4, 1),
+        kernel_sizes: tuple[int, ...] = (3, 7, 7, 7, 7),
+        channels: tuple[int, ...] = (64, 64, 256, 512, 1024, 2048),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if form not in _GENERATORS:
+            raise ValueError(f"unknown form {form!r}; expected 'pairwise' or 'patchwise'")
+        if not len(layers) == len(kernel_sizes) == len(channels) - 1:
+            raise ValueError(
+                f"every stage needs blocks, a kernel size and channels (after the stem's), got layers={layers}, "
+                f"kernel_sizes={kernel_sizes}, channels={channels}"
+            )
+        if any(c % (GROUP_CHANNELS * VALUE_RATIO) for c in channels[1:]):
+            raise ValueError(f"channels must be multiples of {GROUP_CHANNELS * VALUE_RATIO}, got {channels}")
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, channels[0], 1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)
+        )
+        # By strides 2 to 32, as those of a ResNet, without the stem's map at full resolution.
+        self.feature_info = []
+        self._stages = [f"stage{number}" for number in range(len(layers))]
+        for number, name in enumerate(self._stages):
+            stage = _Stage(channels[number], channels[number + 1], layers[number], kernel_sizes[number], form)
+            self.add_module(name, stage)
+            self.feature_info.append({"num_chs": channels[number + 1], "reduction": 2 ** (number + 1), "module": name})
+        self.num_features = self.head_hidden_size = channels[-1]
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that sort parameters by depth, for timm's layer-wise learning rates."""
+        blocks = [
+            (r"^stage(\d+)\.transition", (0,)),
+            (r"^stage(\d+)\.blocks\.(\d+)", None),
+            (r"^stage(\d+)\.norm", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stage(\d+)" if coarse else blocks}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside the blocks for the backward pass, or keep them again."""
+        for name in self._stages:
+            getattr(self, name).grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by an untrained one of ``num_classes`` outputs."""
+        self.num_classes = num_classes
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        reference = self.stem[0].weight
+        self.fc.to(device=reference.device, dtype=reference.dtype)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last stage's map of the images ``x`` ``(B, 3, H, W)``."""
+        x = self.stem(x)
+        for name in self._stages:
+            x = getattr(self, name)(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the classes' scores of the last stage's map, or the pooled map."""
+        x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, num_classes)`` of the images ``x`` ``(B, 3, H, W)``."""
+        return self.forward_head(self.forward_features(x))
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"san{depth}_{form}.untrained": imagenet_config(
+            first_conv="stem.0",
+            min_input_size=(3, 128, 128),
+            license="mit",
+            paper_ids="arXiv:2004.13621",
+            paper_name="Exploring Self-attention for Image Recognition",
+            origin_url="https://github.com/hszhao/SAN",
+        )
+        for depth in BLOCKS
+        for form in _GENERATORS
+    }
+)
+
+
+def _create(depth: int, form: str, pretrained: bool, **kwargs: Any) -> SAN:
+    arguments = {"form": form, "layers": BLOCKS[depth], **kwargs}
+    return build_model_with_cfg(SAN, f"san{depth}_{form}", pretrained, **arguments)
+
+
+@register_model
+def san10_pairwise(pretrained: bool = False, **kwargs: Any) -> SAN:
+    """SAN-10, pairwise: 10,531,848 parameters."""
+    return _create(10, "pairwise", pretrained, **kwargs)
+
+
+@register_model
+def san15_pairwise(pretrained: bool = False, **kwargs: Any) -> SAN:
+    """SAN-15, pairwise: 14,065,436 parameters."""
+    return _create(15, "pairwise", pretrained, **kwargs)
+
+
+@register_model
+def san19_pairwise(pretrained: bool = False, **kwargs: Any) -> SAN:
+    """SAN-19, pairwise: 17,596,156 parameters."""
+    return _create(19, "pairwise", pretrained, **kwargs)
+
+
+@register_model
+def san10_patchwise(pretrained: bool = False, **kwargs: Any) -> SAN:
+    """SAN-10, patchwise: 11,841,124 parameters."""
+    return _create(10, "patchwise", pretrained, **kwargs)
+
+
+@register_model
+def san15_patchwise(pretrained: bool = False, **kwargs: Any) -> SAN:
+    """SAN-15, patchwise: 16,181,310 parameters."""
+    return _create(15, "patchwise", pretrained, **kwargs)
+
+
+@register_model
+def san19_patchwise(pretrained: bool = False, **kwargs: Any) -> SAN:
+    """SAN-19, patchwise: 20,518,470 parameters."""
+    return _create(19, "patchwise", pretrained, **kwargs)
