@@ -9,7 +9,7 @@ from house.sources import REPOSITORY, Module, arrows, imports, modules
 # file or a folder of src/involution; "involution" is the door, the names in its __init__.py, which no room below needs.
 ROOMS = (
     ("errors",),
-    ("geometry", "memory_layout", "files"),
+    ("geometry", "memory_layout", "files", "schema"),
     ("records",),
     ("backends",),
     ("operators",),

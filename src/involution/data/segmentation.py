@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import DataError
 from .description import DescribedImages
-from .images import read_image, read_size
+from .images import find_images, read_image, read_size
 from .label_maps import IGNORE, ClassTable, read_labels
 from .sampling import EvenSampler, ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
@@ -226,8 +225,8 @@ class SegmentationFolders(_Segmentation):
 def _images(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:
     """Yield the images in a folder, sorted, by their path in it without suffix and ending."""
     seen: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMG_EXTENSIONS or not path.stem.endswith(suffix):
+    for path in find_images(folder):
+        if not path.stem.endswith(suffix):
             continue
         key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
         if key in seen:
