@@ -272,6 +272,9 @@ def to_output_grid(x: Tensor, window: Window) -> Tensor:
     """
     if has_torch_function((x,)):
         return handle_torch_function(to_output_grid, (x,), x, window)
+    if len(window.stride) == 3 and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        # PyTorch pools no volumes of these on a CPU.
+        return to_output_grid(x.float(), window).to(x.dtype)
     stride, crops = window.stride, []
     for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True):
         margin = d * (k - 1) - 2 * p

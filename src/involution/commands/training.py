@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from .recipes import RecipeParser
 from .termination import Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
+_TALKERS = ("utilities.rank_zero", "callbacks.model_summary")
 
 
 class SaveModel(Callback):
@@ -152,11 +154,12 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         "LightningCLI's args parameter",
         "Checkpoint directory .* exists and is not empty",
         ".*callbacks used to create",
+        ".*does not have many workers",
     ):
         warnings.filterwarnings("ignore", words)
     end = TrainingEnd()
     try:
-        with terminable(), ExitStack() as folders:
+        with terminable(), _without_advertisements(), ExitStack() as folders:
             _Cli(
                 folders,
                 model_class=LightningModule,
@@ -187,6 +190,26 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         if end.refusal is not None:
             raise end.refusal from error
         raise
+
+
+@contextmanager
+def _without_advertisements() -> Iterator[None]:
+    """Keep back Lightning's tips for its products, and a count of operations that it has not made ("0 Total Flops")."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        lines = str(record.msg).split("\n")
+        if lines[-1].split() == ["0", "Total", "Flops"]:
+            record.msg = "\n".join(lines[:-1])
+        return not lines[0].startswith("💡")
+
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
+    for logger in loggers:
+        logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_news)
 
 
 def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:

@@ -35,7 +35,7 @@ def _no_side(value: Any) -> str:
 
 
 def _not_positive(value: Any) -> str:
-    return find_problem(value, float) or ("" if value > 0 else "must be above zero")
+    return "" if not find_problem(value, float) and value > 0 else "must be a number above zero"
 
 
 _FORM = {
