@@ -25,7 +25,14 @@ from trainings import TINY
 from involution import records
 
 EPOCHS = 4
-REPLACED = ("--data=", "--data.dataset", "--model.num_classes", "--model.model_args", "--trainer.limit", "--trainer.max")
+REPLACED = (
+    "--data=",
+    "--data.dataset",
+    "--model.num_classes",
+    "--model.model_args",
+    "--trainer.limit",
+    "--trainer.max",
+)
 
 
 class Fault(NamedTuple):

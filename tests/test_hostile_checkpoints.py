@@ -108,12 +108,18 @@ def test_no_checkpoint_is_a_sentence(run, tmp_path, capsys, command, kind):
             ["--model.optimizer=torch.optim.Adam"],
             "was made with torch.optim.sgd.SGD and cannot be gone on from with torch.optim.adam.Adam; take the same",
         ),
-        (["--trainer.max_epochs=1"], "has 2 epochs behind it and the training shall have 1; raise --trainer.max_epochs"),
+        (
+            ["--trainer.max_epochs=1"],
+            "has 2 epochs behind it and the training shall have 1; raise --trainer.max_epochs",
+        ),
         (
             ["--model.model_args={stem: small, channels: [16, 16, 16, 16], in_chans: 1, kernel_size: 3}"],
             "does not fit the model: size mismatch for ",
         ),
-        (["--model.model_args={stem: small, channels: [8, 8, 8, 8], in_chans: 3, kernel_size: 3}"], "does not fit the model"),
+        (
+            ["--model.model_args={stem: small, channels: [8, 8, 8, 8], in_chans: 3, kernel_size: 3}"],
+            "does not fit the model",
+        ),
     ],
     ids=["optimiser", "epochs", "width", "channels"],
 )
@@ -202,7 +208,10 @@ DESCRIPTION = {
         ({"details": {"image_size": [32, -1]}}, r"details.image_size"),
         ({"details": {"views": {"flip": 3}}}, "details.views.flip must be true or false"),
         ({"task": "detection", "details": {"category_ids": [1]}}, "there are 1 category_ids for 2 classes"),
-        ({"arguments": {"backbone": "hf-hub:user/net"}}, "names 'hf-hub:user/net', which would be fetched from a network"),
+        (
+            {"arguments": {"backbone": "hf-hub:user/net"}},
+            "names 'hf-hub:user/net', which would be fetched from a network",
+        ),
         ({"arguments": {"backbone": "rednet26", "x": [{"y": "https://h/x"}]}}, "names 'https://h/x'"),
     ],
 )
@@ -213,7 +222,11 @@ def test_a_description_is_checked_before_anything_is_built(tmp_path, no_network,
 
 
 def test_a_description_names_no_weights_of_its_own(tmp_path, no_network):
-    arguments = {"weights": "/etc/passwd", "backbone": "resnet18", "backbone_args": {"pretrained": True, "stem_width": 8}}
+    arguments = {
+        "weights": "/etc/passwd",
+        "backbone": "resnet18",
+        "backbone_args": {"pretrained": True, "stem_width": 8},
+    }
     (tmp_path / "config.json").write_text(json.dumps({**DESCRIPTION, "arguments": arguments}))
     described = saved.describe(tmp_path)
     assert described.arguments == {"backbone": "resnet18", "backbone_args": {"stem_width": 8}}
@@ -242,7 +255,10 @@ def test_sizes_that_no_file_has_take_no_memory(tmp_path, no_network):
         ({"model_args": {"pretrained_cfg_overlay": {"url": "https://h/x"}}}, "names 'https://h/x'"),
         ({"model_args": []}, "model_args must be a mapping"),
         ({"architecture": 5}, "architecture must be text"),
-        ({"pretrained_cfg": {"input_size": [3, 10**9, 4]}}, r"pretrained_cfg.input_size\[1\] must be a number of pixels"),
+        (
+            {"pretrained_cfg": {"input_size": [3, 10**9, 4]}},
+            r"pretrained_cfg.input_size\[1\] must be a number of pixels",
+        ),
         ({"pretrained_cfg": {"mean": ["x"]}}, r"pretrained_cfg.mean\[0\] must be a finite number"),
         ({"pretrained_cfg": {"interpolation": "none"}}, "the net does not say how it sees an image|cannot be loaded"),
         ({"architecture": "rednet27"}, "rednet27|nknown"),

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from fuzzing.operators import check_sentence
 from PIL import Image
 from small_coco import write_coco
 
@@ -29,7 +30,25 @@ def annotations(tmp_path):
     return path, json.loads(path.read_text())
 
 
-VALUES = [None, True, "1", [], {}, [1], {"a": 1}, math.nan, math.inf, -math.inf, HUGE, -HUGE, 1e300, "\0", "\ud800", -1, 0]
+VALUES = [
+    None,
+    True,
+    "1",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    math.nan,
+    math.inf,
+    -math.inf,
+    HUGE,
+    -HUGE,
+    1e300,
+    "\0",
+    "\ud800",
+    -1,
+    0,
+]
 
 
 @pytest.mark.parametrize("place", ["images", "annotations", "categories"])
@@ -45,8 +64,8 @@ def test_any_value_in_any_place_of_an_annotation_file(annotations, place):
             path.write_text(json.dumps(changed))
             try:
                 file = read_coco(path, masks=True)
-            except DataError as error:
-                assert len(str(error)) < 500 and "\n" not in str(error)
+            except DataError as refused:
+                check_sentence(refused)
                 continue
             taken += 1
             labels = {id: i for i, id in enumerate(file.categories)}
@@ -60,7 +79,7 @@ def test_any_value_in_any_place_of_an_annotation_file(annotations, place):
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff", b"[]", b"null", b'{"images": 3}', b"9" * 5000])
 def test_any_file_in_the_place_of_annotations(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(DataError, match="a.json (cannot be read as JSON|is not in COCO's format)"):
+    with pytest.raises(DataError, match=r"a.json (cannot be read as JSON|is not in COCO's format)"):
         read_coco(tmp_path / "a.json")
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(DataError, match="a folder, a pipe or a device"):
@@ -74,7 +93,22 @@ def test_any_file_in_the_place_of_annotations(tmp_path, content):
     "segmentation",
     [
         {"size": [4, 5], "counts": value}
-        for value in ([], [20, -1, 1], [19], ["20"], [20.0], [HUGE], [True] * 20, "", "`" * 50, "é", "\x00", "o" * 90, 20, None)
+        for value in (
+            [],
+            [20, -1, 1],
+            [19],
+            ["20"],
+            [20.0],
+            [HUGE],
+            [True] * 20,
+            "",
+            "`" * 50,
+            "é",
+            "\x00",
+            "o" * 90,
+            20,
+            None,
+        )
     ]
     + [{"size": value, "counts": [20]} for value in (None, 4, [4], [5, 4], ["4", "5"], [4, HUGE], {"a": 4})]
     + [[[1, 2, 3]], [[1, 2, 3, 4, 5, math.nan]], [[1, 2, 3, 4, 5, HUGE]], [3], ["abcdef"], [[]], "abc", 7, [None]],
@@ -246,7 +280,7 @@ def test_a_sparse_file_does_not_fill_the_memory(tmp_path):
 def test_a_label_beyond_the_classes(tmp_path):
     write_tar(tmp_path / "train-00000.tar", [("0.png", png()), ("0.cls", b"2"), ("1.png", png()), ("1.cls", b"0")])
     module = ImageShards(str(tmp_path), batch_size=1, num_workers=0, train_images=2, classes=["a", "b"])
-    with pytest.raises(DataError, match="the label of the image .* is 2, but there are 2 classes; correct it"):
+    with pytest.raises(DataError, match=r"the label of the image .* is 2, but there are 2 classes; correct it"):
         list(module.train_dataloader())
 
 
@@ -304,7 +338,9 @@ def test_nothing_foreign_is_packed_over(folders, tmp_path, capsys):
     foreign = out / "val-00000.tar"
     foreign.write_bytes(b"precious")
     assert main(["pack", str(folders), str(out)]) == 2
-    assert f"{out} already holds shards (val-00000.tar); delete them or choose another folder" in capsys.readouterr().err
+    assert (
+        f"{out} already holds shards (val-00000.tar); delete them or choose another folder" in capsys.readouterr().err
+    )
     assert foreign.read_bytes() == b"precious" and len(list(out.iterdir())) == 1
 
 
@@ -328,11 +364,13 @@ def test_a_batch_beyond_the_set_is_said(folders):
 
     module = ImageFolders(folders, batch_size=3, num_workers=0)
     module.setup("fit")
-    with pytest.warns(InvolutionWarning, match="the 2 training images are fewer than the 3 of a step .*: an epoch is a"):
+    with pytest.warns(
+        InvolutionWarning, match="the 2 training images are fewer than the 3 of a step .*: an epoch is a"
+    ):
         assert len(module.train_dataloader()) == 1
     module = ImageFolders(folders, batch_size=3, num_workers=0, drop_last=True)
     module.setup("fit")
-    with pytest.raises(DataError, match="what does not fill a batch is left out; lower --data.batch_size"):
+    with pytest.raises(DataError, match=r"what does not fill a batch is left out; lower --data.batch_size"):
         module.train_dataloader()
 
 
@@ -341,5 +379,5 @@ def test_a_folder_that_is_nowhere_is_named_as_it_was_typed(monkeypatch, tmp_path
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INVOLUTION_DATA", "sets")
-    with pytest.raises(DataError, match="there is no folder nope or sets/nope; name the data set's with --data.root"):
+    with pytest.raises(DataError, match=r"there is no folder nope or sets/nope; name the data set's with --data.root"):
         ImageFolders("nope").setup("fit")

@@ -73,7 +73,9 @@ def test_a_misspelt_flag_is_in_the_first_of_few_lines(tmp_path, capsys, flag, wo
 @pytest.mark.parametrize(
     "text",
     ["a: &a [*a]", "model: &m {class_path: x, init_args: *m}", "&a {b: *a}"]
-    + ["a: &a [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1 if i else ''}, *a{i - 1 if i else ''}]\n" for i in range(40))],
+    + [
+        "a: &a [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1 if i else ''}, *a{i - 1 if i else ''}]\n" for i in range(40))
+    ],
     ids=["list", "inside", "whole", "bomb"],
 )
 def test_aliases_that_have_no_end(tmp_path, capsys, text):
@@ -82,7 +84,9 @@ def test_aliases_that_have_no_end(tmp_path, capsys, text):
     assert "a.yaml is nested too deeply, or has a part that contains itself; write out what its" in refusal(capsys)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"[" * 5000, b"a: [", b"- a", b"3", b"\0", b"!!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\0", b"[" * 5000, b"a: [", b"- a", b"3", b"\0", b"!!python/object:os.system {}"]
+)
 def test_any_file_in_the_place_of_a_recipe(tmp_path, capsys, content):
     (tmp_path / "a.yaml").write_bytes(content)
     assert ended("fit", "--config", str(tmp_path / "a.yaml"), f"--run={tmp_path / 'run'}") == 2
@@ -91,7 +95,9 @@ def test_any_file_in_the_place_of_a_recipe(tmp_path, capsys, content):
 
 
 def test_ordinary_aliases_are_taken(tmp_path, capsys):
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"seed_everything": 3}) + "trainer: {min_epochs: &n 2, max_epochs: *n}\n")
+    (tmp_path / "a.yaml").write_text(
+        yaml.safe_dump({"seed_everything": 3}) + "trainer: {min_epochs: &n 2, max_epochs: *n}\n"
+    )
     assert ended("fit", "--config", str(tmp_path / "a.yaml"), *TINY[:-5], "--print_config") == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["trainer"]["min_epochs"] == 2

@@ -55,14 +55,20 @@ def test_a_truncated_file_is_found_where_all_of_it_is_read(file):
 
 
 def test_what_a_decoder_raises_is_a_sentence_whatever_it_is(file, monkeypatch):
-    for error in (IndexError("list index"), ZeroDivisionError(), MemoryError(), KeyError("x"), NotImplementedError("y")):
+    for error in (
+        IndexError("list index"),
+        ZeroDivisionError(),
+        MemoryError(),
+        KeyError("x"),
+        NotImplementedError("y"),
+    ):
 
         def load(self, error=error):
             raise error
 
         monkeypatch.setattr(Image.Image, "load", load)
         monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-        with pytest.raises(DataError, match="a.png cannot be read as an image: .+; repair or remove it"):
+        with pytest.raises(DataError, match=r"a.png cannot be read as an image: .+; repair or remove it"):
             read_image(file)
 
 
@@ -72,7 +78,9 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, read):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_999_999)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(DataError, match=r"bomb.png .* its 2,000 × 1,000 pixels are more than the 1,999,999 that are"):
+        with pytest.raises(
+            DataError, match=r"bomb.png .* its 2,000 × 1,000 pixels are more than the 1,999,999 that are"
+        ):
             read(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999_999)
     with pytest.raises(DataError, match=r"bomb.png cannot be read .*2000000 pixels"):
@@ -202,7 +210,7 @@ def test_what_is_named_itself_is_refused(crowd):
             read_image(crowd / name)
     with pytest.raises(DataError, match=r"there is no image at .*broken.png"):
         read_image(crowd / "broken.png")
-    with pytest.raises(DataError, match="there is no image or folder at .*pipe.png"):
+    with pytest.raises(DataError, match=r"there is no image or folder at .*pipe.png"):
         list_images([crowd / "pipe.png"])
 
 

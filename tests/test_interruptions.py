@@ -1,5 +1,6 @@
 """A training that is interrupted, killed or doubled says what it leaves, ends with the status for it and goes on."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,11 +73,8 @@ def test_a_signal_that_is_swallowed_ends_the_command_at_its_end(capsys):
     from involution.commands.termination import Terminated, terminable
 
     def swallow():
-        with terminable():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-            except SystemExit:
-                pass
+        with terminable(), contextlib.suppress(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated) as caught:
@@ -139,7 +137,9 @@ def test_evaluation_looks_on_while_a_training_runs(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["fit", *TINY, f"--run={tmp_path / 'file'}"]) == 2
-    assert f"cannot write to {tmp_path / 'file'}: File exists; choose another --run" in refusal(capsys)
+    assert f"cannot write to {tmp_path / 'file'}: File exists; make it writable, or choose another folder" in refusal(
+        capsys
+    )
 
 
 # Data workers

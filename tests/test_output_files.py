@@ -28,7 +28,9 @@ def test_an_image_is_not_written_over(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     for out in (tmp_path, tmp_path / "link", tmp_path / "sub" / ".."):
         (tmp_path / "sub").mkdir(exist_ok=True)
-        with pytest.raises(CommandError, match=r"x.png is one of the files that are read and would be overwritten; choose"):
+        with pytest.raises(
+            CommandError, match=r"x.png is one of the files that are read and would be overwritten; choose"
+        ):
             name_outputs([image], out, (".png",))
     assert name_outputs([image], tmp_path, ("-overlay.png",)) == [(tmp_path / "x-overlay.png",)]
 
@@ -55,6 +57,9 @@ def test_heat_maps_of_two_images_of_one_name(tmp_path, capsys):
     assert first.read_bytes() == before
     assert main(["predict", "", *model]) == 2
     assert "the path of an image is empty; name a file or a folder" in refusal(capsys)
-    for device, words in (("meta", "unknown device 'meta'; expected auto, cpu, cuda, cuda:N or mps"), ("tpu", "unknown device")):
+    for device, words in (
+        ("meta", "unknown device 'meta'; expected auto, cpu, cuda, cuda:N or mps"),
+        ("tpu", "unknown device"),
+    ):
         assert main(["predict", images[0], *model, "--device", device]) == 2
         assert words in refusal(capsys)

@@ -166,7 +166,9 @@ def test_a_dry_run_reports_what_a_run_does():
 
 def test_a_name_in_the_place_of_a_function():
     model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1))
-    words = r"where must be a function of a name and a module, got 'layer4'; for what 'layer4' begins with, where=lambda"
+    words = (
+        r"where must be a function of a name and a module, got 'layer4'; for what 'layer4' begins with, where=lambda"
+    )
     with pytest.raises(TypeError, match=words):
         replace_convolutions(model, where="layer4")
 

@@ -11,7 +11,14 @@ FORM = {
     "inner?": {"flag": bool, "rest?": dict},
     "share?": lambda value: "" if 0 <= value <= 1 else "must be a share",
 }
-RIGHT = {"name": "a", "sizes": [1, 2], "rate": 2, "inner": {"flag": False, "rest": {}}, "share": 0.5, "further": object()}
+RIGHT = {
+    "name": "a",
+    "sizes": [1, 2],
+    "rate": 2,
+    "inner": {"flag": False, "rest": {}},
+    "share": 0.5,
+    "further": object(),
+}
 
 
 @pytest.mark.parametrize("data", [RIGHT, {"name": "", "sizes": (0,)}, {**RIGHT, "rate": None}, {**RIGHT, "rate": 1e-9}])

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from fuzzing.mutations import mutated
-from fuzzing.operators import CALLS
+from fuzzing.operators import CALLS, check_sentence
 from fuzzing.readers import READERS, read
 
 from involution import records
@@ -44,10 +44,9 @@ def attempt(name: str, path: Path) -> str:
         return "taken"
     except HangError:
         raise
-    except refusals as error:
-        words = str(error)
+    except refusals as refused:
         if name != "recipe":
-            assert words and "\n" not in words and len(words) < 2000, words
+            check_sentence(refused)
         return "refused"
     finally:
         signal.alarm(0)

@@ -3,7 +3,21 @@
 import random
 import re
 
-VALUES = [b"0", b"-1", b"1e308", b"-1e308", b"NaN", b"null", b"true", b'""', b"[]", b"{}", b"9" * 400, b'"\\u0000"', b"*a"]
+VALUES = [
+    b"0",
+    b"-1",
+    b"1e308",
+    b"-1e308",
+    b"NaN",
+    b"null",
+    b"true",
+    b'""',
+    b"[]",
+    b"{}",
+    b"9" * 400,
+    b'"\\u0000"',
+    b"*a",
+]
 NUMBERS = [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0"]
 
 
@@ -22,7 +36,9 @@ def _place(content: bytes, dice: random.Random) -> tuple[int, int]:
 
 def flip(content: bytes, dice: random.Random) -> bytes:
     start, end = _place(content, dice)
-    return content[:start] + bytes(byte ^ dice.choice([1, 2, 64, 128, 255]) for byte in content[start:end]) + content[end:]
+    return (
+        content[:start] + bytes(byte ^ dice.choice([1, 2, 64, 128, 255]) for byte in content[start:end]) + content[end:]
+    )
 
 
 def cut(content: bytes, dice: random.Random) -> bytes:

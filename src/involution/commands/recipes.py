@@ -18,7 +18,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import CommandError, in_one_line
 
-
 _DEEPEST, _MOST_VALUES = 50, 100_000
 
 

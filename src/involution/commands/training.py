@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,12 +18,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from ..errors import CommandError, InvolutionError, find_refusal, in_one_line
-from ..files import locked, replaced_files
+from ..errors import CommandError, find_refusal, in_one_line
+from ..files import replaced_files
 from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.sharding import is_sharded
+from .options import kept_for_this_command
 from .recipes import RecipeParser
 from .termination import Terminated, terminable
 
@@ -89,18 +89,7 @@ class _Cli(LightningCLI):
         if self.subcommand != "fit":
             return
         if _is_first_process():
-            try:
-                run.mkdir(parents=True, exist_ok=True)
-                left = self.folders.enter_context(locked(run))
-            except InvolutionError:
-                raise
-            except OSError as error:
-                raise CommandError(
-                    f"cannot write to {run}: {error.strerror}; choose another --run, or make it writable"
-                ) from error
-            if left:
-                words = f"{run} was left by {left}, which ended without giving it up; this training takes it over"
-                print(f"involution fit: {words}", file=sys.stderr, flush=True)
+            self.folders.enter_context(kept_for_this_command(run))
         if last.exists() and not config.ckpt_path:
             raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
 

@@ -46,7 +46,9 @@ def find_mask_problem(segmentation: Any, height: int, width: int) -> str:
             right = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
             if not right or not all(is_coordinate(value) for value in polygon):
                 return f"has a polygon that is no list of at least three points x, y: {shown(polygon)}"
-            if len(polygon) > 2 * _POINTS and _outline(clip_polygon(polygon, height, width)) > _POINTS * (height + width):
+            if len(polygon) > 2 * _POINTS and _outline(clip_polygon(polygon, height, width)) > _POINTS * (
+                height + width
+            ):
                 return f"has a polygon whose outline of {len(polygon) // 2} points covers the image many times over"
         return ""
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():

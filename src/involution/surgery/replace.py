@@ -178,7 +178,9 @@ def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict
 
 
 def _described(layer: Any) -> str:
-    return f"{'×'.join(map(str, layer.kernel_size))} involution of {layer.groups} group{'s' if layer.groups > 1 else ''}"
+    return (
+        f"{'×'.join(map(str, layer.kernel_size))} involution of {layer.groups} group{'s' if layer.groups > 1 else ''}"
+    )
 
 
 def _params(module: nn.Module) -> int:
