@@ -81,8 +81,10 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [*(("fit", kind) for kind in KINDS), ("validate", "code"), ("validate", "cut"), ("test", "text")],
+)
 def test_no_checkpoint_is_a_sentence(run, tmp_path, capsys, command, kind):
     path, mark = tmp_path / "x.ckpt", tmp_path / "mark"
     write_hostile(kind, path, run, mark)
@@ -185,7 +187,12 @@ def test_names_that_are_no_text(tmp_path):
 DESCRIPTION = {
     "task": "segmentation",
     "architecture": "semantic_fpn",
-    "arguments": {"backbone": "rednet26", "backbone_args": {"stem": "small", "channels": [8, 8, 8, 8]}, "channels": 8},
+    "arguments": {
+        "backbone": "rednet26",
+        "backbone_args": {"stem": "small", "channels": [8, 8, 8, 8]},
+        "neck_channels": 8,
+        "head_channels": 8,
+    },
     "classes": ["a", "b"],
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
@@ -242,7 +249,7 @@ def test_sizes_that_no_file_has_take_no_memory(tmp_path, no_network):
     net = saved.build(saved.Description(**{**DESCRIPTION, "classes": ("a", "b")}))
     saved.save(tmp_path, net, saved.Description(**{**DESCRIPTION, "classes": ("a", "b")}))
     saved.load(tmp_path)
-    wide = {**DESCRIPTION["arguments"], "channels": 300_000}
+    wide = {**DESCRIPTION["arguments"], "neck_channels": 100_000, "head_channels": 100_000}
     (tmp_path / "config.json").write_text(json.dumps({**DESCRIPTION, "arguments": wide}))
     with pytest.raises(CheckpointError, match="does not fit its description"):
         saved.load(tmp_path)

@@ -159,7 +159,7 @@ DESCRIPTION = json.dumps(
     {
         "task": "segmentation",
         "architecture": "semantic_fpn",
-        "arguments": {"backbone": "rednet26", "channels": 8, "backbone_args": {"channels": [8, 8, 8, 8]}},
+        "arguments": {"backbone": "rednet26", "neck_channels": 8, "backbone_args": {"channels": [8, 8, 8, 8]}},
         "classes": ["a", "b"],
         "mean": [0.5, 0.5, 0.5],
         "std": [0.2, 0.2, 0.2],

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _plain_warnings(name):
             _call(name, rest)
     except KeyboardInterrupt as error:
-        print(f"involution {name}: {error or 'interrupted'}", file=sys.stderr)
+        print(f"involution {name}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except Terminated as error:
         print(f"involution {name}: {error.words}", file=sys.stderr)

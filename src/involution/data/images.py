@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..errors import DataError, InvolutionWarning
+from ..errors import DataError, InvolutionWarning, in_one_line
 from ..files import replaced
 
 __all__ = ["decode_image", "find_images", "read_image", "read_size", "write_png"]
@@ -159,7 +159,7 @@ def _read(
 
 def _unreadable(called: object, expected: str | None, error: Exception) -> DataError:
     kind = f" as {expected}" if expected else ""
-    return DataError(f"{called} cannot be read{kind}: {error or type(error).__name__}; repair or remove it")
+    return DataError(f"{called} cannot be read{kind}: {in_one_line(error)}; repair or remove it")
 
 
 @cache

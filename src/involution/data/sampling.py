@@ -17,7 +17,7 @@ from ..errors import DataError, InvolutionWarning
 __all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of", "worker_options"]
 
 # What worker processes need imported: once, where they are forked from.
-_PRELOADED = ["torch", "torchvision", "timm.data", "involution.data"]
+_PRELOADED = ["torch", "torchvision", "timm.data", __package__]
 
 
 def parts_of(stage: str | None) -> tuple[str, ...]:

@@ -290,7 +290,13 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        text = str(error)
+        wanted = re.search(r"GLOBAL ([\w.]+)", text)
+        if not wanted and not re.search("allowlisted|unrecognized function", text):
+            # What no pickle contains, neither a harmless nor a harmful one.
+            said = re.search(r"WeightsUnpickler error: (.+)", text)
+            reason = said[1] if said else in_one_line(text)
+            raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
         what = f"it asks for {wanted[1]}" if wanted else "it holds more than weights"
         raise CheckpointError(
             f"{path} was refused, because loading it could run code ({what}); save its state_dict alone, "

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from ..counting import count
@@ -184,7 +185,8 @@ def _described(layer: Any) -> str:
 
 
 def _params(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    # What a lazy module has before its first input has no size.
+    return sum(p.numel() for p in module.parameters() if not isinstance(p, UninitializedParameter))
 
 
 def _put(model: nn.Module, modules: dict[str, nn.Module]) -> None:

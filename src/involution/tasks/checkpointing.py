@@ -75,8 +75,10 @@ class TrainingEnd(Callback):
         checkpoint[_OPTIMIZERS] = _classes(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what `on_fit_start` compares."""
+        """Keep what is compared, or compare it where the optimisers are there already, as with FSDP2."""
         self._restored = {name: checkpoint[name] for name in ("epoch", _OPTIMIZERS) if name in checkpoint}
+        if trainer.optimizers:
+            self.on_fit_start(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the checkpoint with the training that goes on from it.
