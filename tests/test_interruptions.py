@@ -218,7 +218,7 @@ def test_two_processes_end_together_when_one_is_asked_to(pictures, tmp_path):
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1000"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    for _ in range(1200):
+    for _ in range(2400):
         time.sleep(0.1)
         if last.exists() or process.poll() is not None:
             break

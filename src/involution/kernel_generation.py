@@ -280,6 +280,8 @@ def to_output_grid(x: Tensor, window: Window) -> Tensor:
         margin = d * (k - 1) - 2 * p
         crops.append((-(margin // 2), margin // 2 - margin))
     if any(map(any, crops)):
+        # A map on which no window fits is refused here already, in the words of the operator: nothing would be left.
+        window.output_size(x.shape[2:])
         x = F.pad(x, [amount for pair in reversed(crops) for amount in pair])
     if all(s == 1 for s in stride):
         return x
