@@ -61,7 +61,7 @@ def write_hostile(kind, path, run, mark):
     elif kind == "code":
         torch.save({**content, "callbacks": Attack(mark)}, path)
     elif kind == "plain pickle":
-        path.write_bytes(pickle.dumps(Attack(mark)))
+        path.write_bytes(pickle.dumps(Attack(mark), protocol=2))
     elif kind == "folder":
         path.mkdir()
 

@@ -60,7 +60,7 @@ def test_a_setting_out_of_range(tmp_path, capsys, flags, words):
         ("--model.leraning_rate=1", "leraning_rate"),
         ("--model.optimizer.lerning=1", "lerning"),
         ("--data.bach_size=3", "bach_size"),
-        ("--trainer.max_epoch=3", "max_epoch"),
+        ("--trainer.max_epochz=3", "max_epochz"),
         ("--data.batch_size=many", "batch_size"),
     ],
 )

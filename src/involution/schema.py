@@ -36,8 +36,8 @@ def find_problem(data: Any, form: Form, where: str = "") -> str:
     """
     here = where or "it"
     if isinstance(form, tuple):
-        problems = [find_problem(data, one, where) for one in form]
-        return "" if "" in problems else problems[-1]
+        tried = [find_problem(data, one, where) for one in form]
+        return "" if "" in tried else tried[-1]
     if isinstance(form, Mapping):
         return _mapping_problem(data, form, where)
     if isinstance(form, list):

@@ -33,7 +33,10 @@ class RecipeParser(LightningArgumentParser):
             recipe = {}
         _refuse_tangled(recipe, os.fspath(path))
         if "base" not in recipe:
-            return super().parse_path(path, *args, **kwargs)
+            try:
+                return super().parse_path(path, *args, **kwargs)
+            except UnicodeDecodeError as error:
+                raise CommandError(f"{os.path.relpath(path)} is no text: {error}") from error
         return self.parse_string(
             yaml.safe_dump(resolve(path), sort_keys=False), os.path.basename(path), *args, **kwargs
         )
@@ -46,7 +49,7 @@ class RecipeParser(LightningArgumentParser):
         # The parser wraps a reason into those of everything around it; the innermost comes last.
         first, others = lines[-1].lstrip("- "), lines[:-1]
         print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
-        self.exit(2)
+        raise SystemExit(2)
 
 
 def _cut(line: str, length: int = 300) -> str:

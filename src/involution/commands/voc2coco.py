@@ -93,15 +93,10 @@ def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:
         # The last two of an encoding that Python does not know, or that XML's parser cannot use.
         raise CommandError(f"{file} cannot be read as XML: {error}") from error
-    image = {
-        "file_name": root.findtext("filename") or f"{file.stem}.jpg",
-        "width": int(_number(root, "size/width", file)),
-        "height": int(_number(root, "size/height", file)),
-    }
-    if min(image["width"], image["height"]) < 1:
-        raise CommandError(
-            f"{file} says that its image is {image['width']} pixels wide and {image['height']} high; correct it"
-        )
+    width, height = (int(_number(root, f"size/{side}", file)) for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise CommandError(f"{file} says that its image is {width} pixels wide and {height} high; correct it")
+    image = {"file_name": root.findtext("filename") or f"{file.stem}.jpg", "width": width, "height": height}
     return image, list(_objects(root, file))
 
 

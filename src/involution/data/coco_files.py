@@ -109,7 +109,8 @@ def _problem(entry: Any, images: Mapping[int, ImageEntry], categories: Mapping[i
     """Say what is wrong with an annotation, nothing if it is right."""
     if not isinstance(entry, dict):
         return "is no object"
-    image_id, category_id = entry.get("image_id"), entry.get("category_id")
+    image_id: Any = entry.get("image_id")
+    category_id: Any = entry.get("category_id")
     if not is_id(image_id) or image_id not in images:
         return f"belongs to an image that is not listed: image_id {_short(image_id)}"
     if not is_id(category_id) or category_id not in categories:

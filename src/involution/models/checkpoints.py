@@ -295,7 +295,7 @@ def _read_torch(path: Path) -> Any:
         if not wanted and not re.search("allowlisted|unrecognized function", text):
             # What no pickle contains, neither a harmless nor a harmful one.
             said = re.search(r"WeightsUnpickler error: (.+)", text)
-            reason = said[1] if said else in_one_line(text)
+            reason = said[1] if said else "its pickle cannot be read"
             raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
         what = f"it asks for {wanted[1]}" if wanted else "it holds more than weights"
         raise CheckpointError(

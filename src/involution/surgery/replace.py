@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
@@ -117,7 +116,7 @@ def replace_convolutions(
 
 def _obstacle(module: Any) -> str:
     """Say why an involution cannot do what this convolution does around its products; nothing if it can."""
-    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
         return "it has no channels before its first input; run the model once"
     if parametrize.is_parametrized(module) or hasattr(module, "weight_g"):
         return "its weight is computed from others (weight norm and the like); remove that first"
