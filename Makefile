@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sanitize bench gpu gpu-compile-check docs lock clean
+.PHONY: help demo test check format sanitize fuzz faults bench gpu gpu-compile-check docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -31,6 +31,13 @@ sanitize: $(STAMP)  ## run the tests of the CPU kernels under AddressSanitizer a
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
 		INVOLUTION_NATIVE_LIBRARY=build/sanitize/libinvolution_native.so \
 		$(BIN)/python -m pytest -p no:xdist tests/test_native.py tests/test_generation.py tests/test_half_precision.py tests/test_torch_operators.py -k "not 31_values and not compiles and not keep_no_memory"
+
+MINUTES ?= 5
+fuzz: $(STAMP)  ## call operators and readers with random arguments and mutated files (MINUTES=5); keep what fails
+	PYTHONPATH=tests $(BIN)/python -m fuzzing --minutes $(MINUTES)
+
+faults: $(STAMP)  ## kill, fill the disk, take files away and double writers under a training; record what was said and lost
+	PYTHONPATH=tests $(BIN)/python -m faults
 
 bench: $(STAMP)  ## measure operator and nets on the CPU against their peers and write the records to results/
 	$(BIN)/python -m benchmarks.operator

@@ -153,7 +153,7 @@ def test_a_killed_comparison_goes_on(name, finished, tmp_path):
         "def kill(self, trainer, *_):\n"
         f"    if trainer.current_epoch == 1: os.kill(os.getpid(), signal.{name})\n"
         "RunProgressBar.on_train_batch_end = kill\n"
-        f"main(['compare', {', '.join(map(repr, SMALL))}, '--epochs', '{EPOCHS}', '--out', sys.argv[1]])\n"
+        f"sys.exit(main(['compare', {', '.join(map(repr, SMALL))}, '--epochs', '{EPOCHS}', '--out', sys.argv[1]]))\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     if name == "SIGKILL":

@@ -1,3 +1,7 @@
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -26,6 +30,18 @@ def test_doctor_names_the_serving_backend_and_the_reasons(capsys, monkeypatch):
 def test_doctor_names_a_missing_extra(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda module: None if module == "timm" else object())
     assert 'extra models: missing timm; pip install "involution[models]"' in doctor.report()
+
+
+def test_doctor_lists_every_extra_and_all_that_it_installs():
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    extras = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    # Documentation and the sum of all are no features.
+    assert doctor._EXTRAS.keys() == extras.keys() - {"docs", "all"}
+    imported = {"scikit-learn": "sklearn"}
+    for extra, modules in doctor._EXTRAS.items():
+        packages = [re.split(r"[\[>=]", package)[0] for package in extras[extra]]
+        names = [imported.get(name, name).replace("-", "_") for name in packages if name != "involution"]
+        assert sorted(modules) == sorted(names), extra
 
 
 def test_unknown_command_and_version(capsys):

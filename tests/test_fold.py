@@ -61,7 +61,7 @@ NETS = {
 
 
 def replaced(model):
-    assert replace_convolutions(model)
+    assert replace_convolutions(model).replaced
     return model
 
 

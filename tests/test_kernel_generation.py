@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from involution import Involution2d, correlation1d, correlation2d, correlation3d, involution2d
+from involution import (
+    Involution1d,
+    Involution2d,
+    Involution3d,
+    correlation1d,
+    correlation2d,
+    correlation3d,
+    involution2d,
+)
 from involution.functional import as_field
 from involution.kernel_generation import (
     BottleneckKernelGenerator,
@@ -124,3 +132,27 @@ def test_the_field_is_ordered_by_group_then_tap():
 
 def test_hidden_width_is_at_least_one():
     assert BottleneckKernelGenerator(3, 3, 1, reduction=16).reduce.out_channels == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stride", [2, (1, 2, 3)])
+def test_volumes_in_half_precision_with_a_stride(dtype, stride):
+    """PyTorch pools none of them on a CPU."""
+    layer = Involution3d(8, 8, 3, stride=stride, group_channels=4).eval()
+    x = torch.randn(2, 8, 5, 6, 7)
+    expected = layer(x)
+    x = x.to(dtype).requires_grad_()
+    y = layer.to(dtype)(x)
+    assert y.dtype == dtype and y.shape == expected.shape
+    assert (y.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    y.sum().backward()
+    assert x.grad.dtype == dtype and x.grad.isfinite().all()
+
+
+def test_a_window_that_does_not_fit_is_refused_before_the_kernel_is_made():
+    for layer, size in (
+        (Involution1d(8, 8, 5, padding="valid"), (3,)),
+        (Involution2d(8, 8, 5, padding=1, stride=2), (4, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"a window of .* does not fit into a map of"):
+            layer(torch.randn(1, 8, *size))

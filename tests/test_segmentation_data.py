@@ -225,6 +225,7 @@ def test_cityscapes_has_its_19_classes(tmp_path):
     (root / "gtFine" / "val" / "aachen" / "aachen_000001_000019_gtFine_labelIds.png").unlink()
     with pytest.raises(DataError, match=r"000001_000019_gtFine_labelIds.png is missing; every image needs"):
         Cityscapes(root).setup("validate")
+    (tmp_path / "nowhere").mkdir()
     with pytest.raises(
         DataError, match=r"nowhere does not hold Cityscapes; expected the folders leftImg8bit and gtFine"
     ):

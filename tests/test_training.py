@@ -118,23 +118,6 @@ def test_a_second_training_in_the_same_folder_is_refused(finished, folder, capsy
     assert "already holds a training; go on with --ckpt_path last, or choose another --run" in refusal(capsys)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_an_interruption_shows_in_the_status(folder, tmp_path, name, status):
-    script = (
-        "import os, signal, sys\n"
-        "from involution.commands.main import main\n"
-        "from involution.tasks.callbacks import EpochSeed\n"
-        f"EpochSeed.on_train_epoch_start = lambda *_: os.kill(os.getpid(), signal.{name})\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    arguments = ["fit", *FLAGS, f"--data.root={folder}", f"--run={tmp_path / 'run'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment)
-    assert done.returncode == status, done.stderr
-    assert ("involution fit: interrupted" in done.stderr) == (name == "SIGINT")
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

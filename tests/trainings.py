@@ -39,3 +39,23 @@ def kill_after_a_checkpoint(run, *flags):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert last.exists()
+
+
+# A training of seconds on digits that need no files.
+TINY = [
+    "--model=involution.tasks.ClassificationTask",
+    "--model.model=rednet26",
+    "--model.num_classes=10",
+    "--model.model_args={stem: small, channels: [8, 8, 8, 8], in_chans: 1, kernel_size: 3, group_channels: 4}",
+    "--model.optimizer=torch.optim.SGD",
+    "--model.optimizer.lr=0.05",
+    "--data=involution.data.SmallImages",
+    "--data.dataset=digits",
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]

@@ -11,10 +11,13 @@ __all__ = [
     "CommandError",
     "DataError",
     "ExportError",
+    "FolderInUseError",
     "InvolutionError",
+    "InvolutionWarning",
     "MissingPackageError",
     "TrainingError",
     "find_refusal",
+    "in_one_line",
 ]
 
 
@@ -50,8 +53,16 @@ class ExportError(InvolutionError, RuntimeError):
     """A model cannot be exported, or not be written where it should be; the message says why."""
 
 
+class FolderInUseError(InvolutionError, OSError):
+    """Another process writes into the folder; the message says which."""
+
+
 class MissingPackageError(InvolutionError, ImportError):
     """A package is missing; the message says how to install it."""
+
+
+class InvolutionWarning(UserWarning):
+    """What was passed over or done otherwise than one might think; the message is the sentence that the user reads."""
 
 
 def find_refusal(error: BaseException | None) -> InvolutionError | None:
@@ -59,3 +70,9 @@ def find_refusal(error: BaseException | None) -> InvolutionError | None:
     while error is not None and not isinstance(error, InvolutionError):
         error = error.__cause__
     return error
+
+
+def in_one_line(said: BaseException | str, length: int = 300) -> str:
+    """Return what another library says, on one line and not longer than a sentence; the kind of an error without words."""
+    words = " ".join(str(said).split()) or type(said).__name__
+    return words if len(words) <= length else words[: length - 1] + "…"

@@ -1,16 +1,29 @@
-"""Files that are at any moment, even when the process is killed, the old ones or the whole new ones."""
+"""Files that are at any moment, even when the process is killed, the old ones or the whole new ones.
+
+And what belongs to them: a folder kept for one process, and JSON that somebody else may have written.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["replaced", "replaced_files", "write_atomically"]
+from .errors import FolderInUseError
+
+__all__ = ["locked", "read_json", "read_text", "replaced", "replaced_files", "write_atomically"]
+
+# What a file system says that has no locks; a folder there is used without one.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_held: set[Path] = set()
 
 
 @contextmanager
@@ -83,3 +96,97 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
     """
     with replaced(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def read_text(path: str | Path) -> str:
+    """Return what a text file holds.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is no regular file (a pipe would be waited for).
+        ValueError: it is not UTF-8.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, no file", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: as in `read_text`.
+        ValueError: it is no JSON, not UTF-8, or nested too deeply.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[str]:
+    """Keep a folder that exists for this process until the block ends, by the file ``.lock`` inside.
+
+    The lock itself is the operating system's and ends with the process, whatever ends it: a file that a killed process
+    left keeps nobody out. Processes that this one forks do not have it. A file system without locks gives none.
+
+    Yields:
+        What such a left file says of its process (``"process 17 on host since …"``), else nothing.
+
+    Raises:
+        FolderInUseError: another process has it, or a block of this one.
+        OSError: the folder cannot be written.
+    """
+    path = Path(folder).resolve() / ".lock"
+    if path in _held:
+        raise FolderInUseError(f"{folder} is in use by this process; wait until that ends, or choose another folder")
+    descriptor = _lock(path)
+    _held.add(path)
+    try:
+        left = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.ftruncate(descriptor, 0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()} since {now}\n".encode(), 0)
+        yield left
+    finally:
+        # Before the lock is given up: whoever opened this file meanwhile sees that it is not the folder's any more.
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+        _held.discard(path)
+
+
+def _lock(path: Path) -> int:
+    """Return the descriptor of the locked file."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
+            # A record lock, not flock: forked workers, which outlive a killed process for seconds, do not share it.
+            import fcntl
+
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(path, descriptor):
+                return descriptor
+        except ImportError:
+            return descriptor
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return descriptor
+            holder = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise FolderInUseError(
+                f"{path.parent} is in use by {holder or 'another process'}; wait until that ends, or choose another folder"
+            ) from error
+        os.close(descriptor)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether a descriptor is that of the file that the path now names."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

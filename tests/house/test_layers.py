@@ -9,14 +9,15 @@ from house.sources import REPOSITORY, Module, arrows, imports, modules
 # file or a folder of src/involution; "involution" is the door, the names in its __init__.py, which no room below needs.
 ROOMS = (
     ("errors",),
-    ("geometry", "memory_layout", "files"),
+    ("geometry", "memory_layout", "files", "schema"),
     ("records",),
     ("backends",),
     ("operators",),
     ("functional",),
     ("kernel_generation",),
     ("modules", "upsampling"),
-    ("surgery", "export", "counting"),
+    ("counting",),
+    ("surgery", "export"),
     ("involution",),
     ("models", "data", "pictures"),
     ("tasks",),

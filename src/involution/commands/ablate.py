@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .options import check_training, choice, find_device, make_writable, told_when_interrupted
+from .options import (
+    check_training,
+    choice,
+    find_device,
+    kept_for_this_command,
+    make_writable,
+    told_when_interrupted,
+)
 
 __all__ = ["ablate"]
 
@@ -49,13 +56,14 @@ def ablate(
     seeds = range(seed, seed + repeats)
     run = Run.plan(dataset, epochs, seeds, find_device(device), data_root, Path(out))
     make_writable(run.folder)
-    run.data.prepare_data()
-    results: list[AblationResult] = []
-    for number in seeds:
-        with told_when_interrupted(lambda: len(results), len(run.nets) * repeats, run.folder):
-            for result in run.results(number, fresh):
-                results.append(result)
-                accuracy = f"{result.test_accuracy_percent:.2f} % of the test images"
-                print(f"  {result.net}, seed {result.seed}: {accuracy}", flush=True)
-        path = run.write(results)
-        print(f"\n{markdown(results)}\nrecord: {path}", flush=True)
+    with kept_for_this_command(run.folder):
+        run.data.prepare_data()
+        results: list[AblationResult] = []
+        for number in seeds:
+            with told_when_interrupted(lambda: len(results), len(run.nets) * repeats, run.folder):
+                for result in run.results(number, fresh):
+                    results.append(result)
+                    accuracy = f"{result.test_accuracy_percent:.2f} % of the test images"
+                    print(f"  {result.net}, seed {result.seed}: {accuracy}", flush=True)
+            path = run.write(results)
+            print(f"\n{markdown(results)}\nrecord: {path}", flush=True)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from ..errors import CommandError
-from .options import check_training, choice, find_device, make_writable, told_when_interrupted
+from .options import (
+    check_training,
+    choice,
+    find_device,
+    kept_for_this_command,
+    make_writable,
+    told_when_interrupted,
+)
 
 __all__ = ["compare"]
 
@@ -68,22 +76,24 @@ def compare(
         for name in (DESIGNS if all else [dataset])
         for chosen_variant in variants
     ]
-    # Whatever can be refused is refused before hours of training.
-    for run in runs:
-        make_writable(run.folder)
-        run.data.prepare_data()
-    if fresh:
+    with ExitStack() as folders:
+        # Whatever can be refused is refused before hours of training.
         for run in runs:
-            run.forget()
-    # Seed after seed, so that the first results are there early and every further one adds to them.
-    for last_seed in seeds:
-        comparisons = []
-        for run in runs:
-            with told_when_interrupted(run.count_finished, len(run.nets), run.folder):
-                comparisons.append(run.until(last_seed).execute(partial(print, flush=True)))
-            print(f"\n{as_text(comparisons[-1])}\n\nreport: {run.folder / 'report.html'}", flush=True)
-        if all:
-            print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
+            make_writable(run.folder)
+            folders.enter_context(kept_for_this_command(run.folder))
+            run.data.prepare_data()
+        if fresh:
+            for run in runs:
+                run.forget()
+        # Seed after seed, so that the first results are there early and every further one adds to them.
+        for last_seed in seeds:
+            comparisons = []
+            for run in runs:
+                with told_when_interrupted(run.count_finished, len(run.nets), run.folder):
+                    comparisons.append(run.until(last_seed).execute(partial(print, flush=True)))
+                print(f"\n{as_text(comparisons[-1])}\n\nreport: {run.folder / 'report.html'}", flush=True)
+            if all:
+                print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
     if open:
         _show(runs[0].folder / "report.html")
 

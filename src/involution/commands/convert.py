@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..models import checkpoints
+from .output_files import refuse_overwriting
 
 
 def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm", quiet: bool = False) -> None:
@@ -19,7 +20,9 @@ def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm",
 
     Raises:
         CheckpointError: the weights cannot be read or written, or are no RedNet's and no SAN's.
+        CommandError: the weights would be written over what is read.
     """
+    refuse_overwriting([out], [checkpoint], "name another file to write")
     converted = checkpoints.to_timm(checkpoints.read(checkpoint))
     metadata = {"architecture": converted.model, **{k: str(v) for k, v in converted.arguments.items()}}
     state = checkpoints.from_timm(converted.state, layout)

@@ -12,7 +12,18 @@ from .. import __version__, backends
 
 _EXTRAS = {
     "models": ("timm", "torchvision", "safetensors"),
-    "train": ("lightning", "jsonargparse", "torchmetrics", "matplotlib", "sklearn", "tensorboard"),
+    "train": (
+        "jinja2",
+        "jsonargparse",
+        "lightning",
+        "matplotlib",
+        "sklearn",
+        "tensorboard",
+        "torchmetrics",
+        "transformers",
+    ),
+    "detection": ("faster_coco_eval",),
+    "streaming": ("datasets",),
     "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

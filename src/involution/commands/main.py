@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import CommandError, find_refusal
+from ..errors import CommandError, InvolutionWarning, find_refusal
+from .termination import TERMINATED, Terminated, terminable
 
 __all__ = ["CommandError", "main"]
 
@@ -65,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 130 interrupted by Ctrl-C. A training that
-        SIGTERM ends leaves with 143, through ``SystemExit``.
+        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 130 interrupted by Ctrl-C; 143 ended by
+        SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -80,10 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"involution: unknown command {name!r}; expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        _call(name, rest)
-    except KeyboardInterrupt:
-        print(f"involution {name}: interrupted", file=sys.stderr)
+        with _plain_warnings(name):
+            _call(name, rest)
+    except KeyboardInterrupt as error:
+        print(f"involution {name}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print(f"involution {name}: {error.words}", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:
         return 0
     except Exception as error:
@@ -93,6 +100,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"involution {name}: {words}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Print the library's own warnings as sentences, without file and line; the others as ever."""
+    formatted = warnings.formatwarning
+
+    def plain(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        if issubclass(category, InvolutionWarning):
+            return f"involution {name}: {message}\n"
+        return formatted(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = formatted
 
 
 def _sentence(error: Exception) -> str | None:
@@ -120,7 +144,8 @@ def _call(name: str, arguments: Sequence[str]) -> Any:
         return function(name, arguments)
     optional = _positionals(function)[1]
     hint = "".join(f" [{word}" for word in optional) + "]" * len(optional)
-    return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}{hint}")
+    with terminable():
+        return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}{hint}")
 
 
 def _positionals(function: Callable[..., Any]) -> tuple[list[str], list[str]]:

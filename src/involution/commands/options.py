@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import torch
 
-from ..errors import CommandError
+from ..errors import CommandError, InvolutionError
+from ..files import locked
 
-__all__ = ["check_training", "choice", "find_device", "make_writable", "told_when_interrupted"]
+__all__ = [
+    "check_training",
+    "choice",
+    "find_device",
+    "kept_for_this_command",
+    "make_writable",
+    "told_when_interrupted",
+]
 
 
 def choice(name: str, value: str, known: Iterable[str]) -> str:
@@ -60,6 +68,29 @@ def make_writable(folder: Path) -> None:
         raise CommandError(
             f"cannot write the results to {folder}: {error.strerror}; name another folder with --out"
         ) from error
+
+
+@contextmanager
+def kept_for_this_command(folder: Path) -> Iterator[None]:
+    """Keep a folder from other processes, and say where one that is gone had it.
+
+    Raises:
+        FolderInUseError: another process writes into it.
+        CommandError: it cannot be made or written.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            left = stack.enter_context(locked(folder))
+        except InvolutionError:
+            raise
+        except OSError as error:
+            raise CommandError(
+                f"cannot write to {folder}: {error.strerror}; make it writable, or choose another folder"
+            ) from error
+        if left:
+            print(f"{folder} was left by {left}, which ended without giving it up; it is taken over", file=sys.stderr)
+        yield
 
 
 @contextmanager

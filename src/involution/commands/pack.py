@@ -25,8 +25,8 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
 
     Raises:
         CommandError: there are no parts, or shards already.
-        DataError: a part holds no images.
-        OSError: an image cannot be read or a shard cannot be written.
+        DataError: a part holds no images, or a file is none.
+        OSError: a shard cannot be written.
     """
     from ..data import shards
     from ..data.image_folders import FolderImages
@@ -38,8 +38,10 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
         raise CommandError(
             f"{root} holds neither train nor val; expected such folders with one folder per class inside"
         )
-    if (out / shards.INDEX).exists():
-        raise CommandError(f"{out} already holds shards; delete them or choose another folder")
+    there = [out / shards.INDEX, *(path for part in parts for path in sorted(out.glob(f"{part}-*.tar")))]
+    taken = next((path for path in there if path.exists()), None)
+    if taken is not None:
+        raise CommandError(f"{out} already holds shards ({taken.name}); delete them or choose another folder")
     index: dict[str, object] = {}
     classes: list[str] = []
     out.mkdir(parents=True, exist_ok=True)

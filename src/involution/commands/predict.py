@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CommandError, InvolutionError
+from ..errors import CommandError, InvolutionError, in_one_line
+from .options import find_device
+from .output_files import name_outputs, refuse_overwriting
 
 # By the task in the description of a saved net: the module whose ``predict_images`` applies it.
 _PREDICTORS = {
@@ -35,6 +37,7 @@ def predict(
     json: bool = False,
     batch_size: int = 16,
     device: str = "cpu",
+    allow_network: bool = False,
 ) -> None:
     """Apply a trained net to images: print classes, draw objects, or write maps of classes, as the net was made for.
 
@@ -53,7 +56,8 @@ def predict(
         out: folder of what is drawn or written.
         json: print one JSON object a line instead of text.
         batch_size: images that pass the net together.
-        device: ``cpu``, ``cuda``, ``cuda:1``, …
+        device: auto, cpu, cuda, cuda:N or mps.
+        allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
     """
     from ..data.image_folders import list_images
     from ..models import named, saved
@@ -62,8 +66,8 @@ def predict(
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
     try:
         files = list_images(images)
-        place = _device(device)
-        description = saved.describe(model) if Path(model).is_dir() else None
+        place = find_device(device)
+        description = saved.describe(model, allow_network=allow_network) if Path(model).is_dir() else None
         if description is not None:
             if weights is not None or heatmaps:
                 raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
@@ -72,17 +76,20 @@ def predict(
                 "detection": {"batch_size": batch_size, "min_score": min_score},
                 "segmentation": {"window": window, "scales": scales, "flip": flip},
             }
-            predictor.predict_images(files, model, out=out, json=json, device=place, **options[description.task])
+            common: dict[str, Any] = {"out": out, "json": json, "device": place, "allow_network": allow_network}
+            predictor.predict_images(files, model, **common, **options[description.task])
             return
-        net = named.classifier(model, weights).to(place).eval()
+        net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)
+        stems = _stems(files, out) if heatmaps else {}
         for chunk, inputs in _batches(net, files, batch_size):
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
             for file, row in zip(chunk, probabilities, strict=True):
                 _print(file, row, names, top, json)
             if heatmaps:
-                _draw(net, chunk, inputs.to(place), None if heatmaps == ["all"] else heatmaps, out)
+                layers = None if heatmaps == ["all"] else heatmaps
+                _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files)
     except InvolutionError:
         raise
     except ValueError as error:
@@ -95,6 +102,10 @@ def class_names(net: Any) -> Sequence[str]:
     """Return what the outputs of a timm model mean: the names it carries, ImageNet's for 1,000 classes, or numbers."""
     names = net.pretrained_cfg.get("label_names")
     if names:
+        if len(names) != net.num_classes:
+            raise CommandError(
+                f"the net has {net.num_classes} outputs and its description names {len(names)} classes; save it anew"
+            )
         return list(names.values()) if isinstance(names, dict) else list(names)
     if net.num_classes == 1000:
         from timm.data import ImageNetInfo
@@ -104,20 +115,17 @@ def class_names(net: Any) -> Sequence[str]:
     return [str(i) for i in range(net.num_classes)]
 
 
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
 def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:
     """Yield images as the net was evaluated on them, with their files."""
     from timm.data import create_transform, resolve_data_config
 
     from ..data.images import read_image
 
-    transform = create_transform(**resolve_data_config(model=net))
+    try:
+        transform = create_transform(**resolve_data_config(model=net))
+    except Exception as error:
+        # Out of a description of the right form that still says what timm does not know.
+        raise CommandError(f"the net does not say how it sees an image: {in_one_line(error)}; save it anew") from error
     channels = getattr(net, "in_chans", 3)
     for start in range(0, len(files), size):
         chunk = list(files[start : start + size])
@@ -134,18 +142,27 @@ def _print(file: Path, probabilities: Tensor, names: Sequence[str], top: int, js
         print(f"{file}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in best), flush=True)
 
 
-def _draw(net: nn.Module, files: Sequence[Path], inputs: Tensor, layers: Sequence[str] | None, out: Path) -> None:
+def _stems(files: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Return what the names of the pictures of each image begin with, one of its own."""
+    return {file: stem for file, (stem,) in zip(files, name_outputs(files, out, ("",)), strict=True)}
+
+
+def _draw(
+    net: nn.Module, stems: Sequence[Path], inputs: Tensor, layers: Sequence[str] | None, sources: Sequence[Path]
+) -> None:
     """Write one picture for an image and a layer: the image as the net sees it, and the kernels' heat map over it."""
     from PIL import Image
 
     from ..data.images import write_png
     from ..pictures.heatmaps import enlarge, kernel_heat_maps, overlay
 
-    out.mkdir(parents=True, exist_ok=True)
+    stems[0].parent.mkdir(parents=True, exist_ok=True)
     low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
     shown = enlarge((255 * (inputs - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8).cpu())
     for layer, maps in kernel_heat_maps(net, inputs, layers).items():
-        for file, image, values in zip(files, shown, maps.mean(1), strict=True):
+        targets = [stem.with_name(f"{stem.name}-{layer.replace(':', '-')}.png") for stem in stems]
+        refuse_overwriting(targets, sources, "choose another --out")
+        for target, image, values in zip(targets, shown, maps.mean(1), strict=True):
             plain = image.expand(3, -1, -1).permute(1, 2, 0)
             picture = torch.cat([plain, overlay(image, values)], 1)
-            write_png(Image.fromarray(picture.numpy()), out / f"{file.stem}-{layer.replace(':', '-')}.png")
+            write_png(Image.fromarray(picture.numpy()), target)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..data.coco_files import encode_mask
 from ..data.images import read_image, write_png
+from ..data.masks import encode_mask
 from ..files import write_atomically
 from ..models import saved
 from ..pictures.objects import draw_objects
+from .output_files import name_outputs, refuse_overwriting
 
 __all__ = ["predict_images"]
 
@@ -31,6 +32,7 @@ def predict_images(
     batch_size: int,
     device: torch.device,
     min_score: float,
+    allow_network: bool = False,
 ) -> None:
     """Find the objects of images; draw those above ``min_score``, print them, and write all into one JSON file.
 
@@ -43,14 +45,20 @@ def predict_images(
         batch_size: images that pass the net together.
         device: where the net runs.
         min_score: least score of what is drawn and printed.
+        allow_network: whether the net's description may name an architecture on a hub.
+
+    Raises:
+        CommandError: an image would be overwritten.
+        CheckpointError: the folder holds no net of ours.
     """
-    net, description = saved.load(model)
+    pictures = {file: target for file, (target,) in zip(files, name_outputs(files, out, (".png",)), strict=True)}
+    refuse_overwriting([out / JSON_NAME], files, "choose another --out")
+    net, description = saved.load(model, allow_network=allow_network)
     net.to(device)
     out.mkdir(parents=True, exist_ok=True)
     ids = description.details.get("category_ids", range(1, len(description.classes) + 1))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    names = _picture_names(files)
     for start in range(0, len(files), batch_size):
         chunk = files[start : start + batch_size]
         pixels = [pil_to_tensor(read_image(file)) for file in chunk]
@@ -69,27 +77,13 @@ def predict_images(
                 for label, score in zip(shown["labels"].tolist(), shown["scores"].tolist(), strict=True)
             ]
             picture = draw_objects(image, shown["boxes"], shown["labels"].tolist(), texts, shown.get("masks"))
-            write_png(picture, out / names[file])
+            write_png(picture, pictures[file])
             _print(file, shown, description.classes, json)
     categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]
     content = {"images": images, "categories": categories, "annotations": annotations}
     write_atomically(out / JSON_NAME, json_module.dumps(content, ensure_ascii=False) + "\n")
     if not json:
         print(f"pictures and {JSON_NAME} in {out}")
-
-
-def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """Name each picture after its image; images of the same name in different folders get a number."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for file in files:
-        name, number = f"{file.stem}.png", 1
-        while name in taken and file not in names:
-            number += 1
-            name = f"{file.stem}-{number}.png"
-        taken.add(name)
-        names.setdefault(file, name)
-    return names
 
 
 def _annotations(objects: Mapping[str, Tensor], image_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:

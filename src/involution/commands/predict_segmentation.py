@@ -12,10 +12,11 @@ import torch
 from ..data.images import read_image, write_png
 from ..data.label_maps import ClassTable
 from ..data.segmentation_transforms import SegmentationTransforms
-from ..errors import CommandError
+from ..errors import CheckpointError
 from ..models import saved
 from ..models.segmentation_inference import segment
 from ..pictures.overlays import class_shares, percent, with_legend
+from .output_files import name_outputs
 
 __all__ = ["predict_images"]
 
@@ -30,6 +31,7 @@ def predict_images(
     window: Sequence[int] | None = None,
     scales: Sequence[float] | None = None,
     flip: bool = False,
+    allow_network: bool = False,
 ) -> None:
     """Write for every image a label image ``NAME.png``, in the values of the data set, and ``NAME-overlay.png``.
 
@@ -42,18 +44,19 @@ def predict_images(
         window: height and width of sliding windows, see `segment`; those of the training's evaluation by default.
         scales: factors by which the image is resized, averaged; likewise.
         flip: whether to average with the flipped image; likewise.
+        allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:
-        CommandError: two images would be written to the same file, or over an image.
+        CommandError: an image would be overwritten.
         DataError: an image cannot be read.
         CheckpointError: the folder holds no net of ours.
         ValueError: the views are out of range.
     """
-    targets = _targets(files, out)
-    net, description = saved.load(model)
+    targets = name_outputs(files, out, (".png", "-overlay.png"))
+    net, description = saved.load(model, allow_network=allow_network)
     net.to(device).to(memory_format=torch.channels_last)
     details = dict(description.details)
-    table = ClassTable.from_dict(details)
+    table = _class_table(description)
     size = details.get("image_size")
     transforms = SegmentationTransforms(
         image_size=tuple(size) if size else None, mean=description.mean, std=description.std
@@ -77,22 +80,14 @@ def predict_images(
         _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
 
 
-def _targets(files: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Return the files of labels and overlay of every image; refuse to write one twice, or over an image."""
-    targets = [(out / f"{file.stem}.png", out / f"{file.stem}-overlay.png") for file in files]
-    images = {file.resolve() for file in files}
-    first: dict[Path, Path] = {}
-    for file, pair in zip(files, targets, strict=True):
-        for target in pair:
-            if target.resolve() in images:
-                raise CommandError(f"{target} is one of the images and would be overwritten; choose another --out")
-            if target in first:
-                raise CommandError(
-                    f"{first[target]} and {file} would both be written to {target.name}; give them to two runs with "
-                    "two --out"
-                )
-            first[target] = file
-    return targets
+def _class_table(description: saved.Description) -> ClassTable:
+    """Return the values and colours of the data set; without one, as after a training from plain loaders, the usual."""
+    try:
+        if "classes" in description.details:
+            return ClassTable.from_dict(description.details)
+        return ClassTable(description.classes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the description of the net does not say what its classes are: {error}") from error
 
 
 def _print(file: Path, labels: Path, overlay: Path, shares: np.ndarray, names: Sequence[str], json: bool) -> None:

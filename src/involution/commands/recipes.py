@@ -6,15 +6,19 @@ is merged before its own keys have a class, and a class's arguments, or a mappin
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ..errors import CommandError
+from ..errors import CommandError, in_one_line
+
+_DEEPEST, _MOST_VALUES = 50, 100_000
 
 
 class RecipeParser(LightningArgumentParser):
@@ -23,15 +27,49 @@ class RecipeParser(LightningArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file; the file alone, as Lightning does, where it names no base."""
         try:
-            builds_on_another = "base" in _load(Path(path))
+            recipe = _load(Path(path))
         except (CommandError, OSError, ValueError):
             # Whatever is wrong with a file by itself, Lightning says.
-            builds_on_another = False
-        if not builds_on_another:
-            return super().parse_path(path, *args, **kwargs)
+            recipe = {}
+        _refuse_tangled(recipe, os.fspath(path))
+        if "base" not in recipe:
+            try:
+                return super().parse_path(path, *args, **kwargs)
+            except UnicodeDecodeError as error:
+                raise CommandError(f"{os.path.relpath(path)} is no text: {error}") from error
         return self.parse_string(
             yaml.safe_dump(resolve(path), sort_keys=False), os.path.basename(path), *args, **kwargs
         )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with what is wrong in the first line, and no more than nine others."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        # The parser wraps a reason into those of everything around it; the innermost comes last.
+        first, others = lines[-1].lstrip("- "), lines[:-1]
+        print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _cut(line: str, length: int = 300) -> str:
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _refuse_tangled(recipe: dict[str, Any], path: str) -> None:
+    """Refuse what an alias of YAML's makes endless, or much larger than the file."""
+    waiting: list[tuple[Any, int]] = [(recipe, 0)]
+    for seen in itertools.count():
+        if not waiting:
+            return
+        value, depth = waiting.pop()
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            raise CommandError(
+                f"{os.path.relpath(path)} is nested too deeply, or has a part that contains itself; write out what its "
+                "aliases (*name) stand for"
+            )
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting += [(part, depth + 1) for part in parts]
 
 
 def resolve(path: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -76,8 +114,8 @@ def _load(file: Path) -> dict[str, Any]:
     """Return what a YAML file holds, read as the parser reads it (``1e-3`` is a number)."""
     try:
         recipe = get_loader("yaml")(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CommandError(f"{os.path.relpath(file)} is no YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CommandError(f"{os.path.relpath(file)} is no YAML: {in_one_line(error)}") from error
     if not isinstance(recipe, dict):
         raise CommandError(f"{os.path.relpath(file)} holds no recipe; expected keys such as 'model' and 'data'")
     return recipe

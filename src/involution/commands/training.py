@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,21 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from ..errors import CommandError
+from ..errors import CommandError, find_refusal, in_one_line
 from ..files import replaced_files
+from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
-from ..tasks.checkpointing import WholeCheckpointIO, WriteErrors
+from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.sharding import is_sharded
+from .options import kept_for_this_command
 from .recipes import RecipeParser
+from .termination import Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
+_TALKERS = ("utilities.rank_zero", "callbacks.model_summary")
 
 
 class SaveModel(Callback):
@@ -51,17 +58,47 @@ class SaveModel(Callback):
 class _Cli(LightningCLI):
     """Lightning's command line; ``--run`` names the folder of the training."""
 
+    def __init__(self, folders: ExitStack, **options: Any) -> None:
+        # Keeps the folder of the training for this process, for as long as it is open.
+        self.folders = folders
+        super().__init__(**options)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--run", type=Path, default=Path("runs/train"), help="folder of logs, checkpoints and model"
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse, beside what the parser refuses, a seed that none can be and a checkpoint that is none."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        seed = config.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise CommandError(f"--seed_everything must be from 0 to {2**32 - 1}, got {seed}")
+        config.ckpt_path = _find_checkpoint(self.config.subcommand, config.run, config.ckpt_path)
+        path = config.ckpt_path
+        is_elsewhere = path in (None, "last", "hpc") or "://" in path or path.startswith("registry")
+        if not is_elsewhere and config.get("weights_only") is not False:
+            # Lightning is about to look into it for arguments.
+            checkpoints.read_training(path)
+
     def before_instantiate_classes(self) -> None:
-        """Refuse to start a new training in the folder of another one."""
+        """Take the folder, and refuse to start a new training in that of another one."""
         config = self.config[self.subcommand]
         run, last = config.run, config.run / "checkpoints" / "last.ckpt"
-        if self.subcommand == "fit" and last.exists() and not config.ckpt_path:
+        if self.subcommand != "fit":
+            return
+        if _is_first_process():
+            self.folders.enter_context(kept_for_this_command(run))
+        if last.exists() and not config.ckpt_path:
             raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
+
+    def instantiate_classes(self) -> None:
+        """Make what the configuration says; what a constructor refuses is a sentence of its own."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise find_refusal(error) or CommandError(in_one_line(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""
@@ -97,41 +134,97 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
     Raises:
         InvolutionError: the data, the model or the training refuse; or, where a constructor refused, what the parser
             makes of it, raised from that.
-        KeyboardInterrupt: Ctrl-C.
-        SystemExit: the usage is wrong (2), or the process was asked to end by SIGTERM (143).
+        KeyboardInterrupt: Ctrl-C; its words say how the training goes on.
+        Terminated: SIGTERM; likewise.
+        SystemExit: the usage is wrong (2).
     """
     # What Lightning says of its own uses here, none of which the user can or should change.
     for words in (
         "LightningCLI's args parameter",
         "Checkpoint directory .* exists and is not empty",
         ".*callbacks used to create",
+        ".*does not have many workers",
     ):
         warnings.filterwarnings("ignore", words)
-    writing = WriteErrors()
+    end = TrainingEnd()
     try:
-        _Cli(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_class=RecipeParser,
-            parser_kwargs={"prog": "involution"},
-            trainer_defaults={"callbacks": writing},
-            args=[subcommand, *arguments],
-        )
-    except Exception as error:
-        if writing.refusal is not None:
-            raise writing.refusal from error
-        raise
-    except SIGTERMException:
-        raise SystemExit(128 + signal.SIGTERM) from None
+        with terminable(), _without_advertisements(), ExitStack() as folders:
+            _Cli(
+                folders,
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                parser_class=RecipeParser,
+                parser_kwargs={"prog": "involution"},
+                trainer_defaults={"callbacks": end},
+                args=[subcommand, *arguments],
+            )
+    except (Terminated, SIGTERMException):
+        raise Terminated(end.words) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(end.words) from None
     except SystemExit as error:
         # Lightning's answer to Ctrl-C is an exit that does not tell what happened.
         if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
+            raise KeyboardInterrupt(end.words) from None
         raise
+    except RecursionError as error:
+        raise CommandError("the configuration is nested too deeply, or a part of it contains itself") from error
+    except MisconfigurationException as error:
+        raise CommandError(in_one_line(error)) from error
+    except Exception as error:
+        if end.refusal is not None:
+            raise end.refusal from error
+        raise
+
+
+@contextmanager
+def _without_advertisements() -> Iterator[None]:
+    """Keep back Lightning's tips for its products, and a count of operations that it has not made ("0 Total Flops")."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        lines = str(record.msg).split("\n")
+        if lines[-1].split() == ["0", "Total", "Flops"]:
+            record.msg = "\n".join(lines[:-1])
+        return not lines[0].startswith("💡")
+
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
+    for logger in loggers:
+        logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_news)
+
+
+def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:
+    """Return the path of the checkpoint that a command means, ``"last"`` where a training may find none, or None."""
+    if given is None and subcommand != "fit":
+        raise CommandError(
+            f"{subcommand} judges trained weights; say which with --ckpt_path: best or last of those in --run, the path of "
+            "a checkpoint, or none for the weights that the model is built with"
+        )
+    if given is None or str(given) == "none":
+        return None
+    if str(given) not in ("best", "last"):
+        return str(given)
+    file = run / "checkpoints" / f"{given}.ckpt"
+    if file.exists():
+        return str(file)
+    if subcommand == "fit" and str(given) == "last":
+        # For the first of many equal commands; callbacks of the user's may have one elsewhere, too.
+        return "last"
+    raise CommandError(f"there is no checkpoint at {file}; name the --run that has it, or the path of a checkpoint")
+
+
+def _is_first_process() -> bool:
+    """Whether this process is the first of a training, by what launchers put into the environment."""
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    return rank_zero_only.rank == 0 and node == "0"
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from ..errors import CommandError
-from ..files import write_atomically
+from ..files import read_text, write_atomically
+from ..schema import shown
+from .output_files import refuse_overwriting
 
 
 def voc2coco(
@@ -32,6 +35,7 @@ def voc2coco(
             out and evaluation neither asks for nor punishes.
     """
     files = _files(annotations, names)
+    refuse_overwriting([out], [*files, *([names] if names else [])], "name another file to write")
     read = [_read(file) for file in files]
     occurring = sorted({entry["class"] for _, objects in read for entry in objects})
     unknown = sorted(set(occurring) - set(classes)) if classes else []
@@ -63,14 +67,17 @@ def voc2coco(
 
 def _files(annotations: Path, names: Path | None) -> list[Path]:
     if names is None:
-        files = sorted(annotations.glob("*.xml"))
+        files = sorted(file for file in annotations.glob("*.xml") if file.is_file())
         if not files:
             raise CommandError(f"there are no XML files in {annotations}")
         return files
     try:
-        lines = names.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise CommandError(f"{names} cannot be read: {error.strerror}; expected one image name a line") from error
+        lines = read_text(names).split("\n")
+        if "\0" in "".join(lines):
+            raise ValueError("it is no text")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CommandError(f"{names} cannot be read: {reason}; expected one image name a line") from error
     # Lists of one class have a second column: 1, 0 or -1.
     chosen = [line.split()[0] for line in lines if line.strip()]
     files = [annotations / f"{Path(name).name}.xml" for name in chosen]
@@ -83,13 +90,13 @@ def _files(annotations: Path, names: Path | None) -> list[Path]:
 def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         root = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, OSError) as error:
+    except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:
+        # The last two of an encoding that Python does not know, or that XML's parser cannot use.
         raise CommandError(f"{file} cannot be read as XML: {error}") from error
-    image = {
-        "file_name": root.findtext("filename") or f"{file.stem}.jpg",
-        "width": int(_number(root, "size/width", file)),
-        "height": int(_number(root, "size/height", file)),
-    }
+    width, height = (int(_number(root, f"size/{side}", file)) for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise CommandError(f"{file} says that its image is {width} pixels wide and {height} high; correct it")
+    image = {"file_name": root.findtext("filename") or f"{file.stem}.jpg", "width": width, "height": height}
     return image, list(_objects(root, file))
 
 
@@ -99,6 +106,11 @@ def _objects(root: ElementTree.Element, file: Path) -> Iterator[dict[str, Any]]:
         name = entry.findtext("name")
         if not name:
             raise CommandError(f"{file} has an object without a name")
+        if right < left or bottom < top:
+            raise CommandError(
+                f"{file} has a box that ends before it begins: x from {left:g} to {right:g}, y from {top:g} to {bottom:g}; "
+                "correct it"
+            )
         # Pascal VOC counts pixels from 1 and includes the last one.
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
         yield {"class": name, "bbox": box, "difficult": (entry.findtext("difficult") or "0").strip() == "1"}
@@ -107,6 +119,10 @@ def _objects(root: ElementTree.Element, file: Path) -> Iterator[dict[str, Any]]:
 def _number(element: ElementTree.Element, path: str, file: Path) -> float:
     text = element.findtext(path)
     try:
-        return float(text or "")
-    except ValueError as error:
-        raise CommandError(f"{file} needs a number in {path}, got {text!r}") from error
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    # Pixels: no image has more, and what follows is whole arithmetic.
+    if not abs(number) < 2**31:
+        raise CommandError(f"{file} needs a number in {path}, got {shown(text)}")
+    return number

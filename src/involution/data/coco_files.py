@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..errors import DataError
+from ..files import read_json
+from ..schema import shown
+from .masks import decode_mask, encode_mask, find_mask_problem, is_coordinate, is_id
 
 __all__ = ["CocoFile", "ImageEntry", "decode_mask", "encode_mask", "read_coco"]
 
@@ -56,7 +55,7 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError(f"there are no annotations at {path}; expected a JSON file in COCO's format") from error
     except (OSError, ValueError) as error:
@@ -66,7 +65,7 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
             raise DataError(f"{path} is not in COCO's format: expected an object with a list {key!r}")
     categories: dict[int, str] = {}
     for entry in content["categories"]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "name" not in entry:
+        if not isinstance(entry, dict) or not is_id(entry.get("id")) or "name" not in entry:
             raise DataError(f"{path} has a category without an integer id and a name: {_short(entry)}")
         if entry["id"] in categories:
             raise DataError(f"{path} has two categories with the id {entry['id']}; give each its own")
@@ -96,88 +95,43 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
 
 
 def _image(path: Path, entry: Any) -> ImageEntry:
-    keys = {"id": int, "file_name": str, "width": int, "height": int}
     if not isinstance(entry, dict):
         raise DataError(f"{path} has an image that is no object: {_short(entry)}")
-    wrong = [key for key, kind in keys.items() if not isinstance(entry.get(key), kind)]
-    if wrong or min(entry["width"], entry["height"]) < 1:
+    wrong = [key for key in ("id", "width", "height") if not is_id(entry.get(key))]
+    if wrong or min(entry["width"], entry["height"]) < 1 or not _is_file_name(entry.get("file_name")):
         raise DataError(
             f"{path}: image {_short(entry)} needs an integer id, a file_name, and width and height of at least 1 pixel"
         )
-    return ImageEntry(*(entry[key] for key in keys))
+    return ImageEntry(*(entry[key] for key in ("id", "file_name", "width", "height")))
 
 
 def _problem(entry: Any, images: Mapping[int, ImageEntry], categories: Mapping[int, str], masks: bool) -> str:
     """Say what is wrong with an annotation, nothing if it is right."""
     if not isinstance(entry, dict):
         return "is no object"
-    if entry.get("image_id") not in images:
-        return f"belongs to an image that is not listed: image_id {entry.get('image_id')!r}"
-    if entry.get("category_id") not in categories:
-        return f"has a category that is not listed: category_id {entry.get('category_id')!r}"
+    image_id: Any = entry.get("image_id")
+    category_id: Any = entry.get("category_id")
+    if not is_id(image_id) or image_id not in images:
+        return f"belongs to an image that is not listed: image_id {_short(image_id)}"
+    if not is_id(category_id) or category_id not in categories:
+        return f"has a category that is not listed: category_id {_short(category_id)}"
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        return f"needs a bbox of four finite numbers [x, y, width, height], got {box!r}"
-    if not _is_finite(entry.get("area", 0)):
-        return f"has an area that is no finite number: {entry['area']!r}"
-    return _segmentation_problem(entry.get("segmentation"), images[entry["image_id"]]) if masks else ""
+    if not isinstance(box, list) or len(box) != 4 or not all(is_coordinate(value) for value in box):
+        return f"needs a bbox of four finite numbers [x, y, width, height], got {_short(box)}"
+    if not is_coordinate(entry.get("area", 0)):
+        return f"has an area that is no finite number: {_short(entry['area'])}"
+    image = images[image_id]
+    return find_mask_problem(entry.get("segmentation"), image.height, image.width) if masks else ""
 
 
-def _segmentation_problem(segmentation: Any, image: ImageEntry) -> str:
-    if not segmentation:
-        return "has no segmentation, which masks need; train a detector of boxes, or leave it out"
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            right = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-            if not right or not all(_is_finite(value) for value in polygon):
-                return f"has a polygon that is no list of at least three points x, y: {_short(polygon)}"
-        return ""
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        return "has a segmentation that is neither polygons nor a run-length code with size and counts"
-    if list(segmentation["size"]) != [image.height, image.width]:
-        return f"has a mask of size {segmentation['size']}, its image is {image.height} high and {image.width} wide"
-    counts = segmentation["counts"]
-    if isinstance(counts, list) and sum(counts) != image.height * image.width:
-        return f"has a run-length code of {sum(counts)} pixels, its image has {image.height * image.width}"
-    return ""
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_file_name(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _short(entry: Any) -> str:
-    if isinstance(entry, dict) and "id" in entry:
+    if isinstance(entry, dict) and is_id(entry.get("id")):
         return str(entry["id"])
-    text = repr(entry)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def decode_mask(segmentation: Any, height: int, width: int) -> Tensor:
-    """Return polygons or a run-length code (a list of counts or COCO's compressed string) as uint8 ``(H, W)``."""
-    rle = _mask_tools().frPyObjects(segmentation, height, width) if _needs_encoding(segmentation) else segmentation
-    if isinstance(rle, list):
-        rle = _mask_tools().merge(rle)
-    return torch.from_numpy(_mask_tools().decode(rle)).view(height, width)
-
-
-def encode_mask(mask: Tensor) -> dict[str, Any]:
-    """Return a mask ``(H, W)`` as COCO's compressed run-length code, in values that JSON can hold."""
-    import numpy as np
-
-    rle = _mask_tools().encode(np.asfortranarray(mask.to(torch.uint8).numpy()))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def _needs_encoding(segmentation: Any) -> bool:
-    return isinstance(segmentation, Sequence) or isinstance(segmentation["counts"], list)
-
-
-def _mask_tools() -> Any:
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError as error:
-        raise ImportError(
-            'masks need faster-coco-eval; install it with: pip install "involution[detection]"'
-        ) from error
-    return mask
+    return shown(entry)

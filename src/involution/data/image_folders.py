@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from ..errors import DataError
 from .description import DescribedImages
-from .images import read_image
+from .images import find_images, read_image
 from .sampling import ResumableDataModule, parts_of
 from .sources import find_folder
 
@@ -86,6 +86,21 @@ class FolderImages(ImageFolder):
                 f"{root} holds no classes of images ({error}); expected one folder per class with images inside, "
                 f"such as {root}/cat/1.jpg"
             ) from error
+
+    @staticmethod
+    def make_dataset(
+        directory: str | Path,
+        class_to_idx: dict[str, int],
+        extensions: tuple[str, ...] | None = None,
+        is_valid_file: Any = None,
+        allow_empty: bool = False,
+    ) -> list[tuple[str, int]]:
+        """Return path and label of every image, found as everywhere (`involution.data.images.find_images`)."""
+        images = {name: find_images(Path(directory, name)) for name in class_to_idx}
+        empty = sorted(name for name, files in images.items() if not files)
+        if empty and not allow_empty:
+            raise FileNotFoundError(f"found no image for the classes {', '.join(empty[:5])}")
+        return [(str(path), class_to_idx[name]) for name, files in images.items() for path in files]
 
 
 class ImageFolders(ResumableDataModule, DescribedImages):
@@ -180,12 +195,14 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
     """Return the image files among ``paths`` and, sorted, in the folders among them.
 
     Raises:
-        DataError: a path does not exist, or there is no image in all of them.
+        DataError: a path is empty or does not exist, or there is no image in all of them.
     """
+    if not all(str(path) for path in paths):
+        raise DataError("the path of an image is empty; name a file or a folder")
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            files += find_images(path)
         elif path.is_file():
             files.append(path)
         else:

@@ -1,46 +1,57 @@
-"""Image files: the one place where they are opened, for every data set and every command, and where they are written."""
+"""Image files: the one place where they are found, opened, made upright and of 8 bits, and where they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..errors import DataError
+from ..errors import DataError, InvolutionWarning, in_one_line
 from ..files import replaced
 
-__all__ = ["open_image", "read_image", "read_size", "write_png"]
+__all__ = ["decode_image", "find_images", "read_image", "read_size", "write_png"]
+
+# What is opened: pictures of pixels. Pillow also knows formats that another program draws, and some without a mark.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-@contextmanager
-def open_image(
+def decode_image(
     source: str | Path | BinaryIO, *, name: str | None = None, expected: str | None = "an image"
-) -> Iterator[Image.Image]:
-    """Open an image file; what is wrong with it shows here, or in the block, where its pixels are read.
+) -> Image.Image:
+    """Read an image file, upright by what its EXIF data say; of several frames the first, which a warning says.
 
-    Whatever is to be refused or treated for all images alike (their size, depth or orientation) belongs here.
+    Whatever is to be refused or treated for all images alike belongs here and in `read_image`.
 
     Args:
         source: path, or an open file.
         name: what a refusal calls it, the path by default.
         expected: what a refusal says it cannot be read as.
 
+    Returns:
+        The image in the mode of the file.
+
     Raises:
-        DataError: it is missing or cannot be read; the message names it.
+        DataError: it is missing, no regular file, damaged, of a format that is not read, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``; the message names it.
     """
-    try:
-        with Image.open(source) as image:
-            yield image
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"there is no image at {name or source}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        kind = f" as {expected}" if expected else ""
-        raise DataError(f"{name or source} cannot be read{kind}: {error}; repair or remove it") from error
+    return _read(source, name, expected, decode=True)[0]
 
 
 def read_image(
@@ -50,20 +61,134 @@ def read_image(
     name: str | None = None,
     expected: str | None = "an image",
 ) -> Image.Image:
-    """Read an image in colour or in grey; for the rest see `open_image`."""
-    with open_image(source, name=name, expected=expected) as image:
+    """Read an image in colour or in grey, 8 bits a channel; for the rest see `decode_image`.
+
+    Of 16 bits the upper 8 are taken. Pixels of 32 bits and floating-point numbers, whose range no file says, are refused.
+    """
+    image, container = _read(source, name, expected, decode=True)
+    if image.mode.startswith("I;16") or (image.mode == "I" and container in ("PNG", "PPM")):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "floating-point numbers"
+        raise DataError(
+            f"the pixels of {name or source} are {kind}, whose range is not known; scale and save them with 8 or 16 bits"
+        )
+    try:
         return image.convert(mode)
+    except ValueError as error:
+        raise _unreadable(name or source, expected, error) from error
 
 
 def read_size(source: str | Path, *, verify: bool = False, expected: str = "an image") -> tuple[int, int]:
-    """Return width and height from the head of a file, or with ``verify`` after reading all of it."""
-    with open_image(source, expected=expected) as image:
-        if verify:
-            image.load()
-        return image.size
+    """Return width and height of the upright image from the head of a file, or with ``verify`` after reading all of it."""
+    image, container = _read(source, None, expected, decode=verify)
+    width, height = image.size
+    return (height, width) if not verify and _orientation(image, container) >= 5 else (width, height)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in a folder and in the folders inside, sorted by folder and name; none where it is missing.
+
+    What is named like an image and is none (a folder, a pipe, a device, a broken link) is passed over with a warning and
+    never opened.
+    """
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    folders = [folder] if folder.is_dir() else []
+    while folders:
+        here = folders.pop()
+        identity = os.stat(here)
+        # A link may lead back to a folder above.
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if not entry.name.lower().endswith(IMG_EXTENSIONS):
+                    folders += [Path(entry.path)] if _is_kind(entry.is_dir) else []
+                elif _is_kind(entry.is_file):
+                    found.append(entry.path)
+                else:
+                    warnings.warn(f"{entry.path} is passed over: it is no file", InvolutionWarning, stacklevel=2)
+    return [Path(path) for path in sorted(found, key=os.path.split)]
+
+
+def _is_kind(question: Callable[[], bool]) -> bool:
+    """Ask an entry of a folder what it is; most know without a look at the file. A link in a circle is nothing."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def write_png(image: Image.Image, path: Path) -> None:
     """Write an image as PNG, whole or not at all."""
     with replaced(path) as file:
         image.save(file, format="PNG")
+
+
+def _read(
+    source: str | Path | BinaryIO, name: str | None, expected: str | None, *, decode: bool
+) -> tuple[Image.Image, str]:
+    """Return the image, upright where it is decoded, and the format of the file."""
+    called = name or str(source)
+    try:
+        if isinstance(source, (str, Path)) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise ValueError("it is a folder, a pipe or a device")
+        with Image.open(source, formats=_formats()) as image:
+            container = image.format or ""
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(
+                    f"its {image.width:,} × {image.height:,} pixels are more than the {Image.MAX_IMAGE_PIXELS:,} that are "
+                    "read (PIL.Image.MAX_IMAGE_PIXELS)"
+                )
+            if not decode:
+                return image, container
+            # Of the formats in which frames follow one another; in an MPO the others are thumbnails and depths.
+            if container != "MPO" and getattr(image, "is_animated", False):
+                _say_that_it_has_frames(called)
+            orientation = _orientation(image, container)
+            image.load()
+            return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image, container
+    except FileNotFoundError as error:
+        raise DataError(f"there is no image at {called}") from error
+    except Exception as error:
+        # Damaged files make the decoders raise anything.
+        raise _unreadable(called, expected, error) from error
+
+
+def _unreadable(called: object, expected: str | None, error: Exception) -> DataError:
+    kind = f" as {expected}" if expected else ""
+    return DataError(f"{called} cannot be read{kind}: {in_one_line(error)}; repair or remove it")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image, container: str) -> int:
+    """Return EXIF's number, 1 for upright."""
+    # Pillow turns TIFF itself, and would decode a whole PNG to look for data behind its pixels.
+    if container == "TIFF" or (container == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        # Broken data about an image leave the image as it is.
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+# Frames are told of once a process: a data set may be full of such images.
+_told = False
+
+
+def _say_that_it_has_frames(name: str) -> None:
+    global _told
+    if not _told:
+        _told = True
+        words = f"{name} has several frames, of which the first is read, as of every further such image"
+        warnings.warn(words, InvolutionWarning, stacklevel=2)

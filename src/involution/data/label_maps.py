@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .images import open_image
+from ..files import read_json, read_text
+from .images import decode_image
 
 __all__ = ["IGNORE", "ClassTable", "read_labels"]
 
@@ -71,8 +71,8 @@ class ClassTable:
             DataError: the file is missing or does not say what the classes are.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-            content = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+            is_json = path.suffix.lower() == ".json"
+            content = read_json(path) if is_json else read_text(path).splitlines()
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{path} cannot be read as a class file: {error}; expected a text file with one class name a line, "
@@ -164,13 +164,16 @@ def read_labels(path: Path, table: ClassTable) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, or holds a value or colour that the class file does not explain.
     """
-    with open_image(path, expected="a label image") as image:
-        if image.mode in ("RGB", "RGBA"):
-            values = np.asarray(image.convert("RGB"))
-        elif image.mode in ("1", "L", "P", "I", "I;16"):
-            values = np.asarray(image)
-        else:
-            raise ValueError(f"its mode is {image.mode}, expected grey, palette or RGB")
+    image = decode_image(path, expected="a label image")
+    if image.mode in ("RGB", "RGBA"):
+        values = np.asarray(image.convert("RGB"))
+    elif image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
+        values = np.asarray(image)
+    else:
+        raise DataError(
+            f"{path} cannot be read as a label image: its mode is {image.mode}, expected grey, palette or RGB; repair or "
+            "remove it"
+        )
     if values.ndim == 3:
         if (values == values[..., :1]).all():
             values = values[..., 0]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of"]
+from ..errors import DataError, InvolutionWarning
+
+__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of", "worker_options"]
+
+# What worker processes need imported: once, where they are forked from.
+_PRELOADED = ["torch", "torchvision", "timm.data", __package__]
 
 
 def parts_of(stage: str | None) -> tuple[str, ...]:
@@ -22,6 +29,23 @@ def parts_of(stage: str | None) -> tuple[str, ...]:
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     """Return a seed for one epoch in one process of a training."""
     return ((seed * 1_000_003 + epoch) * 4096 + rank) % 2**32
+
+
+def worker_options(num_workers: int, processes: int) -> dict[str, Any]:
+    """Return how a loader starts its worker processes.
+
+    Args:
+        num_workers: of the loader.
+        processes: of the training. Where there are several, each has threads that speak with the others, and a process
+            that is forked while threads run can hang at its first step (CPython's own clean-up after a fork waits for a
+            lock that no thread of the copy will give back). Workers are forked from a server without threads then.
+    """
+    options: dict[str, Any] = {"num_workers": num_workers}
+    if num_workers > 0 and processes > 1 and "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        options["multiprocessing_context"] = context
+    return options
 
 
 class EpochSampler(DistributedSampler):
@@ -118,7 +142,17 @@ class ResumableDataModule(LightningDataModule):
         self._first_epoch = state_dict["next_epoch"]
 
     def shuffled_loader(self, dataset: Dataset, *, drop_last: bool = False, **options: Any) -> DataLoader:
-        """Return shuffled batches; each process of a distributed training gets its share."""
+        """Return shuffled batches; each process of a distributed training gets its share.
+
+        Raises:
+            DataError: the images do not fill a batch in every process, and such batches are left out.
+        """
+        images, step = len(dataset), self.batch_size * self._processes["num_replicas"]  # type: ignore[arg-type]
+        if images < step:
+            words = f"the {images} training images are fewer than the {step} of a step (batch size times processes)"
+            if drop_last:
+                raise DataError(f"{words}, and what does not fill a batch is left out; lower --data.batch_size")
+            rank_zero_warn(f"{words}: an epoch is a single step", category=InvolutionWarning)
         generator = torch.Generator()
         sampler = EpochSampler(
             dataset, generator, self._first_epoch, seed=self.seed, drop_last=drop_last, **self._processes
@@ -134,7 +168,8 @@ class ResumableDataModule(LightningDataModule):
     @property
     def _options(self) -> dict[str, Any]:
         """What the loaders of files share: worker processes, and memory that an accelerator copies from directly."""
-        return {"num_workers": self.num_workers, "pin_memory": torch.accelerator.is_available()}
+        processes = self.trainer.world_size if self.trainer else 1
+        return {**worker_options(self.num_workers, processes), "pin_memory": torch.accelerator.is_available()}
 
     @property
     def _processes(self) -> dict[str, int]:

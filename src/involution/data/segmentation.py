@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import DataError
 from .description import DescribedImages
-from .images import read_image, read_size
+from .images import find_images, read_image, read_size
 from .label_maps import IGNORE, ClassTable, read_labels
 from .sampling import EvenSampler, ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
@@ -81,10 +81,11 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         transforms: SegmentationTransforms | None,
         seed: int,
         drop_last: bool,
+        verify: bool,
     ) -> None:
         super().__init__(seed, batch_size, num_workers)
         self.given_root = Path(root)
-        self.drop_last = drop_last
+        self.drop_last, self.verify = drop_last, verify
         self.transforms = transforms or SegmentationTransforms()
         self.sets: dict[str, SegmentationSet] = {}
 
@@ -106,6 +107,24 @@ class _Segmentation(ResumableDataModule, DescribedImages):
     @abstractmethod
     def pairs(self, part: str) -> list[Pair]:
         """Return the files of ``"train"``, ``"val"`` or ``"test"``."""
+
+    def prepare_data(self) -> None:
+        """With ``verify`` read every file once, in one process of each machine.
+
+        Raises:
+            DataError: one is damaged, or a label image has a value that means nothing.
+        """
+        if not self.verify:
+            return
+        stage = self.trainer.state.fn if self.trainer else None
+        pairs = {pair for part in parts_of(getattr(stage, "value", None)) for pair in self.pairs(part)}
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._check, sorted(pairs)))
+
+    def _check(self, pair: Pair) -> None:
+        image, labels = pair
+        read_size(image, verify=True)
+        read_labels(labels, self.classes)
 
     def setup(self, stage: str | None = None) -> None:
         """List the files of every part that ``stage`` needs, and compare the sizes of images and labels.
@@ -165,6 +184,8 @@ class SegmentationFolders(_Segmentation):
         transforms: what happens to images and labels.
         seed: of the order of the training images.
         drop_last: leave out the images of an epoch that do not fill a batch.
+        verify: read every image and label image once before the first step, so that a damaged file, and a label value
+            without a class, is found then.
 
     Raises:
         ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
@@ -186,8 +207,9 @@ class SegmentationFolders(_Segmentation):
         transforms: SegmentationTransforms | None = None,
         seed: int = 0,
         drop_last: bool = True,
+        verify: bool = True,
     ) -> None:
-        super().__init__(root, batch_size, num_workers, transforms, seed, drop_last)
+        super().__init__(root, batch_size, num_workers, transforms, seed, drop_last, verify)
         self.images, self.labels, self.class_file, self.label_suffix = images, labels, classes, label_suffix
         self.parts = {"train": train, "val": val, "test": test or val}
         self._classes: ClassTable | None = None
@@ -226,8 +248,8 @@ class SegmentationFolders(_Segmentation):
 def _images(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:
     """Yield the images in a folder, sorted, by their path in it without suffix and ending."""
     seen: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMG_EXTENSIONS or not path.stem.endswith(suffix):
+    for path in find_images(folder):
+        if not path.stem.endswith(suffix):
             continue
         key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
         if key in seen:
@@ -247,6 +269,8 @@ class Cityscapes(_Segmentation):
         transforms: what happens to images and labels.
         seed: of the order of the training images.
         drop_last: leave out the images of an epoch that do not fill a batch.
+        verify: read every image and label image once before the first step, so that a damaged file, and a label value
+            without a class, is found then.
 
     Raises:
         ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
@@ -261,8 +285,9 @@ class Cityscapes(_Segmentation):
         transforms: SegmentationTransforms | None = None,
         seed: int = 0,
         drop_last: bool = True,
+        verify: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, num_workers, transforms, seed, drop_last)
+        super().__init__(root, batch_size, num_workers, transforms, seed, drop_last, verify)
         from torchvision.datasets import Cityscapes as Reader
 
         judged = [c for c in Reader.classes if not c.ignore_in_eval]

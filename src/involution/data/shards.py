@@ -20,10 +20,16 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import DataError
 from ..files import replaced
+from ..schema import find_problem, shown
+from .images import read_size
 
 __all__ = ["INDEX", "Packed", "Sample", "expand", "find_shards", "pack", "read_index", "read_shard"]
 
 INDEX = "index.json"
+# What a file of a sample can have, and the number of names that a pattern can stand for.
+_MOST_BYTES, _MOST_NAMES = 2**30, 10**6
+_PART = {"images": int, "bytes": dict}
+_INDEX = {"train?": _PART, "val?": _PART, "test?": _PART, "classes?": [str]}
 _REMEDY = "copy it anew or remove it"
 
 
@@ -48,11 +54,18 @@ def read_index(root: str) -> dict[str, Any]:
 
     try:
         with fsspec.open(f"{root.rstrip('/')}/{INDEX}", "rt", encoding="utf-8") as file:
-            return json.load(file)
+            index = json.load(file)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{root}/{INDEX} is damaged: {error}; {_REMEDY}") from error
+    problem = find_problem(index, _INDEX)
+    sizes = {} if problem else {part: index[part]["bytes"] for part in ("train", "val", "test") if part in index}
+    for part, shards in sizes.items():
+        problem = problem or next(filter(None, (find_problem(s, int, f"{part}.bytes") for s in shards.values())), "")
+    if problem:
+        raise DataError(f"{root}/{INDEX} is none that involution pack wrote: {problem}; {_REMEDY}")
+    return index
 
 
 def expand(pattern: str) -> list[str]:
@@ -61,6 +74,8 @@ def expand(pattern: str) -> list[str]:
     if not match:
         return [pattern]
     first, last = match.groups()
+    if len(last) > 18 or int(last) - int(first) >= _MOST_NAMES:
+        raise DataError(f"the range {shown(match[0])} has more than {_MOST_NAMES:,} names; correct it")
     numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
     return [name for n in numbers for name in expand(pattern[: match.start()] + n + pattern[match.end() :])]
 
@@ -155,18 +170,25 @@ def _samples(shard: str, tar: tarfile.TarFile) -> Iterator[Sample]:
             if key is not None:
                 yield sample()
             key, image, label = (folder, stem), None, None
+        if member.size > _MOST_BYTES:
+            raise DataError(
+                f"{member.name} of the shard {shard} would have {member.size:,} bytes, more than an image can; {_REMEDY}"
+            )
         content = tar.extractfile(member)
         if content is None:
             continue
         if ending == "cls":
             text = content.read()
-            if not text.strip().isdigit():
-                raise DataError(f"{member.name} of the shard {shard} holds no label: expected a number, got {text!r}")
+            if not text.strip().isdigit() or len(text) > 18:
+                raise DataError(
+                    f"{member.name} of the shard {shard} holds no label: expected a number, got {shown(text)}"
+                )
             label = int(text)
         elif f".{ending.rpartition('.')[2].lower()}" in IMG_EXTENSIONS:
             image = content.read()
-    if key is not None:
-        yield sample()
+    if key is None:
+        raise DataError(f"the shard {shard} holds no files; {_REMEDY}")
+    yield sample()
 
 
 def pack(samples: Sequence[tuple[str, int]], out: Path, part: str, images_per_shard: int, seed: int | None) -> Packed:
@@ -180,7 +202,8 @@ def pack(samples: Sequence[tuple[str, int]], out: Path, part: str, images_per_sh
         seed: of the order, None to keep it: neighbours in a shard should not be of one class where it is trained on.
 
     Raises:
-        OSError: an image cannot be read or a shard cannot be written.
+        DataError: a file is no image.
+        OSError: a file cannot be read or a shard cannot be written.
     """
     order: Sequence[int] = range(len(samples))
     if seed is not None:
@@ -191,6 +214,8 @@ def pack(samples: Sequence[tuple[str, int]], out: Path, part: str, images_per_sh
         with replaced(out / name) as file, tarfile.open(fileobj=file, mode="w") as tar:
             for position, index in enumerate(order[start : start + images_per_shard], start):
                 path, label = samples[index]
+                # Its head alone: what follows is copied byte for byte, and read when it is trained on.
+                read_size(path)
                 image = Path(path).read_bytes()
                 for ending, content in ((Path(path).suffix.lower(), image), (".cls", str(label).encode())):
                     member = tarfile.TarInfo(f"{position:08d}{ending}")

@@ -74,8 +74,16 @@ def find_data_root(data_root: str | Path | None = None) -> Path:
 
 
 def find_folder(root: Path) -> Path:
-    """Return ``root``, or where it is relative and not here, that folder in the data root of `find_data_root`."""
-    return root if root.exists() or root.is_absolute() else find_data_root() / root
+    """Return ``root``, or where it is relative and not here, that folder in the data root of `find_data_root`.
+
+    Raises:
+        DataError: there is neither.
+    """
+    places = [root] if root.is_absolute() else [root, find_data_root() / root]
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        raise DataError(f"there is no folder {' or '.join(map(str, places))}; name the data set's with --data.root")
+    return found
 
 
 def prepare(name: str, data_root: str | Path | None = None, download: bool = True) -> Path:

@@ -17,7 +17,7 @@ from ..errors import DataError
 from .description import DescribedImages
 from .image_folders import ImageTransforms
 from .images import read_image
-from .sampling import epoch_seed, parts_of
+from .sampling import epoch_seed, parts_of, worker_options
 from .shards import find_shards, read_index, read_shard
 from .sources import find_data_root
 
@@ -140,19 +140,19 @@ class ImageShards(LightningDataModule, DescribedImages):
     def train_dataloader(self) -> DataLoader:
         """Return a loader of shuffled batches that knows where it stands."""
         samples, workers = self._samples("train", self.transforms.train, shuffled=True)
-        self._loader = _TrainLoader(self, samples, num_workers=workers, **self._options)
+        self._loader = _TrainLoader(self, samples, **self._workers(workers), **self._options)
         self._loader.load_state_dict(self._position)
         return self._loader
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images in their order; every process gets its share."""
         samples, workers = self._samples("val", self.transforms.evaluate)
-        return DataLoader(samples, num_workers=workers, **self._options)
+        return DataLoader(samples, **self._workers(workers), **self._options)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test images in their order; every process gets its share."""
         samples, workers = self._samples("test", self.transforms.evaluate)
-        return DataLoader(samples, num_workers=workers, **self._options)
+        return DataLoader(samples, **self._workers(workers), **self._options)
 
     def state_dict(self) -> dict[str, int]:
         """Return epoch and number of batches seen of it, for a checkpoint."""
@@ -165,6 +165,9 @@ class ImageShards(LightningDataModule, DescribedImages):
     @property
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _workers(self, number: int) -> dict[str, Any]:
+        return worker_options(number, self._processes[1])
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -193,20 +196,26 @@ class ImageShards(LightningDataModule, DescribedImages):
             stream = stream.repeat(None)
         # Where the processes do not divide the shards, every one reads all of them and takes its share of the images.
         read = len(shards) // world_size if len(shards) % world_size == 0 else len(shards)
-        return _Samples(stream, transform), min(self.num_workers, read)
+        return _Samples(stream, transform, len(self.class_names)), min(self.num_workers, read)
 
 
 class _Samples(IterableDataset):
     """Images of a stream, decoded and transformed."""
 
-    def __init__(self, stream: Any, transform: Any) -> None:
-        self.stream, self.transform = stream, transform
+    def __init__(self, stream: Any, transform: Any, classes: int) -> None:
+        # The number of classes, 0 where it is not known.
+        self.stream, self.transform, self.classes = stream, transform, classes
         self.rounds = self.batch_size = 0
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         # Workers make the batches in turn, so each made the same number of those that are passed over.
         for row in islice(self.stream, self.rounds * self.batch_size, None):
             image = read_image(io.BytesIO(row["image"]), name=f"the image {row['name']}", expected=None)
+            if self.classes and row["label"] >= self.classes:
+                raise DataError(
+                    f"the label of the image {row['name']} is {row['label']}, but there are {self.classes} classes; "
+                    "correct it, or name all with --data.classes"
+                )
             yield self.transform(image), row["label"]
 
 

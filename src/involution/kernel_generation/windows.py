@@ -126,11 +126,16 @@ def to_output_grid(x: Tensor, window: Window) -> Tensor:
     """
     if has_torch_function((x,)):
         return handle_torch_function(to_output_grid, (x,), x, window)
+    if len(window.stride) == 3 and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        # PyTorch pools no volumes of these on a CPU.
+        return to_output_grid(x.float(), window).to(x.dtype)
     stride, crops = window.stride, []
     for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True):
         margin = d * (k - 1) - 2 * p
         crops.append((-(margin // 2), margin // 2 - margin))
     if any(map(any, crops)):
+        # A map on which no window fits is refused here already, in the words of the operator: nothing would be left.
+        window.output_size(x.shape[2:])
         x = F.pad(x, [amount for pair in reversed(crops) for amount in pair])
     if all(s == 1 for s in stride):
         return x

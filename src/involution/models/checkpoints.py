@@ -18,12 +18,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, in_one_line
 from ..files import replaced
+from ..schema import find_problem
 from . import san_checkpoints
 from .renaming import translate
 
-__all__ = ["CheckpointError", "Converted", "Layout", "from_timm", "layout_of", "misfit", "read", "to_timm", "write"]
+__all__ = [
+    "CheckpointError",
+    "Converted",
+    "Layout",
+    "from_timm",
+    "layout_of",
+    "misfit",
+    "read",
+    "read_training",
+    "to_timm",
+    "write",
+]
+
+# What every checkpoint of Lightning's has.
+_TRAINING = {"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": dict, "loops": dict}
 
 Layout = Literal["timm", "openmmlab", "paddle", "san"]
 State = dict[str, Tensor]
@@ -90,10 +105,29 @@ def read(file: str | Path) -> State:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    state = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"{path} holds no weights: expected a dictionary of tensors by name")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def read_training(file: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of a training, whole.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint of a training, or a pickle that wants to run code.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    content = _read_torch(path)
+    problem = find_problem(content, _TRAINING)
+    if problem:
+        raise CheckpointError(
+            f"{path} is no checkpoint of a training: {problem}; expected a file such as RUN/checkpoints/last.ckpt"
+        )
+    return content
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
@@ -141,7 +175,7 @@ def _rednet_to_timm(state: Mapping[str, Tensor], layout: Layout) -> Converted:
         if name is None:
             left_out.append(key)
             continue
-        transposed = layout == "paddle" and name == "fc.weight"
+        transposed = layout == "paddle" and name == "fc.weight" and value.ndim == 2
         new[name] = value.t().contiguous() if transposed else value
         renamed[key] = name
     if layout == "paddle":
@@ -223,20 +257,24 @@ def _architecture(state: State) -> tuple[str, dict[str, int]]:
     depth = _DEPTHS.get(tuple(blocks))
     if depth is None:
         raise CheckpointError(f"no RedNet has {tuple(blocks)} blocks; expected one of {', '.join(map(str, _DEPTHS))}")
-    arguments = {"num_classes": len(state["fc.bias"]) if "fc.bias" in state else 0}
+    arguments = {"num_classes": state["fc.bias"].numel() if "fc.bias" in state else 0}
     for argument, name in (("stem_kernel_size", "conv1.3"), ("kernel_size", "layer1.0.conv2")):
         span, block_width = state.get(f"{name}.kernel_generator.span.weight"), {"conv1.3": 32}.get(name, 64)
         if span is None:
             raise CheckpointError(f"the weights of {name}.kernel_generator.span are missing")
-        arguments[argument] = round((len(span) / (block_width // 16)) ** 0.5)
+        taps = (span.shape[0] if span.ndim else 0) / (block_width // 16)
+        arguments[argument] = max(1, round(taps**0.5))
     return f"rednet{depth}", arguments
 
 
 def _check(state: State, model: str, arguments: dict[str, int]) -> None:
     import timm
 
-    with torch.device("meta"):
-        expected = timm.create_model(model, **arguments).state_dict()
+    try:
+        with torch.device("meta"):
+            expected = timm.create_model(model, **arguments).state_dict()
+    except ValueError as error:
+        raise CheckpointError(f"the weights belong to no {model}: {error}") from error
     problems = misfit(state, expected)
     if problems:
         raise CheckpointError(f"the weights do not fit {model}: {problems}")
@@ -258,21 +296,28 @@ def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], listed: 
 def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {in_one_line(error)}") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        text = str(error)
+        wanted = re.search(r"GLOBAL ([\w.]+)", text)
+        if not wanted and not re.search("allowlisted|unrecognized function", text):
+            # What no pickle contains, neither a harmless nor a harmful one.
+            said = re.search(r"WeightsUnpickler error: (.+)", text)
+            reason = said[1] if said else "its pickle cannot be read"
+            raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
         what = f"it asks for {wanted[1]}" if wanted else "it holds more than weights"
         raise CheckpointError(
             f"{path} was refused, because loading it could run code ({what}); save its state_dict alone, "
             "best as safetensors, where you trust it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Damaged pickles make the unpickler raise anything.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
 
@@ -305,12 +350,11 @@ def _read_paddle(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             content = _ArrayUnpickler(stream, encoding="latin1").load()
+        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
+        return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
     except _ForbiddenGlobalError as error:
         raise CheckpointError(
             f"{path} was refused, because loading it could run code (it asks for {error}); expected arrays by name"
         ) from error
-    except (pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, LookupError) as error:
-        raise CheckpointError(f"{path} is damaged or no PaddlePaddle checkpoint: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no weights: expected a dictionary of arrays by name")
-    return {key: torch.from_numpy(np.array(value)) for key, value in content.items() if isinstance(value, np.ndarray)}
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged or no PaddlePaddle checkpoint: {in_one_line(error)}") from error

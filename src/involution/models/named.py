@@ -82,16 +82,18 @@ def load(model: str, weights: str | Path | None = None) -> NamedNet:
     return NamedNet(whole, len(description.mean), (size[0], size[1]), description.mean, description.std)
 
 
-def classifier(model: str, weights: str | Path | None = None) -> nn.Module:
+def classifier(model: str, weights: str | Path | None = None, *, allow_network: bool = False) -> nn.Module:
     """Load one of timm's nets.
 
     Args:
         model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
         weights: a checkpoint for a net given by name (safetensors, or released weights of the authors or PaddleClas), or
             ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
+        allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
 
     Raises:
-        CheckpointError: the net is unknown, has no weights, or the weights are another net's.
+        CheckpointError: the net is unknown, has no weights, the weights are another net's, or a folder's description is
+            damaged or names a place in a network while ``allow_network`` is false.
     """
     try:
         if weights == "random":
@@ -106,6 +108,7 @@ def classifier(model: str, weights: str | Path | None = None) -> nn.Module:
             net.load_state_dict(converted.state)
             return net
         if Path(model).is_dir():
+            saved.check_classifier(model, allow_network=allow_network)
             return timm.create_model(f"local-dir:{Path(model)}", pretrained=True)
         return timm.create_model(model, pretrained=True)
     except InvolutionError:

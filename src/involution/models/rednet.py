@@ -69,7 +69,8 @@ class RedNet(ResNet):
         **kwargs: arguments of ``timm.models.resnet.ResNet``.
 
     Raises:
-        ValueError: ``spatial_layer`` or ``stem`` is unknown, or an involution refuses its arguments.
+        ValueError: ``spatial_layer`` or ``stem`` is unknown, a stage has no blocks, or an involution refuses its
+            arguments.
 
     Example:
         >>> import timm, torch
@@ -98,6 +99,8 @@ class RedNet(ResNet):
     ) -> None:
         if stem not in _STEMS:
             raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
+        if not layers or min(layers) < 1:
+            raise ValueError(f"layers must be the number of blocks of each stage, at least 1, got {tuple(layers)}")
         activation: Any = get_act_layer(act_layer)
         norm: Any = get_norm_layer(norm_layer)
         involution = partial(

@@ -13,15 +13,64 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..errors import CheckpointError
-from ..files import write_atomically
+from ..errors import CheckpointError, in_one_line
+from ..files import read_json, write_atomically
+from ..schema import find_address, find_problem
 from . import checkpoints
 
-__all__ = ["Description", "build", "describe", "load", "save"]
+__all__ = ["Description", "build", "check_classifier", "describe", "load", "save"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+# Arguments by which a net looks for weights elsewhere; those of a saved net lie beside its description.
+_SOURCES = ("weights", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def _no_side(value: Any) -> str:
+    is_side = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**14
+    return "" if is_side else f"must be a number of pixels from 1 to {2**14}"
+
+
+def _not_positive(value: Any) -> str:
+    return "" if not find_problem(value, float) and value > 0 else "must be a number above zero"
+
+
+_FORM = {
+    "task": str,
+    "architecture": str,
+    "arguments": dict,
+    "classes": [str],
+    "mean": [float],
+    "std": [_not_positive],
+    "details": dict,
+}
+_OPTIONAL_SIZE = (None, [_no_side])
+_DETAILS = {
+    "detection": {"category_ids?": [int]},
+    "segmentation": {
+        "image_size?": _OPTIONAL_SIZE,
+        "views?": {"window?": _OPTIONAL_SIZE, "stride?": _OPTIONAL_SIZE, "scales?": [_not_positive], "flip?": bool},
+    },
+}
+# What timm reads of a classifier's folder.
+_TIMM_DATA = {
+    "input_size?": [_no_side],
+    "mean?": [float],
+    "std?": [_not_positive],
+    "crop_pct?": (None, _not_positive),
+    "interpolation?": str,
+}
+_TIMM = {
+    "architecture": str,
+    "num_classes?": int,
+    "label_names?": (None, list, dict),
+    "model_args?": dict,
+    "pretrained_cfg?": _TIMM_DATA,
+    **_TIMM_DATA,
+}
 
 # The module of each task; its ``create(architecture, num_classes, **arguments)`` builds the nets.
 _BUILDERS = {
@@ -61,7 +110,8 @@ def save(folder: str | Path, net: nn.Module, description: Description) -> None:
         OSError: the folder or the description cannot be written.
         TypeError: the arguments hold what JSON cannot, such as a function; name layers instead.
     """
-    text = json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n"
+    content = {**asdict(description), "arguments": _without_sources(description.arguments)}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu() for name, value in net.state_dict().items()}
@@ -69,32 +119,79 @@ def save(folder: str | Path, net: nn.Module, description: Description) -> None:
     write_atomically(folder / CONFIG, text)
 
 
-def describe(folder: str | Path) -> Description | None:
-    """Read the description of a saved net; None where the folder holds none of ours (timm's have no task).
+def describe(folder: str | Path, *, allow_network: bool = False) -> Description | None:
+    """Read and check the description of a saved net; None where the folder holds none of ours (timm's have no task).
 
     Raises:
-        CheckpointError: there is a description, and it is damaged or of another version.
+        CheckpointError: there is a description, and it is damaged, of another version, or names a place in a network
+            while ``allow_network`` is false.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; save the net anew") from error
+    config = _read(path)
     if not isinstance(config, dict) or "task" not in config:
         return None
-    try:
-        tuples = {key: tuple(config[key]) for key in ("classes", "mean", "std")}
-        description = Description(**{**config, **tuples})
-    except (TypeError, KeyError) as error:
+    if config["task"] not in tuple(_BUILDERS):
+        raise CheckpointError(f"{path} is of an unknown task {config['task']!r}; expected {', '.join(_BUILDERS)}")
+    unknown = sorted(config.keys() - _FORM.keys())
+    problem = find_problem(config, _FORM) or find_problem(config["details"], _DETAILS[config["task"]], "details")
+    if unknown:
+        problem = problem or f"the key {unknown[0]!r} is unknown"
+    if not problem and len(config["mean"]) != len(config["std"]):
+        problem = f"mean and std must be as many, got {len(config['mean'])} and {len(config['std'])}"
+    ids = config.get("details", {}).get("category_ids") if not problem else None
+    if ids is not None and len(ids) != len(config["classes"]):
+        problem = f"there are {len(ids)} category_ids for {len(config['classes'])} classes"
+    if problem:
         raise CheckpointError(
-            f"{path} is no description of this version's: expected the keys "
-            f"{', '.join(Description.__dataclass_fields__)}, got {', '.join(config)}; save the net anew"
-        ) from error
-    if description.task not in _BUILDERS:
-        raise CheckpointError(f"{path} is of an unknown task {description.task!r}; expected {', '.join(_BUILDERS)}")
-    return description
+            f"{path} is no description of this version's: {problem}; expected the keys {', '.join(_FORM)}; save the net "
+            "anew"
+        )
+    _refuse_addresses(path, (config["architecture"], config["arguments"]), allow_network)
+    tuples = {key: tuple(config[key]) for key in ("classes", "mean", "std")}
+    return Description(**{**config, **tuples, "arguments": _without_sources(config["arguments"])})
+
+
+def check_classifier(folder: str | Path, *, allow_network: bool = False) -> None:
+    """Check the description in a folder that timm is about to read.
+
+    Raises:
+        CheckpointError: it is missing, damaged, not of timm's form, or names a place in a network while
+            ``allow_network`` is false.
+    """
+    path = Path(folder) / CONFIG
+    config = _read(path)
+    problem = find_problem(config, _TIMM)
+    if problem:
+        raise CheckpointError(f"{path} is no description of timm's: {problem}; save the net anew")
+    _refuse_addresses(path, (config["architecture"], config.get("model_args")), allow_network)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} holds no saved net: expected {CONFIG} and {WEIGHTS}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {in_one_line(error)}; save the net anew") from error
+
+
+def _refuse_addresses(path: Path, parts: Any, allow_network: bool) -> None:
+    address = "" if allow_network else find_address(parts)
+    if address:
+        raise CheckpointError(
+            f"{path} names {address!r}, which would be fetched from a network; where you trust both, allow it "
+            "(--allow-network, allow_network=True)"
+        )
+
+
+def _without_sources(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_sources(value) if isinstance(value, Mapping) else value
+        for name, value in arguments.items()
+        if name not in _SOURCES
+    }
 
 
 def build(description: Description) -> nn.Module:
@@ -107,23 +204,33 @@ def build(description: Description) -> nn.Module:
     return create(description.architecture, len(description.classes), **description.arguments)
 
 
-def load(folder: str | Path) -> tuple[nn.Module, Description]:
+def load(folder: str | Path, *, allow_network: bool = False) -> tuple[nn.Module, Description]:
     """Build a saved net, in evaluation mode, with exactly the weights that were saved.
+
+    Args:
+        folder: that `save` wrote.
+        allow_network: whether the description may name an architecture on a hub, which is fetched then.
 
     Raises:
         CheckpointError: the folder holds no net of ours, or weights and description do not fit one another.
     """
-    description = describe(folder)
+    description = describe(folder, allow_network=allow_network)
     if description is None:
         raise CheckpointError(f"{folder} holds no saved net: expected {CONFIG} with a task, and {WEIGHTS}")
-    try:
-        net = build(description)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{Path(folder) / CONFIG} describes a net that cannot be built: {error}") from error
     path = Path(folder) / WEIGHTS
     state = checkpoints.read(path)
-    problems = checkpoints.misfit(state, net.state_dict(), listed=5)
+    try:
+        # First without memory for its weights: a description can name sizes that no file beside it has.
+        with torch.device("meta"):
+            expected = build(description).state_dict()
+    except Exception as error:
+        # What a description of the right form still says wrong, the classes it names say in their own ways.
+        raise CheckpointError(
+            f"{Path(folder) / CONFIG} describes a net that cannot be built: {in_one_line(error)}"
+        ) from error
+    problems = checkpoints.misfit(state, expected, listed=5)
     if problems:
         raise CheckpointError(f"{path} does not fit its description: {problems}")
+    net = build(description)
     net.load_state_dict(state)
     return net.eval(), description

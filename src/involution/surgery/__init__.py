@@ -2,6 +2,13 @@
 
 from .fold import fold_batch_norms
 from .replace import replace_convolutions
-from .report import FoldReport, NormReport
+from .report import ConvolutionReport, FoldReport, NormReport, ReplacementReport
 
-__all__ = ["FoldReport", "NormReport", "fold_batch_norms", "replace_convolutions"]
+__all__ = [
+    "ConvolutionReport",
+    "FoldReport",
+    "NormReport",
+    "ReplacementReport",
+    "fold_batch_norms",
+    "replace_convolutions",
+]

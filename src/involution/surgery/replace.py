@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
+from ..counting import count
 from ..modules import Involution1d, Involution2d, Involution3d
+from .report import ConvolutionReport, ReplacementReport
 
 __all__ = ["replace_convolutions"]
 
 _LAYERS = {nn.Conv1d: Involution1d, nn.Conv2d: Involution2d, nn.Conv3d: Involution3d}
+_FEWEST_CHANNELS, _GROUP_CHANNELS = 16, 16
 
 
 def replace_convolutions(
@@ -20,26 +24,36 @@ def replace_convolutions(
     where: Callable[[str, nn.Module], bool] | None = None,
     *,
     kernel_size: int | None = None,
+    depthwise: bool = False,
+    input_size: Sequence[int] | None = None,
+    dry_run: bool = False,
     **arguments: Any,
-) -> list[str]:
+) -> ReplacementReport:
     """Replace the spatial convolutions of ``model`` by involutions, in place, keeping the shape of every output.
 
     Each new layer has the convolution's channels, stride, dilation, device, dtype and bias, and the padding that gives
-    the same output size; its weights are new, so train (or fine-tune) the model afterwards.
+    the same output size; its weights are new, so train (or fine-tune) the model afterwards. Where 16 channels do not
+    make a group, the groups have the largest number of channels below that divides the layer's. A convolution that
+    stands in several places is replaced by one involution in all of them.
 
     Args:
         model: any module; a convolution that is ``model`` itself cannot be replaced in place.
         where: which convolutions, from the name in ``model`` and the module; by default all with a kernel larger
-            than 1, zero padding and at least 16 input channels, so that a stem that sees pixels stays.
+            than 1 and at least 16 input channels, so that a stem that sees pixels stays.
         kernel_size: K of the involutions, the convolution's own by default. It has to have the same parity as the
             convolution's, so that the sizes can be kept.
+        depthwise: whether depthwise convolutions are replaced, too, which are cheaper than an involution is; one that
+            ``where`` chooses is.
+        input_size: size of one input without the batch, such as ``(3, 224, 224)``, for which the model is run before
+            and after to count multiply-adds.
+        dry_run: whether to leave the model as it is and report what would be done.
         **arguments: passed on to `involution.Involution2d` (``groups``, ``reduction``, ``kernel_generator``, …).
 
     Returns:
-        The names of the replaced modules, in the order of ``model.named_modules()``.
+        What was done, and why not, for every convolution; ``print`` shows it as a table.
 
     Raises:
-        TypeError: ``model`` is itself a convolution.
+        TypeError: ``model`` is itself a convolution, or ``where`` is no function.
         ValueError: a chosen module is no convolution, a kernel's parity differs, or the channels do not split into the
             groups; the message names the module. Nothing has been replaced then.
 
@@ -47,35 +61,92 @@ def replace_convolutions(
         >>> from torch import nn
         >>> from involution import replace_convolutions
         >>> model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, padding=1))
-        >>> replace_convolutions(model, kernel_size=7)
-        ['2']
+        >>> print(replace_convolutions(model, kernel_size=7))
+        1 of 2 convolutions replaced
+        convolution  parameters  now    what was done
+        0            896         –      3 input channels, fewer than 16
+        2            18,496      4,772  7×7 involution of 4 groups
+        parameters: 19,392 before, 5,668 after
         >>> model[2].kernel_size, model[2].padding, model[2].stride
         ((7, 7), (3, 3), (2, 2))
     """
-    if type(model) in _LAYERS:
+    if isinstance(model, tuple(_LAYERS)):
         raise TypeError("model is itself a convolution; put it into a container, or make the involution directly")
-    chosen = [(name, module) for name, module in model.named_modules() if name and (where or _is_spatial)(name, module)]
-    new = [(name, _involution(name, module, kernel_size, arguments)) for name, module in chosen]
-    for name, layer in new:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
-    return [name for name, _ in new]
-
-
-def _is_spatial(name: str, module: Any) -> bool:
-    return (
-        type(module) in _LAYERS
-        and module.padding_mode == "zeros"
-        and module.in_channels >= 16
-        and any(k > 1 for k in module.kernel_size)
+    if where is not None and not callable(where):
+        raise TypeError(
+            f"where must be a function of a name and a module, got {where!r}; for what {where!r} begins with, "
+            f"where=lambda name, module: name.startswith({where!r})"
+        )
+    places: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and (isinstance(module, tuple(_LAYERS)) if where is None else where(name, module)):
+            places.setdefault(module, []).append(name)
+    made: dict[nn.Module, nn.Module] = {}
+    reasons: dict[nn.Module, str] = {}
+    for module, names in places.items():
+        if not isinstance(module, tuple(_LAYERS)):
+            raise ValueError(
+                f"{names[0]} is no convolution but a {type(module).__name__}; choose convolutions with where="
+            )
+        reason = _obstacle(module) or ("" if where is not None else _unsuitable(module, depthwise))
+        if reason:
+            reasons[module] = reason
+        else:
+            made[module] = _involution(names[0], module, kernel_size, arguments)
+    entries = tuple(
+        ConvolutionReport(
+            tuple(names),
+            module in made,
+            reasons.get(module) or _described(made[module]),
+            _params(module),
+            _params(made.get(module, module)),
+        )
+        for module, names in places.items()
     )
+    params, macs = [_params(model)], [count(model, input_size).macs] if input_size is not None else []
+    _put(model, {name: made[module] for module in made for name in places[module]})
+    try:
+        params.append(_params(model))
+        macs += [count(model, input_size).macs] if input_size is not None else []
+    finally:
+        if dry_run:
+            _put(model, {name: module for module in made for name in places[module]})
+    return ReplacementReport(entries, (params[0], params[1]), (macs[0], macs[1]) if macs else None)
+
+
+def _obstacle(module: Any) -> str:
+    """Say why an involution cannot do what this convolution does around its products; nothing if it can."""
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
+        return "it has no channels before its first input; run the model once"
+    if parametrize.is_parametrized(module) or hasattr(module, "weight_g"):
+        return "its weight is computed from others (weight norm and the like); remove that first"
+    if module.padding_mode != "zeros":
+        return f"it pads by {module.padding_mode!r}, an involution with zeros"
+    if not _pads_like_tensorflow(module) and not any(type(module).forward is kind.forward for kind in _LAYERS):
+        return f"{type(module).__name__} computes something of its own"
+    return ""
+
+
+def _unsuitable(module: Any, depthwise: bool) -> str:
+    """Say why this convolution is left without being chosen; nothing if it is not."""
+    if all(k == 1 for k in module.kernel_size):
+        return "it is pointwise"
+    if module.in_channels < _FEWEST_CHANNELS:
+        return f"{module.in_channels} input channels, fewer than {_FEWEST_CHANNELS}"
+    if module.groups == module.in_channels and not depthwise:
+        return "it is depthwise; depthwise=True replaces such, too"
+    return ""
+
+
+def _pads_like_tensorflow(module: nn.Module) -> bool:
+    """Whether it is timm's convolution that pads by the size of its input, as ``padding="same"`` does with a stride."""
+    kind = type(module)
+    return kind.__name__ in ("Conv2dSame", "Conv2dSameExport") and kind.__module__.startswith("timm.")
 
 
 def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict[str, Any]) -> nn.Module:
-    if type(module) not in _LAYERS:
-        raise ValueError(f"{name} is no convolution but a {type(module).__name__}; choose convolutions with where=")
     new_size = module.kernel_size if kernel_size is None else (kernel_size,) * len(module.kernel_size)
-    padding = module.padding
+    padding = "same" if _pads_like_tensorflow(module) else module.padding
     if not isinstance(padding, str):
         margins = [d * (new - old) for d, new, old in zip(module.dilation, new_size, module.kernel_size, strict=True)]
         padding = tuple(p + margin // 2 for p, margin in zip(padding, margins, strict=True))
@@ -84,7 +155,11 @@ def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict
                 f"{name} has a kernel of {module.kernel_size} and padding {module.padding}; a kernel of {new_size} "
                 "cannot keep its output size, choose one of the same parity that is not smaller"
             )
-    make = partial(_LAYERS[type(module)], bias=module.bias is not None)
+    if not arguments.keys() & {"groups", "group_channels"}:
+        divisors = (n for n in range(_GROUP_CHANNELS, 0, -1) if module.out_channels % n == 0)
+        arguments = {**arguments, "group_channels": next(divisors)}
+    kind = next(layer for convolution, layer in _LAYERS.items() if isinstance(module, convolution))
+    make: Callable[..., nn.Module] = kind
     try:
         return make(
             module.in_channels,
@@ -93,9 +168,27 @@ def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict
             module.stride,
             padding,
             module.dilation,
+            bias=module.bias is not None,
             device=module.weight.device,
             dtype=module.weight.dtype,
             **arguments,
         ).train(module.training)
     except ValueError as error:
         raise ValueError(f"{name} cannot be replaced: {error}") from error
+
+
+def _described(layer: Any) -> str:
+    return (
+        f"{'×'.join(map(str, layer.kernel_size))} involution of {layer.groups} group{'s' if layer.groups > 1 else ''}"
+    )
+
+
+def _params(module: nn.Module) -> int:
+    # What a lazy module has before its first input has no size.
+    return sum(p.numel() for p in module.parameters() if not isinstance(p, UninitializedParameter))
+
+
+def _put(model: nn.Module, modules: dict[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module)

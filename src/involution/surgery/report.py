@@ -1,11 +1,11 @@
-"""What became of every batch norm of a model, to be read and printed."""
+"""What became of every batch norm, or of every convolution, of a model, to be read and printed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["FoldReport", "NormReport"]
+__all__ = ["ConvolutionReport", "FoldReport", "NormReport", "ReplacementReport"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,69 @@ class FoldReport:
         for entry in self.norms:
             rows.append((entry.layer or "–", entry.norm or "–", entry.activation or "–", entry.outcome))
         if self.norms:
-            widths = [max(len(row[i]) for row in rows) for i in range(3)]
-            for *names, outcome in rows:
-                cells = [name.ljust(width) for name, width in zip(names, widths, strict=True)]
-                lines.append("  ".join((*cells, outcome)))
+            lines += _table(rows)
         for name, reason in self.untraced.items():
             lines.append(f"{name or 'the model'} was folded child by child: torch.fx cannot trace it ({reason})")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ConvolutionReport:
+    """What became of one convolution.
+
+    Attributes:
+        names: of the places in the model where it stands.
+        replaced: whether an involution stands there now (after a dry run: would stand).
+        outcome: kernel and groups of the involution, or why the convolution stayed, in a clause.
+        params_before: number of its parameters.
+        params_after: of those of what stands there now.
+    """
+
+    names: tuple[str, ...]
+    replaced: bool
+    outcome: str
+    params_before: int
+    params_after: int
+
+
+@dataclass(frozen=True)
+class ReplacementReport:
+    """What `involution.replace_convolutions` did, or would do; ``print`` shows it as a table.
+
+    Attributes:
+        convolutions: one entry for every convolution that was looked at, in the order of ``model.named_modules()``.
+        params: number of parameters of the model, before and after.
+        macs: its multiply-adds for one input, before and after; None where no ``input_size`` was given.
+    """
+
+    convolutions: tuple[ConvolutionReport, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int] | None = None
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The names of the places where involutions stand now."""
+        return tuple(name for entry in self.convolutions if entry.replaced for name in entry.names)
+
+    @property
+    def left(self) -> tuple[ConvolutionReport, ...]:
+        """The convolutions that are as they were."""
+        return tuple(entry for entry in self.convolutions if not entry.replaced)
+
+    def __str__(self) -> str:
+        count = len(self.convolutions) - len(self.left)
+        lines = [f"{count} of {len(self.convolutions)} convolutions replaced"]
+        rows = [("convolution", "parameters", "now", "what was done")]
+        for entry in self.convolutions:
+            after = f"{entry.params_after:,}" if entry.replaced else "–"
+            rows.append((", ".join(entry.names), f"{entry.params_before:,}", after, entry.outcome))
+        lines += _table(rows) if self.convolutions else []
+        lines.append(f"parameters: {self.params[0]:,} before, {self.params[1]:,} after")
+        if self.macs is not None:
+            lines.append(f"multiply-adds: {self.macs[0]:,} before, {self.macs[1]:,} after")
+        return "\n".join(lines)
+
+
+def _table(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole at any moment, and a sentence for the disk that is full."""
+"""Checkpoints that are whole at any moment, and sentences for what ends a training or keeps one from going on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..errors import TrainingError
+from ..errors import CheckpointError, InvolutionError, TrainingError, in_one_line
 from ..files import replaced
+from ..models import checkpoints
 
-__all__ = ["WholeCheckpointIO", "WriteErrors"]
+__all__ = ["TrainingEnd", "WholeCheckpointIO"]
+
+# Beside what Lightning keeps: the classes of the optimisers, whose states do not say whose they are.
+_OPTIMIZERS = "involution_optimizers"
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Replace a checkpoint whole or not at all.
+    """Replace a checkpoint whole or not at all, and read one without running code from it.
 
     Lightning writes to the folder of temporary files and moves the file from there, which copies it over the old one
     where that folder lies on another file system: killed or out of space in between, neither would be left.
@@ -39,27 +43,107 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 raise error.__context__ from error
             raise
 
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; one on another computer, or one that may run code, as Lightning does.
 
-class WriteErrors(Callback):
-    """Say what a full disk, a quota or a lost folder means for the training.
+        Raises:
+            CheckpointError: it is missing, damaged, none of a training, or wants to run code.
+        """
+        if "://" in str(path) or weights_only is False:
+            return super().load_checkpoint(path, map_location, weights_only)
+        return checkpoints.read_training(path)
+
+
+class TrainingEnd(Callback):
+    """Say what a training leaves that was interrupted, failed, or could not go on from a checkpoint.
 
     Attributes:
-        refusal: the sentence, None as long as everything could be written.
+        refusal: the sentence for what ended it, None where that is unknown or nothing did.
+        words: where it was interrupted, and how it goes on.
     """
 
     def __init__(self) -> None:
-        self.refusal: TrainingError | None = None
+        self.refusal: InvolutionError | None = None
+        self.words = "interrupted before the first step"
+        self._restored: dict[str, Any] = {}
+        self._has_begun = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the classes of the optimisers."""
+        checkpoint[_OPTIMIZERS] = _classes(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what is compared, or compare it where the optimisers are there already, as with FSDP2."""
+        self._restored = {name: checkpoint[name] for name in ("epoch", _OPTIMIZERS) if name in checkpoint}
+        if trainer.optimizers:
+            self.on_fit_start(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the checkpoint with the training that goes on from it.
+
+        Raises:
+            TrainingError: it was made by another optimiser, or has more epochs behind it than the training shall have.
+        """
+        made = _classes(trainer)
+        given = self._restored.get(_OPTIMIZERS, made)
+        if given != made:
+            raise TrainingError(
+                f"{trainer.ckpt_path} was made with {', '.join(given)} and cannot be gone on from with {', '.join(made)}; "
+                "take the same optimiser, or start a new training in another --run"
+            )
+        epochs = self._restored.get("epoch", -1) + 1
+        if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
+            raise TrainingError(
+                f"{trainer.ckpt_path} has {epochs} epochs behind it and the training shall have {trainer.max_epochs}; "
+                "raise --trainer.max_epochs"
+            )
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that all that a checkpoint holds has been taken."""
+        self._has_begun = True
+
+    on_train_start = on_validation_start = on_test_start = on_sanity_check_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the sentence for whoever started the training."""
+        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        here = f"epoch {trainer.current_epoch}"
+        go_on = "start again"
+        if last.exists():
+            go_on = f"go on from {last}, which is whole, with --ckpt_path last"
+        no_epoch = "" if last.exists() else "no epoch was finished, "
+        self.words = f"interrupted in {here}; {no_epoch}{go_on}" if trainer.state.fn == "fit" else "interrupted"
+        if isinstance(exception, InvolutionError):
+            return
+        text = str(exception)
         if isinstance(exception, OSError) and exception.errno in _REMEDIES:
-            last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            kept = "go on" if last.exists() else "start again"
-            option = f" from {last}, which is whole, with --ckpt_path last" if last.exists() else ""
             self.refusal = TrainingError(
-                f"the training in {trainer.default_root_dir} cannot be saved in epoch {trainer.current_epoch}: "
-                f"{os.strerror(exception.errno)}; {_REMEDIES[exception.errno]} and {kept}{option}"
+                f"the training in {trainer.default_root_dir} cannot be saved in {here}: "
+                f"{os.strerror(exception.errno)}; {_REMEDIES[exception.errno]} and {go_on}"
             )
+        elif "DataLoader worker (pid" in text:
+            reason = in_one_line(text[text.index("worker (pid") :])
+            self.refusal = TrainingError(
+                f"a process that reads images ended in {here} ({reason}); where memory ran out, lower "
+                f"--data.num_workers, and {go_on}"
+            )
+        elif "Error(s) in loading state_dict" in text:
+            problems = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+            self.refusal = CheckpointError(
+                f"{trainer.ckpt_path} does not fit the model: {in_one_line(problems[0])}{more}; build the "
+                "model as it was trained, which the configuration in the run's logs says"
+            )
+        elif trainer.ckpt_path and not self._has_begun and isinstance(exception, Exception):
+            self.refusal = CheckpointError(
+                f"{trainer.ckpt_path} cannot be gone on from: {type(exception).__name__}: {in_one_line(exception)}"
+            )
+
+
+def _classes(trainer: Trainer) -> list[str]:
+    return [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}" for optimizer in trainer.optimizers]
 
 
 _SPACE = "free some space"

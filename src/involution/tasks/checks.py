@@ -8,7 +8,17 @@ from torch import Tensor
 from ..data.description import DataDescription
 from ..errors import TrainingError
 
-__all__ = ["check_classes", "check_finite"]
+__all__ = ["check_classes", "check_finite", "check_number_of_classes"]
+
+
+def check_number_of_classes(num_classes: int, least: int) -> None:
+    """Refuse a number of classes that no net of the task can have.
+
+    Raises:
+        TrainingError: it is below ``least``.
+    """
+    if num_classes < least:
+        raise TrainingError(f"num_classes must be at least {least}, got {num_classes}")
 
 
 def check_classes(data: DataDescription, num_classes: int) -> None:

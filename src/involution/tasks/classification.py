@@ -16,7 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from ..data.description import DataDescription
 from ..errors import TrainingError
 from . import sharding
-from .checks import check_classes, check_finite
+from .checks import check_classes, check_finite, check_number_of_classes
+from .schedules import create_optimizer
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -58,6 +59,9 @@ class ClassificationTask(LightningModule):
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
         optimizer: from parameters to an optimiser.
         lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
+
+    Raises:
+        TrainingError: the model cannot be built, or there are fewer than two classes.
     """
 
     # What the best checkpoint is chosen by.
@@ -76,6 +80,7 @@ class ClassificationTask(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        check_number_of_classes(num_classes, 2)
         self._build: Callable[[], nn.Module] | None = None
         if isinstance(model, str):
             self._build = partial(create_model, model, num_classes, model_args or {})
@@ -150,10 +155,8 @@ class ClassificationTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with its schedule if there is one."""
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        optimizer, scheduler = create_optimizer(self.optimizer, self.parameters(), self.lr_scheduler)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read.

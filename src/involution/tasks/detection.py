@@ -17,8 +17,8 @@ from ..data.description import DataDescription
 from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.detection import MaskRCNN, create
-from .checks import check_classes, check_finite
-from .schedules import warmed_up
+from .checks import check_classes, check_finite, check_number_of_classes
+from .schedules import create_optimizer, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
 
@@ -97,6 +97,7 @@ class DetectionTask(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        check_number_of_classes(num_classes, 1)
         self.architecture = model if isinstance(model, str) else None
         self.model_args = dict(model_args or {})
         net: Any = model
@@ -175,10 +176,9 @@ class DetectionTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the weights that train, with its schedule if there is one."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer, scheduler = create_optimizer(self.optimizer, parameters, self.lr_scheduler)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take a step, with a lower rate during the warm-up."""

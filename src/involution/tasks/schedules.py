@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["PolyLR", "WarmupCosineLR", "warmed_up"]
+from ..errors import TrainingError
+
+__all__ = ["PolyLR", "WarmupCosineLR", "create_optimizer", "warmed_up"]
+
+
+def create_optimizer(
+    optimizer: Callable[..., Optimizer], parameters: Iterable[nn.Parameter], lr_scheduler: Callable[..., Any] | None
+) -> tuple[Optimizer, Any]:
+    """Return an optimiser and its schedule, None without one.
+
+    Args:
+        optimizer: from parameters to an optimiser.
+        parameters: what it changes.
+        lr_scheduler: from the optimiser to a schedule.
+
+    Raises:
+        TrainingError: one of them refuses its arguments.
+    """
+    what = "optimizer"
+    try:
+        made = optimizer(parameters)
+        what = "lr_scheduler"
+        return made, None if lr_scheduler is None else lr_scheduler(made)
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"the {what} cannot be made: {error}; correct --model.{what}") from error
 
 
 class PolyLR(LambdaLR):

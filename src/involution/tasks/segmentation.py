@@ -24,8 +24,8 @@ from ..models import saved
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import segment
 from . import segmentation_results as analysis
-from .checks import check_classes, check_finite
-from .schedules import PolyLR
+from .checks import check_classes, check_finite, check_number_of_classes
+from .schedules import PolyLR, create_optimizer
 
 __all__ = ["SegmentationTask"]
 
@@ -78,6 +78,7 @@ class SegmentationTask(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        check_number_of_classes(num_classes, 2)
         self.architecture, self.model_args = model if isinstance(model, str) else None, dict(model_args or {})
         if isinstance(model, str):
             try:
@@ -210,10 +211,10 @@ class SegmentationTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser for what is not frozen, with its schedule if there is one."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.lr_scheduler is None:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer, scheduler = create_optimizer(self.optimizer, parameters, self.lr_scheduler)
+        if scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, PolyLR) and scheduler.steps is None:
             scheduler.steps = int(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

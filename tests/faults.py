@@ -1,0 +1,218 @@
+"""``make faults``: what a training says and loses when it is killed, doubled, or loses disk, files or the right time.
+
+Every fault befalls a training of its own; then the same command goes on with ``--ckpt_path last``, or starts again
+where no epoch was finished, and its weights are compared, bit for bit, with those of a training that nothing befell.
+"""
+
+import argparse
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from trainings import TINY
+
+from involution import records
+
+EPOCHS = 4
+REPLACED = (
+    "--data=",
+    "--data.dataset",
+    "--model.num_classes",
+    "--model.model_args",
+    "--trainer.limit",
+    "--trainer.max",
+)
+
+
+class Fault(NamedTuple):
+    """What is done to a training, and the statuses that are right after it."""
+
+    title: str
+    inflict: Callable[["Scene"], subprocess.CompletedProcess]
+    statuses: tuple[int, ...]
+    can_go_on: bool = True
+
+
+class Scene:
+    """A data set and the folder of one training on it."""
+
+    def __init__(self, folder: Path, dice: random.Random) -> None:
+        self.images, self.run, self.dice = folder / "images", folder / "run", dice
+        for part, count in (("train", 24), ("val", 4)):
+            for label in ("dark", "light"):
+                (self.images / part / label).mkdir(parents=True)
+                for i in range(count):
+                    pixels = np.full((20, 20, 3), 5 * i + (100 if label == "light" else 0), np.uint8)
+                    Image.fromarray(pixels).save(self.images / part / label / f"{i}.png")
+
+    @property
+    def last(self) -> Path:
+        return self.run / "checkpoints" / "last.ckpt"
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            "fit",
+            *(flag for flag in TINY if not flag.startswith(REPLACED)),
+            "--model.num_classes=2",
+            "--model.model_args={stem: small, channels: [8, 8, 8, 8], kernel_size: 3, group_channels: 4}",
+            f"--trainer.max_epochs={EPOCHS}",
+            "--data=involution.data.ImageFolders",
+            f"--data.root={self.images}",
+            "--data.batch_size=4",
+            "--data.num_workers=1",
+            "--data.transforms=involution.data.ImageTransforms",
+            "--data.transforms.image_size=16",
+            f"--run={self.run}",
+            *more,
+        ]
+
+    def start(self, *more: str, prelude: str = "", **options) -> subprocess.Popen:
+        """Start the training, after some statements of Python's."""
+        code = f"import sys\nfrom involution.commands.main import main\n{prelude}\nsys.exit(main(sys.argv[1:]))"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", code, *self.arguments(*more)]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    def end(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
+        _, said = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, "", said)
+
+    def wait_for_a_checkpoint(self, process: subprocess.Popen) -> None:
+        while not self.last.exists() and process.poll() is None:
+            time.sleep(0.01)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return torch.load(self.last, weights_only=True)["state_dict"]
+
+
+def send(number: signal.Signals) -> Callable[[Scene], subprocess.CompletedProcess]:
+    """Send a signal at a random moment after the first checkpoint."""
+
+    def inflict(scene: Scene) -> subprocess.CompletedProcess:
+        process = scene.start()
+        scene.wait_for_a_checkpoint(process)
+        time.sleep(scene.dice.uniform(0, 1))
+        process.send_signal(number)
+        return scene.end(process)
+
+    return inflict
+
+
+AT_EPOCH = """
+from involution.tasks.callbacks import EpochSeed
+def act(self, trainer, module, seed=EpochSeed.on_train_epoch_start):
+    if trainer.current_epoch == 2:
+        {action}
+    seed(self, trainer, module)
+EpochSeed.on_train_epoch_start = act
+"""
+
+
+def act(action: str) -> Callable[[Scene], subprocess.CompletedProcess]:
+    """Do something inside the training at the start of its third epoch."""
+
+    def inflict(scene: Scene) -> subprocess.CompletedProcess:
+        return scene.end(scene.start(prelude=AT_EPOCH.format(action=action.format(scene=scene))))
+
+    return inflict
+
+
+def allow_small_files(scene: Scene) -> subprocess.CompletedProcess:
+    """Let no file grow beyond 20 kB, after the first checkpoint, as a quota or a full disk does."""
+    process = scene.start()
+    scene.wait_for_a_checkpoint(process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return scene.end(process)
+
+
+def start_another(scene: Scene) -> subprocess.CompletedProcess:
+    first = scene.start()
+    while not (scene.run / ".lock").exists() and first.poll() is None:
+        time.sleep(0.01)
+    second = scene.end(scene.start())
+    assert scene.end(first).returncode == 0
+    return second
+
+
+KILL_WORKER = (
+    "import os; from involution.data import image_folders; me = os.getpid(); "
+    "read = image_folders.FolderImages.__getitem__; "
+    "image_folders.FolderImages.__getitem__ = lambda s, i: read(s, i) if os.getpid() == me else os.kill(os.getpid(), 9)"
+)
+FAULTS = (
+    *(Fault(f"SIGKILL, {i + 1}", send(signal.SIGKILL), (-signal.SIGKILL, 0)) for i in range(3)),
+    *(Fault(f"SIGTERM, {i + 1}", send(signal.SIGTERM), (143, 0)) for i in range(3)),
+    *(Fault(f"SIGINT, {i + 1}", send(signal.SIGINT), (130, 0)) for i in range(3)),
+    Fault("data worker killed", act(KILL_WORKER), (2,)),
+    Fault("no space for a checkpoint", allow_small_files, (2,)),
+    Fault("an image deleted under way", act("import os; os.remove('{scene.images}/train/dark/3.png')"), (2,), False),
+    Fault("the checkpoints deleted under way", act("import shutil; shutil.rmtree('{scene.run}/checkpoints')"), (0,)),
+    Fault("two writers", start_another, (2,)),
+    Fault("the clock jumps back a year", act("import time; now = time.time; time.time = lambda: now() - 3e7"), (0,)),
+)
+
+
+def run(fault: Fault, expected: dict[str, torch.Tensor], seed: int) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Scene(Path(folder), random.Random(f"{fault.title} {seed}"))
+        ended = fault.inflict(scene)
+        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+        sentence = lines[-1].replace(folder, "…") if lines and ended.returncode else ""
+        problems = []
+        if ended.returncode not in fault.statuses:
+            problems.append(f"status {ended.returncode}")
+        if "Traceback" in ended.stderr:
+            problems.append("a traceback")
+        lost = "nothing"
+        if fault.can_go_on:
+            more = ["--ckpt_path=last"] if scene.last.exists() else []
+            again = scene.end(scene.start(*more))
+            if again.returncode:
+                problems.append(f"it does not go on: {again.stderr.splitlines()[-1]}")
+            elif any(not torch.equal(value, scene.weights()[name]) for name, value in expected.items()):
+                lost = "other weights in the end"
+        remains = [path.name for path in scene.run.rglob("*.partial")]
+        if remains and fault.statuses[0] >= 0:
+            problems.append(f"remains {', '.join(remains)}")
+        return {
+            "fault": fault.title,
+            "status": ended.returncode,
+            "sentence": sentence,
+            "lost": lost,
+            "problems": "; ".join(problems),
+        }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the record")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Scene(Path(folder), random.Random(0))
+        ended = whole.end(whole.start())
+        assert ended.returncode == 0, ended.stderr
+        expected = whole.weights()
+    rows = []
+    for fault in FAULTS:
+        rows.append(run(fault, expected, arguments.seed))
+        print(" | ".join(map(str, rows[-1].values())), flush=True)
+    print(records.write("faults", {"seed": arguments.seed, "results": rows}, arguments.out))
+    return int(any(row["problems"] or row["lost"] != "nothing" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
