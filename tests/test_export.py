@@ -58,7 +58,17 @@ def test_every_case(every_case, case):
         assert relative_error(actual, expected) < 1e-6
 
 
-@pytest.mark.parametrize(("generator", "stride"), [("bottleneck", 2), ("attention", 1)])
+@pytest.mark.parametrize(
+    ("generator", "stride"),
+    [
+        ("bottleneck", 2),
+        ("attention", 1),
+        ("sasa", 1),
+        ("san_pairwise", 1),
+        ("san_patchwise", 1),
+        ("local_relation", 1),
+    ],
+)
 def test_dynamic_batch_and_size(tmp_path, generator, stride):
     model = nn.Sequential(nn.Conv2d(3, 32, 1), Involution2d(32, 32, 3, stride, kernel_generator=generator), nn.ReLU())
     model(torch.randn(4, 3, 16, 16))
