@@ -186,7 +186,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
             ["--model.optimizer.lr=1e30", "--model.lr_scheduler.min_lr=0"],
             "the training diverged; lower the learning rate",
         ),
-        (["--data.root=nowhere"], "no image found in data/nowhere/images/train; expected files such as"),
+        (["--data.root=nowhere"], "there is no folder nowhere or data/nowhere; name the data set's with --data.root"),
     ],
     ids=["classes", "model", "weights", "diverged", "folder"],
 )

@@ -122,6 +122,10 @@ def save(folder: str | Path, net: nn.Module, description: Description) -> None:
 def describe(folder: str | Path, *, allow_network: bool = False) -> Description | None:
     """Read and check the description of a saved net; None where the folder holds none of ours (timm's have no task).
 
+    Args:
+        folder: that `save` wrote, or another.
+        allow_network: whether the description may name an architecture on a hub.
+
     Raises:
         CheckpointError: there is a description, and it is damaged, of another version, or names a place in a network
             while ``allow_network`` is false.
@@ -155,6 +159,10 @@ def describe(folder: str | Path, *, allow_network: bool = False) -> Description 
 
 def check_classifier(folder: str | Path, *, allow_network: bool = False) -> None:
     """Check the description in a folder that timm is about to read.
+
+    Args:
+        folder: of a classifier, as timm and ``involution fit`` write it.
+        allow_network: whether the description may name an architecture on a hub.
 
     Raises:
         CheckpointError: it is missing, damaged, not of timm's form, or names a place in a network while
