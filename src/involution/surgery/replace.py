@@ -65,8 +65,8 @@ def replace_convolutions(
         1 of 2 convolutions replaced
         convolution  parameters  now    what was done
         0            896         –      3 input channels, fewer than 16
-        2            18,496      4,772  7×7 involution of 4 groups
-        parameters: 19,392 before, 5,668 after
+        2            18,496      4,148  7×7 involution of 4 groups
+        parameters: 19,392 before, 5,044 after
         >>> model[2].kernel_size, model[2].padding, model[2].stride
         ((7, 7), (3, 3), (2, 2))
     """
