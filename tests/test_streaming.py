@@ -73,7 +73,7 @@ def test_shards_hold_the_files_as_they_were(folders, shards):
 
 def test_packing_twice_is_refused(folders, shards, tmp_path, capsys):
     assert main(["pack", str(folders), str(shards)]) == 2
-    assert "already holds shards; delete them or choose another folder" in capsys.readouterr().err
+    assert "already holds shards (index.json); delete them or choose another folder" in capsys.readouterr().err
     assert main(["pack", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "holds neither train nor val" in capsys.readouterr().err
 
