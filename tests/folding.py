@@ -84,12 +84,15 @@ def assert_same_within_rounding(folded, model, x):
 
 
 def assert_no_less_exact(folded, model, x):
-    """Compare a deep net in float32 with itself in float64, which rounding alone takes further than one layer."""
+    """Compare a deep net in float32 with itself in float64, which rounding alone takes further than one layer.
+
+    The largest errors of two orders of rounding differ by chance, up to twice either way.
+    """
     exact = copy.deepcopy(model).double()
     with torch.inference_mode():
         outputs = zip(leaves(folded(x)), leaves(model(x)), leaves(exact(x.double())), strict=True)
     for a, b, c in outputs:
-        assert (a - c).abs().max() <= max(2 * (b - c).abs().max(), 1e-5 * c.abs().max())
+        assert (a - c).abs().max() <= max(4 * (b - c).abs().max(), 1e-5 * c.abs().max())
 
 
 def left(report):

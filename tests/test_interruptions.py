@@ -24,6 +24,8 @@ def act(self, trainer, module):
         {action}
 
 EpochSeed.on_train_epoch_start = act
+# A shell starts what runs in its background deaf to Ctrl-C, tests as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(sys.argv[1:]))
 """
 

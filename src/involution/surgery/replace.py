@@ -168,10 +168,9 @@ def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict
             module.stride,
             padding,
             module.dilation,
-            bias=module.bias is not None,
             device=module.weight.device,
             dtype=module.weight.dtype,
-            **arguments,
+            **{"bias": module.bias is not None, **arguments},
         ).train(module.training)
     except ValueError as error:
         raise ValueError(f"{name} cannot be replaced: {error}") from error
