@@ -76,13 +76,13 @@ def inference(
     x = images(batch, dtype)
     # Dynamo looks at the setting itself: as an option of torch.compile freezing has no effect.
     with torch.no_grad(), torch._inductor.config.patch(freezing=treatment == "frozen"):
-        folded = {name: fold_batch_norms(model)[0] for name, model in models.items()}
         if treatment == "plain":
-            models |= {f"{name}{FOLDED}": model for name, model in folded.items()}
+            models |= {f"{name}{FOLDED}": fold_batch_norms(model)[0] for name, model in models.items()}
         else:
             # For this size alone; a second one would make the compiler's own kernels slower, for all nets.
             torch.compiler.reset()
-            models = folded if treatment == "frozen" else models
+            if treatment == "frozen":
+                models = {name: fold_batch_norms(model)[0] for name, model in models.items()}
             models = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
@@ -184,16 +184,15 @@ def main() -> None:
                     add(f"{kind}, bfloat16", depth, batch, times)
     if not arguments.skip_training:
         for depth in [50] if 50 in arguments.depths else arguments.depths[:1]:
-            makers = nets(depth)
+            makers, rounds = nets(depth), max(5, arguments.rounds // 6)
             steps = {name: training_step(make) for name, make in makers.items()}
-            times = medians(steps, max(5, arguments.rounds // 6))
+            times = medians(steps, rounds)
             del steps
             peak = {name: peak_mib(depth, name, arguments.threads) for name in makers}
             saved = {name: saved_mib(depth, name) for name in makers}
             add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
             if arguments.bfloat16:
                 steps = {name: training_step(make, autocast=True) for name, make in makers.items()}
-                rounds = max(5, arguments.rounds // 6)
                 add("training step, autocast to bfloat16", depth, TRAINING_BATCH, medians(steps, rounds))
             for name in makers:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")

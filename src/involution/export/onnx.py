@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.native import loader
-from ..errors import ExportError, MissingPackageError
+from ..errors import ExportError, missing_package
 from .programs import captured, refusal, written
 
 __all__ = ["library", "to_onnx", "translations"]
@@ -54,9 +54,7 @@ def translations(operator: str = "standard") -> dict[Any, Callable[..., Any]]:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError(
-            f'{error.name} is missing; install it with: pip install "involution[export]"', name=error.name
-        ) from error
+        raise missing_package(error.name, "export") from error
     from . import onnx_nodes, onnx_operators
 
     nodes: Any = onnx_nodes if operator == "standard" else onnx_operators

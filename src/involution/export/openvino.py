@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..backends import native
-from ..backends.native import loader
-from ..errors import ExportError, MissingPackageError
+from ..errors import ExportError, missing_package
 from ..files import replaced_files
+from .onnx import library
 
 __all__ = ["extension"]
 
@@ -53,10 +53,8 @@ def extension() -> Path:
         >>> net([x.numpy()])[0].shape
         (1, 16, 8, 8)
     """
-    kernels = loader.found()
-    if isinstance(kernels, str):
-        raise ExportError(f"involution's own operators cannot be served: {kernels}; {_INSTEAD}")
-    command = [_compiler(), *_flags(kernels.path.resolve())]
+    kernels = library()
+    command = [_compiler(), *_flags(kernels.resolve())]
     file = _cache() / f"openvino-{_digest(command)}.{'dylib' if sys.platform == 'darwin' else 'so'}"
     if not file.exists():
         try:
@@ -73,9 +71,7 @@ def _flags(kernels: Path) -> list[str]:
     """Return what a compiler is told, but for the name of the result."""
     spec = find_spec("openvino")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(
-            'openvino is missing; install it with: pip install "involution[export]"', name="openvino"
-        )
+        raise missing_package("openvino", "export")
     package = Path(next(iter(spec.submodule_search_locations)))
     if not (package / "include/openvino/core/op_extension.hpp").exists():
         raise ExportError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ..errors import ExportError
+from ..errors import ExportError, first_line
 from ..files import replaced_files
 
 __all__ = ["captured", "image_shapes", "in_evaluation", "refusal", "written"]
@@ -87,7 +87,7 @@ def refusal(model: nn.Module, target: str, error: BaseException) -> ExportError:
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    words = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    words = first_line(error)
     if words.startswith("Constraints violated"):
         return ExportError(
             f"{type(model).__name__} cannot be exported to {target} for any size, because it branches by sizes; export it "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ExportError, MissingPackageError
+from ..errors import ExportError, first_line, missing_package
 from .torch_package import load_pt2
 
 __all__ = ["Session", "flat", "open_onnx", "open_openvino", "open_pt2", "openvino_core"]
@@ -59,9 +59,7 @@ def open_onnx(file: str | Path, *, threads: int | None = None, library: Path | N
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError(
-            'onnxruntime is missing; install it with: pip install "involution[export]"', name="onnxruntime"
-        ) from error
+        raise missing_package("onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     # Warnings of its optimiser say nothing to a user.
     options.log_severity_level = 3
@@ -124,9 +122,7 @@ def openvino_core(extension: Path | None = None) -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise MissingPackageError(
-            'openvino is missing; install it with: pip install "involution[export]"', name="openvino"
-        ) from error
+        raise missing_package("openvino", "export") from error
     core = openvino.Core()
     if extension is not None:
         try:
@@ -137,5 +133,5 @@ def openvino_core(extension: Path | None = None) -> Any:
 
 
 def _unreadable(file: str | Path, engine: str, error: BaseException) -> ExportError:
-    words = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ExportError(f"{engine} cannot load {file}: {words[:300]}; export the model anew with the installed versions")
+    words = first_line(error)[:300]
+    return ExportError(f"{engine} cannot load {file}: {words}; export the model anew with the installed versions")
