@@ -1,7 +1,7 @@
 """What each mechanism of the CPU backend brings to whole nets: their time with it and without it, interleaved.
 
-A mechanism of the kernels (prefetch, weights shared by a tile, vector conversions of half precision) is left out by a
-build of its own into ``build/without``; one of Python by handing the operator less. RedNet-50 in inference (batch 1
+A mechanism of the kernels (weights shared by a tile, vector conversions of half precision) is left out by a build of its
+own into ``build/without``; one of Python by handing the operator less. RedNet-50 in inference (batch 1
 and 8) and in a training step (batch 8), float32 and, for the conversions, float16; its first stage's involution by a
 field in memory, as a φ of one's own gives it. The kernels of every build are handed over by the same call, "everything"
 as well; it is timed twice in a round, and how far its second time is from its first says what of the others is chance.
@@ -36,7 +36,6 @@ from .timing import medians
 
 IMAGE = 224
 BUILDS = {
-    "prefetch": "PREFETCH",
     "shared weights": "SHARED_WEIGHTS",
     "vector conversions": "VECTOR_CONVERSIONS",
 }
@@ -224,7 +223,7 @@ def main() -> None:
         print(f"\n{kind}: {row['times']['everything']['median_ms']:.1f} ms")
         for name, ratio in row["ratios"].items():
             if name != "everything":
-                print(f"  {'' if name == 'everything again' else 'without '}{name:30s} {ratio:.3f}", flush=True)
+                print(f"  {name if name == 'everything again' else f'without {name}':38s} {ratio:.3f}", flush=True)
     peak = {
         name or "everything": in_fresh_process(_peak_of, arguments.model, name, arguments.threads)
         for name in [None, *without]
@@ -232,7 +231,7 @@ def main() -> None:
     rows[-1]["peak_mib"] = peak
     print("\nby how much two training steps raise the peak of memory")
     for name, mib in peak.items():
-        print(f"  {'' if name == 'everything' else 'without '}{name:30s} {mib:.0f} MiB", flush=True)
+        print(f"  {name if name == 'everything' else f'without {name}':38s} {mib:.0f} MiB", flush=True)
     payload = {"seed": 0, "instruction_set": native.instruction_set(), "model": arguments.model, "results": rows}
     name = f"without-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
     print(f"\n{records.write(name, payload, arguments.output)}")

@@ -148,6 +148,28 @@ def scaling_tables(record: dict[str, Any]) -> list[str]:
     ]
 
 
+def mechanism_tables(record: dict[str, Any]) -> list[str]:
+    """Return the times without each mechanism of the kernels over the time with all of them, and peaks of memory."""
+    rows, peak = record["results"], record["results"][-1]["peak_mib"]
+    again = "everything again"
+    names = [name for name in rows[0]["ratios"] if name not in ("everything", again)]
+    times = [
+        [r["kind"], *(f"{r['ratios'][name]:.2f}" if name in r["ratios"] else "" for name in [*names, again])]
+        for r in rows
+    ]
+    return [
+        "",
+        f"Time of {record['model']} without a mechanism over its time with everything; the last column is everything, "
+        "timed a second time.",
+        "",
+        *table(["", *(f"without {name}" for name in names), again], times),
+        "",
+        f"Two training steps raise the peak of memory by {peak['everything']:.0f} MiB; "
+        + ", ".join(f"without {name} {peak[name]:.0f}" for name in names)
+        + ".",
+    ]
+
+
 def segmenter_tables(record: dict[str, Any]) -> list[str]:
     """Return latency and peak memory of the segmentation nets."""
     rows = [
@@ -297,6 +319,7 @@ def main() -> None:
         ("nets-cpu-*", "Nets", net_tables),
         ("frozen-cpu-*", "Nets, compiled and frozen", net_tables),
         ("scaling-cpu-*", "Growth", of_one(scaling_tables)),
+        ("without-cpu-*", "What each mechanism brings", of_one(mechanism_tables)),
         ("training-cpu-*", "Training small nets", of_one(training_tables)),
         ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
         ("detectors-cpu-*", "Detectors", of_one(detector_tables)),

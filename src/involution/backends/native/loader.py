@@ -15,7 +15,7 @@ import torch
 _SUFFIXES = {"win32": "dll", "darwin": "dylib"}
 _VARIABLE = "INVOLUTION_NATIVE_ISA"
 # As in include/involution_engine.h.
-_INTERFACE = 6
+_INTERFACE = 7
 _REBUILD = "install a C++17 compiler (GCC or Clang) and reinstall involution from its sources"
 
 

@@ -154,17 +154,10 @@ struct Accumulation {
         return;
       }
       // In place, rows come first, so that a field whose weights lie together is read as it lies in memory.
-      const bool stream = taps_together(p) && p.f[1] == taps_of(p) && p.f[7] == p.groups * p.f[1] &&
-                          (!Backward || p.stride[1] * p.stride[2] == 1);
-      // The row of the field that the next row of the target is the first to need.
-      const i64 further = Backward ? p.padding[1] + 1 : 1;
       for (i64 h = box.row_begin; h < box.row_end; h++) {
         for (i64 g = box.group_begin; g < box.group_end; g++) {
           const Group one = group(box, g, map_box, field_box, nullptr, values);
-          const S* next = field + box.batch * p.f[0] + box.plane * p.f[5] + (h + further) * p.f[6] + box.column_begin * p.f[7] +
-                          g * (box.column_end - box.column_begin) * p.f[1];
-          row(one.map, one.weights, one.out + h * target_steps()[3], box, h, nullptr, {},
-              stream ? reinterpret_cast<const char*>(next) : nullptr);
+          row(one.map, one.weights, one.out + h * target_steps()[3], box, h, nullptr);
         }
       }
     });
@@ -185,7 +178,7 @@ struct Accumulation {
 
   // One row of the target, in one pass (forward) or one per residue of the stride (backward), after `affine`.
   void row(const MapView<E>& map, const FieldView<A>& weights, S* out, const Box& box, i64 h, A* buffer,
-           const Affine<A>& affine = {}, const char* ahead = nullptr) const {
+           const Affine<A>& affine = {}) const {
     const Axis axis = Axis::of(p, 2);
     const Line plane = line(Axis::of(p, 0), box.plane), rows = line(Axis::of(p, 1), h);
     const i64 c = p.group_channels, step = target_steps()[4];
@@ -204,10 +197,6 @@ struct Accumulation {
     if (q.planes * q.rows == 0) q.planes = q.rows = 0;
     const i64 columns = box.column_end - box.column_begin;
     const bool direct = !pack_target();
-    if (ahead != nullptr) {
-      q.ahead = ahead;
-      q.ahead_bytes = taps_of(p) * i64(sizeof(S));
-    }
     if constexpr (!Backward) {
       q.taps = axis.taps;
       q.first = box.column_begin * axis.stride - axis.padding;

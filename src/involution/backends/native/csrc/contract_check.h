@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arguments.h"
+#include "description.h"
 
 namespace operators {
 
@@ -16,6 +17,8 @@ inline void demand(bool fits) {
 struct Window {
   i64 dims = 0;
   Numbers taps, stride, padding, dilation;
+
+  WindowShape shape() const { return {dims, taps.at, stride.at, padding.at, dilation.at}; }
 
   void check() const {
     demand(dims >= 1 && dims <= 3 && taps.count == dims && stride.count == dims && padding.count == dims &&

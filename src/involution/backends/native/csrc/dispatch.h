@@ -19,6 +19,7 @@ INVOLUTION_DECLARE(avx2)
 INVOLUTION_DECLARE(avx512)
 
 // bfloat16 products of pairs of channels, for which only some processors have instructions.
+using PairProduct = void(const InvolutionPairProduct&);
 namespace avx512_bf16 {
 void pair_product(const InvolutionPairProduct&);
 }
@@ -32,7 +33,7 @@ struct InvolutionKernels {
   decltype(&baseline::contract) contract;
   decltype(&baseline::span_and_contract) span_and_contract;
   decltype(&baseline::span_gradients) span_gradients;
-  void (*pair_product)(const InvolutionPairProduct&);  // null where the machine has none
+  PairProduct* pair_product;  // null where the machine has none
 };
 
 // Those in use.

@@ -4,6 +4,8 @@
 #include <new>
 #include <string>
 
+#include "description.h"
+
 namespace engine {
 
 using i64 = std::int64_t;
@@ -174,53 +176,28 @@ void prepare_correlation(InvolutionCall& call) {
 }
 
 // Steps through the dimensions of a dense array.
-void dense_steps(const i64* size, i64 dims, i64* steps) {
-  i64 step = 1;
-  for (i64 d = dims - 1; d >= 0; d--) {
-    steps[d] = step;
-    step *= size[d];
+struct DenseSteps {
+  i64 at[kInvolutionDims] = {};
+
+  DenseSteps(const i64* size, i64 dims) {
+    i64 step = 1;
+    for (i64 d = dims - 1; d >= 0; d--) {
+      at[d] = step;
+      step *= size[d];
+    }
   }
-}
+};
 
-void map_steps(const i64* size, i64 dims, i64 (&steps)[5]) {
-  i64 dense[5] = {};
-  dense_steps(size, dims + 2, dense);
-  steps[0] = dense[0];
-  steps[1] = dense[1];
-  for (i64 d = 0; d < 3; d++) steps[2 + d] = d < 3 - dims ? 0 : dense[2 + d - (3 - dims)];
-}
-
-// x is the input side (B, C, H, W), y the output side; both are the kernels' names.
+// x is the size of the input side, y that of the output side.
 InvolutionProblem problem_of(const InvolutionCall& call, const i64* x, const i64* y, i64 groups, const InvolutionNumbers& taps) {
-  InvolutionProblem p{};
-  const i64 dims = dims_of(call), lead = 3 - dims;
-  p.dtype = call.dtype;
-  p.batch = x[0];
-  p.groups = groups;
-  p.group_channels = x[1] / groups;
-  for (i64 d = 0; d < 3; d++) {
-    const bool there = d >= lead;
-    p.in[d] = there ? x[2 + d - lead] : 1;
-    p.out[d] = there ? y[2 + d - lead] : 1;
-    p.taps[d] = there ? taps.at[d - lead] : 1;
-    p.stride[d] = there ? call.stride.at[d - lead] : 1;
-    p.padding[d] = there ? call.padding.at[d - lead] : 0;
-    p.dilation[d] = there ? call.dilation.at[d - lead] : 1;
-  }
-  map_steps(x, dims, p.x);
-  map_steps(y, dims, p.y);
-  return p;
+  const i64 dims = dims_of(call);
+  const WindowShape window{dims, taps.at, call.stride.at, call.padding.at, call.dilation.at};
+  const DenseSteps of_x(x, dims + 2), of_y(y, dims + 2);
+  return problem_of(call.dtype, groups, window, {x, of_x.at}, {y, of_y.at});
 }
 
-void add_field(InvolutionProblem& p, const i64* size, i64 dims) {
-  i64 dense[kInvolutionDims] = {};
-  dense_steps(size, 2 * dims + 2, dense);
-  p.f[0] = dense[0];
-  p.f[1] = dense[1];
-  for (i64 d = 0; d < dims; d++) {
-    p.f[5 - dims + d] = dense[2 + d];
-    p.f[8 - dims + d] = dense[2 + dims + d];
-  }
+void add_dense_field(InvolutionProblem& p, const i64* size, i64 dims) {
+  add_field(p, DenseSteps(size, 2 * dims + 2).at, dims);
 }
 
 void* data(const InvolutionCall& call, int i) { return const_cast<void*>(call.inputs[i].data); }
@@ -231,11 +208,10 @@ void compute_involution(const InvolutionCall& call, const InvolutionParallel& pa
   span.hidden = hidden.data;
   span.weight = call.inputs[2].data;
   span.channels = hidden.size[1];
-  map_steps(hidden.size, dims_of(call), span.h);
+  map_steps(DenseSteps(hidden.size, dims_of(call) + 2).at, dims_of(call), span.h);
   const auto given = [&](int i) { return call.inputs[i].size ? call.inputs[i].data : nullptr; };
   span.bias = given(3);
   span.epilogue = {given(4), given(5), call.relu != 0};
-  span.pair_product = kernels().pair_product;
   const InvolutionProblem p = problem_of(call, value.size, call.output_size, call.groups, call.kernel_size);
   kernels().span_and_contract(p, value.data, span, call.output, parallel);
 }
@@ -243,13 +219,13 @@ void compute_involution(const InvolutionCall& call, const InvolutionParallel& pa
 void compute_of_field(const InvolutionCall& call, const InvolutionParallel& parallel) {
   const InvolutionArray &input = call.inputs[0], &field = call.inputs[1];
   InvolutionProblem p = problem_of(call, input.size, call.output_size, field.size[1], taps_of_field(call));
-  add_field(p, field.size, dims_of(call));
+  add_dense_field(p, field.size, dims_of(call));
   kernels().contract(kForward, p, data(call, 0), data(call, 1), call.output, parallel);
 }
 
 void compute_correlation(const InvolutionCall& call, const InvolutionParallel& parallel) {
   InvolutionProblem p = problem_of(call, call.inputs[1].size, call.inputs[0].size, call.groups, call.kernel_size);
-  add_field(p, call.output_size, dims_of(call));
+  add_dense_field(p, call.output_size, dims_of(call));
   kernels().contract(kKernelGradient, p, data(call, 1), call.output, data(call, 0), parallel);
 }
 

@@ -3,12 +3,21 @@
 #pragma once
 
 #include "accumulate.h"
+#include "dispatch.h"
 #include "product.h"
 
 namespace INVOLUTION_ISA {
 
 // Seven rows of taps at a time: the paper's windows have 7·7.
 constexpr int kProductRows = kVectorBytes == 64 ? 7 : 4;
+
+// Zeros from column `count` on.
+template <class T>
+void fill_rows(T* matrix, i64 rows, i64 count, i64 width) {
+  for (i64 row = 0; row < rows; row++) {
+    for (i64 m = count; m < width; m++) matrix[row * width + m] = 0;
+  }
+}
 
 // The hidden map of a box as the matrix that the span's weight is multiplied by: row c holds channel c of all pixels,
 // `width` of them, zero beyond the last.
@@ -22,7 +31,7 @@ struct HiddenRows {
   static i64 hidden_values(i64 channels, i64 width) { return channels * width; }
   static i64 parameter_values(i64 taps, i64 channels) { return kDirect<S> ? 0 : taps * (channels + 1); }
 
-  HiddenRows(A* hidden, A* parameters, i64 taps, i64 channels)
+  HiddenRows(A* hidden, A* parameters, i64 taps, i64 channels, PairProduct*)
       : hidden(hidden), weights(parameters), biases(parameters + taps * channels) {}
 
   // `columns` pixels of one row of the map, from pixel `at` of the box.
@@ -30,11 +39,7 @@ struct HiddenRows {
     gather(from, span.h[1], span.h[4], hidden + at, width, span.channels, columns);
   }
 
-  void fill(const InvolutionSpan& span, i64 count, i64 width) const {
-    for (i64 k = 0; k < span.channels; k++) {
-      for (i64 m = count; m < width; m++) hidden[k * width + m] = 0;
-    }
-  }
+  void fill(i64 channels, i64 count, i64 width) const { fill_rows(hidden, channels, count, width); }
 
   void field(const InvolutionSpan& span, const S* weight, const S* bias, i64 taps, i64 width, A* out) const {
     const A *w, *b;
@@ -54,12 +59,13 @@ struct HiddenRows {
 // The same of bfloat16, two channels in a row, for the instructions that multiply pairs.
 struct HiddenPairs {
   std::uint32_t* const pairs;
+  PairProduct* const product;
 
   static i64 hidden_values(i64 channels, i64 width) { return channels / 2 * width; }
   static i64 parameter_values(i64, i64) { return 0; }
-  static bool serves(const InvolutionSpan& span) { return span.pair_product && span.channels % 2 == 0; }
 
-  HiddenPairs(float* hidden, float*, i64, i64) : pairs(reinterpret_cast<std::uint32_t*>(hidden)) {}
+  HiddenPairs(float* hidden, float*, i64, i64, PairProduct* product)
+      : pairs(reinterpret_cast<std::uint32_t*>(hidden)), product(product) {}
 
   void row(const InvolutionSpan& span, const bfloat16* from, i64 at, i64 width, i64 columns) const {
     const i64 n = span.channels / 2, pixel = span.h[4], channel = span.h[1];
@@ -75,15 +81,11 @@ struct HiddenPairs {
     }
   }
 
-  void fill(const InvolutionSpan& span, i64 count, i64 width) const {
-    for (i64 k = 0; k < span.channels / 2; k++) {
-      for (i64 m = count; m < width; m++) pairs[k * width + m] = 0;
-    }
-  }
+  void fill(i64 channels, i64 count, i64 width) const { fill_rows(pairs, channels / 2, count, width); }
 
   void field(const InvolutionSpan& span, const bfloat16* weight, const bfloat16* bias, i64 taps, i64 width, float* out) const {
-    span.pair_product({reinterpret_cast<const std::uint16_t*>(weight), reinterpret_cast<const std::uint16_t*>(bias), taps,
-                       span.channels, pairs, width, out});
+    product({reinterpret_cast<const std::uint16_t*>(weight), reinterpret_cast<const std::uint16_t*>(bias), taps,
+             span.channels, pairs, width, out});
   }
 };
 
@@ -93,6 +95,7 @@ struct SpanAndContract {
   using A = accumulator<S>;
   const InvolutionProblem& p;
   const InvolutionSpan& span;
+  PairProduct* pair_product;
   Affine<A> affine;
   Accumulation<S, Backward, E> sums;
 
@@ -145,7 +148,7 @@ struct SpanAndContract {
     A* const parameters = field + values[1];
     A* const map_room = parameters + values[2];
     A* const row_room = map_room + values[3];
-    const Hidden hidden(room, parameters, taps, span.channels);
+    const Hidden hidden(room, parameters, taps, span.channels, pair_product);
     const S* h = static_cast<const S*>(span.hidden) + box.batch * span.h[0] + pixels.from[2] * span.h[4];
     for (i64 d = 0; d < planes; d++) {
       for (i64 r = 0; r < rows; r++) {
@@ -153,7 +156,7 @@ struct SpanAndContract {
                    width, columns);
       }
     }
-    hidden.fill(span, count, width);
+    hidden.fill(span.channels, count, width);
     const FieldView<A> view{field,
                             {p.taps[1] * p.taps[2] * width, p.taps[2] * width, width},
                             {rows * columns, columns, 1},
@@ -174,15 +177,16 @@ struct SpanAndContract {
 };
 
 template <class S, bool Backward, class Hidden>
-void span_and_contract_with(const InvolutionProblem& p, const InvolutionSpan& span, const Affine<accumulator<S>>& affine,
-                            const S* source, S* target, const InvolutionParallel& parallel) {
+void span_and_contract_with(const InvolutionProblem& p, const InvolutionSpan& span, PairProduct* pair_product,
+                            const Affine<accumulator<S>>& affine, const S* source, S* target,
+                            const InvolutionParallel& parallel) {
   if constexpr (!kDirect<S>) {
     if (channels_together(p.x, p.group_channels) && channels_together(p.y, p.group_channels)) {
-      SpanAndContract<S, Backward, Hidden, S>{p, span, affine, {p, source, nullptr, target}}.run(parallel);
+      SpanAndContract<S, Backward, Hidden, S>{p, span, pair_product, affine, {p, source, nullptr, target}}.run(parallel);
       return;
     }
   }
-  SpanAndContract<S, Backward, Hidden, accumulator<S>>{p, span, affine, {p, source, nullptr, target}}.run(parallel);
+  SpanAndContract<S, Backward, Hidden, accumulator<S>>{p, span, pair_product, affine, {p, source, nullptr, target}}.run(parallel);
 }
 
 // Forward: source is the value, target the output. Backward: source is the output's gradient, target the value's.
@@ -190,11 +194,12 @@ template <class S, bool Backward>
 void span_and_contract_as(const InvolutionProblem& p, const InvolutionSpan& span, const Affine<accumulator<S>>& affine,
                           const S* source, S* target, const InvolutionParallel& parallel) {
   if constexpr (std::is_same_v<S, bfloat16>) {
-    if (HiddenPairs::serves(span)) {
-      return span_and_contract_with<S, Backward, HiddenPairs>(p, span, affine, source, target, parallel);
+    PairProduct* const product = kernels().pair_product;
+    if (product && span.channels % 2 == 0) {
+      return span_and_contract_with<S, Backward, HiddenPairs>(p, span, product, affine, source, target, parallel);
     }
   }
-  span_and_contract_with<S, Backward, HiddenRows<S>>(p, span, affine, source, target, parallel);
+  span_and_contract_with<S, Backward, HiddenRows<S>>(p, span, nullptr, affine, source, target, parallel);
 }
 
 }  // namespace INVOLUTION_ISA

@@ -45,13 +45,6 @@ inline bool same(const i64* a, const i64* b, i64 count) {
   return true;
 }
 
-// The steps of a map, zero for the dimensions it lacks.
-inline void map_steps(const Tensor& map, i64 (&steps)[5]) {
-  steps[0] = map.step[0];
-  steps[1] = map.step[1];
-  for (i64 d = 2; d < 5; d++) steps[d] = d >= 7 - map.dims ? map.step[d - (5 - map.dims)] : 0;
-}
-
 // The numbers of a vector, or of the matrix of a 1×1 convolution, one after the other in memory.
 class Packed {
  public:

@@ -50,38 +50,12 @@ std::string sentence_of(std::string what) {
 }
 
 InvolutionProblem problem_of(const Tensor& x, const Tensor& y, i64 groups, const Window& window) {
-  InvolutionProblem p{};
-  const i64 lead = 3 - window.dims;
-  p.dtype = x.dtype;
-  p.batch = x.size[0];
-  p.groups = groups;
-  p.group_channels = x.size[1] / groups;
-  for (i64 d = 0; d < 3; d++) {
-    const bool there = d >= lead;
-    p.in[d] = there ? x.size[2 + d - lead] : 1;
-    p.out[d] = there ? y.size[2 + d - lead] : 1;
-    p.taps[d] = there ? window.taps.at[d - lead] : 1;
-    p.stride[d] = there ? window.stride.at[d - lead] : 1;
-    p.padding[d] = there ? window.padding.at[d - lead] : 0;
-    p.dilation[d] = there ? window.dilation.at[d - lead] : 1;
-  }
-  map_steps(x, p.x);
-  map_steps(y, p.y);
-  return p;
-}
-
-void add_field(InvolutionProblem& p, const Tensor& field, i64 dims) {
-  p.f[0] = field.step[0];
-  p.f[1] = field.step[1];
-  for (i64 d = 0; d < dims; d++) {
-    p.f[5 - dims + d] = field.step[2 + d];
-    p.f[8 - dims + d] = field.step[2 + dims + d];
-  }
+  return problem_of(x.dtype, groups, window.shape(), {x.size, x.step}, {y.size, y.step});
 }
 
 void contract(InvolutionOperator op, const Tensor& x, const Tensor& field, const Tensor& y, i64 groups, const Window& window) {
   InvolutionProblem p = problem_of(x, y, groups, window);
-  add_field(p, field, window.dims);
+  add_field(p, field.step, window.dims);
   run([&](const InvolutionKernels& k) { k.contract(op, p, x.data, field.data, y.data, torchs_threads()); });
 }
 
@@ -173,8 +147,7 @@ struct SpanArguments {
     s.weight = weights.of(weight);
     s.bias = biases.of(bias);
     s.channels = hidden.size[1];
-    map_steps(hidden, s.h);
-    s.pair_product = kernels().pair_product;
+    map_steps(hidden.step, window.dims, s.h);
     return s;
   }
 };
@@ -210,8 +183,8 @@ void gradients_of_span(Arguments& arguments) {
     Packed weights, biases;
     const InvolutionSpan span = a.span(weights, biases);
     InvolutionSpanGradients to{dvalue.tensor.data, dhidden.tensor.data, dweight.tensor.data, dbias.tensor.data, {}, {}};
-    map_steps(dvalue.tensor, to.x);
-    map_steps(dhidden.tensor, to.h);
+    map_steps(dvalue.tensor.step, a.window.dims, to.x);
+    map_steps(dhidden.tensor.step, a.window.dims, to.h);
     const InvolutionProblem p = problem_of(a.value, dy, a.groups, a.window);
     run([&](const InvolutionKernels& k) { k.span_gradients(p, a.value.data, dy.data, span, to, torchs_threads()); });
   } else {

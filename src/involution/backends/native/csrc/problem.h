@@ -48,7 +48,6 @@ struct InvolutionSpan {
   std::int64_t channels;
   std::int64_t h[5];  // hidden: batch, channel, depth, height, width
   InvolutionEpilogue epilogue;
-  void (*pair_product)(const InvolutionPairProduct&);  // what the machine has for bfloat16, or null
 };
 
 // Where the gradients of a call with a span go: that of the value, of hidden (with their strides), of weight and bias

@@ -7,12 +7,7 @@
 #include "affine.h"
 #include "convert.h"
 
-// Mechanisms that a build can leave out, to measure what they bring (benchmarks/without.py).
-#if defined(INVOLUTION_WITHOUT_PREFETCH)
-constexpr bool kWithoutPrefetch = true;
-#else
-constexpr bool kWithoutPrefetch = false;
-#endif
+// A build can leave this out, to measure what it brings (benchmarks/without.py).
 #if defined(INVOLUTION_WITHOUT_SHARED_WEIGHTS)
 constexpr bool kWithoutSharedWeights = true;
 #else
@@ -36,10 +31,6 @@ struct Tile {
   E* y;
   i64 y_t;
   Affine<A> affine;
-  // Weights that will be needed next, `ahead_bytes` per pixel of this row: they are fetched meanwhile, in one piece,
-  // because a row of one group reads its share of each line in steps that the hardware does not foresee.
-  const char* ahead = nullptr;
-  i64 ahead_bytes = 0;
 };
 
 // Where the weight of pixel t and tap k lies.
@@ -163,13 +154,8 @@ void any_tile(const Tile<E>& q) {
 template <class E, int N, int NV, int T>
 void tiles(Tile<E> q, i64 pixels) {
   const Tile<E> start = q;
-  const char* ahead = q.ahead;
   for (i64 t = 0; t < pixels; t += T) {
     const i64 at = smaller(t, pixels - T);
-    if (!kWithoutPrefetch && ahead != nullptr) {
-      for (i64 j = 0; j < q.ahead_bytes * T; j += 64) __builtin_prefetch(ahead + j);
-      ahead += q.ahead_bytes * T;
-    }
     q.first = start.first + at * start.column_t;
     q.w = start.w + at * start.w_t;
     q.y = start.y + at * start.y_t;
