@@ -37,6 +37,21 @@ def runs_of(folder: Path, pattern: str) -> dict[str, list[Path]]:
     return found
 
 
+def median_of(values: list[Any]) -> Any:
+    """Return a record like the given ones, its numbers the medians of theirs; what is no number is the first's."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: median_of([value[key] for value in values]) for key in first}
+    if isinstance(first, list):
+        return [median_of(list(entries)) for entries in zip(*values, strict=True)]
+    return statistics.median(values) if isinstance(first, float) else first
+
+
+def of_median(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
+    """Return a maker of tables that is given all runs and shows the medians of their results."""
+    return lambda runs: make({**runs[0], "results": median_of([run["results"] for run in runs])})
+
+
 def of_one(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
     """Return a maker of tables that is given all runs and shows the last."""
     return lambda runs: make(runs[-1])
@@ -314,7 +329,7 @@ def main() -> None:
     arguments = parser.parse_args()
     lines: list[str] = []
     for pattern, title, make in (
-        ("operator-cpu-*", "The operator", of_one(operator_tables)),
+        ("operator-cpu-*", "The operator", of_median(operator_tables)),
         ("latency-cpu-*", "RedNet-26 to -152", of_one(latency_tables)),
         ("nets-cpu-*", "Nets", net_tables),
         ("frozen-cpu-*", "Nets, compiled and frozen", net_tables),
