@@ -1,5 +1,6 @@
 """involution benchmark: engines, processes, rows, and what an interruption leaves."""
 
+import json
 import os
 import signal
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from involution.export.checked import difference
 from involution.export.sessions import open_onnx
 from involution.models import named
 from involution.studies.latency import quantisation, results, run
+from involution.studies.latency.accuracy import LabelledImages
 from involution.studies.latency.drawing import picture
 from involution.studies.latency.engines import ENGINES
 from involution.studies.latency.results import Row
@@ -30,8 +32,13 @@ HAS_ONNX = pytest.mark.skipif(
 
 
 def test_two_nets_are_measured_in_turn(tmp_path, capsys):
+    images = tmp_path / "images"
+    for name in json.loads(Path(REDNET, "config.json").read_text())["label_names"]:
+        (images / name).mkdir(parents=True)
+        Image.fromarray(torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()).save(images / name / "1.png")
     command = ["benchmark", REDNET, RESNET, "--engines", "folded", "onnxruntime", "--dtype", "bfloat16"]
     command += ["--size", "32", "--threads", "1", "--rounds", "3", "--out", str(tmp_path)]
+    command += ["--accuracy", str(images)]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "ONNX Runtime has no convolutions in bfloat16 on the CPU" in printed
@@ -43,6 +50,7 @@ def test_two_nets_are_measured_in_turn(tmp_path, capsys):
     for row in (rednet, resnet):
         assert row["reason"] == "" and len(row["times_ms"]) == 3 and 0 < row["difference"] < 0.1
         assert 0 < row["median_ms"] <= row["p90_ms"] and row["images_per_s"] == pytest.approx(1e3 / row["median_ms"])
+        assert 10 * row["accuracy"] in range(11)
         assert row["peak_mib"] is None or 0 < row["peak_mib"] < 500
     assert rednet["to_control"] == pytest.approx(rednet["median_ms"] / resnet["median_ms"])
     assert resnet["to_control"] == 1
@@ -84,6 +92,8 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         (["--rounds", "0"], "must be at least 1"),
         (["--size", "1", "2", "3"], "--size (height and width)"),
         (["resnet18", "resnet18"], "every net may be named once"),
+        (["resnet18", "--accuracy", "nowhere"], "nowhere is no folder"),
+        (["resnet18", "--accuracy", "."], "--accuracy is of trained nets, and resnet18 has random weights"),
     ],
 )
 def test_wrong_arguments_are_a_sentence(arguments, message, capsys, tmp_path):
@@ -227,3 +237,45 @@ def test_the_picture_has_a_bar_for_every_figure():
     assert sorted(bar.get_width() for bar in axes.patches) == [5.0, 8.0, 10.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["PyTorch", "OpenVINO, its own operators"]
     assert len(picture([], ["red"]).axes) == 1
+
+
+class Brightest(torch.nn.Module):
+    """Says which channel is the brightest."""
+
+    def __init__(self, label_names=None):
+        super().__init__()
+        self.pretrained_cfg = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0, "label_names": label_names}
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@pytest.fixture
+def coloured(tmp_path):
+    """Folders of red, green and blue images, and a green one among the blue."""
+    for name, colours in {"red": ["red"] * 2, "green": ["lime"] * 3, "blue": ["blue"] * 4 + ["lime"]}.items():
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for i, colour in enumerate(colours):
+            Image.new("RGB", (20 + i, 17), colour).save(tmp_path / "colours" / name / f"{i}.png")
+    return tmp_path / "colours"
+
+
+def test_accuracy_is_the_share_of_images_whose_class_is_found(coloured):
+    net = Brightest(label_names=("red", "green", "blue"))
+    images = LabelledImages(coloured, named.NamedNet(net, 3, (8, 8), (0.0,) * 3, (1.0,) * 3), (8, 8))
+    assert [images.accuracy(lambda inputs: [net(*inputs)], batch) for batch in (1, 4, 32)] == [0.9] * 3
+    # Without names the classes are in alphabetical order: blue, green, red; only the green ones are found.
+    net = Brightest()
+    images = LabelledImages(coloured, named.NamedNet(net, 3, (8, 8), (0.0,) * 3, (1.0,) * 3), (8, 8))
+    assert images.accuracy(lambda inputs: [net(*inputs)], 4) == 0.3
+
+
+def test_accuracy_refuses_other_classes(coloured):
+    net = named.NamedNet(Brightest(label_names=("cat", "dog")), 3, (8, 8), (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(
+        DataError, match="has the classes blue, green, red, … and the net cat, dog, …; give images of the"
+    ):
+        LabelledImages(coloured, net, (8, 8))
+    net = named.NamedNet(Brightest(), 3, (8, 8), (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(DataError, match=r"the net's output is \(1, 2\), and the images have 3 classes"):
+        LabelledImages(coloured, net, (8, 8)).accuracy(lambda inputs: [torch.zeros(1, 2)], 1)

@@ -22,6 +22,7 @@ def benchmark(
     threads: int | None = None,
     rounds: int = 30,
     calibration: Path | None = None,
+    accuracy: Path | None = None,
     out: Path = Path("runs/benchmark"),
 ) -> None:
     """Time nets in every engine that is installed; the last net is the control, the others' times are given as parts of its.
@@ -41,6 +42,8 @@ def benchmark(
         threads: that compute; as many as PyTorch takes by default.
         rounds: times that every net is timed.
         calibration: folder of images that int8 is calibrated on.
+        accuracy: folder with one folder of images per class: the share of them that each net finds is measured in every
+            engine and dtype, with the first of ``batch``.
         out: folder of the results.
 
     Raises:
@@ -64,6 +67,7 @@ def benchmark(
         threads=threads or torch.get_num_threads(),
         rounds=rounds,
         calibration=calibration,
+        accuracy=accuracy,
     )
     if min(*plan.batches, *plan.size, plan.threads, rounds) < 1 or len(size or ()) > 2:
         raise CommandError("--batch, --size (height and width), --threads and --rounds must be at least 1")
@@ -72,9 +76,17 @@ def benchmark(
     for model in plan.models:
         if not Path(model).is_dir() and not timm.is_model(model):
             raise CommandError(f"unknown net {model}; expected a name of timm, or a folder that involution fit wrote")
+    if accuracy is not None:
+        if not accuracy.is_dir():
+            raise CommandError(f"--accuracy takes a folder with one folder of images per class; {accuracy} is no folder")
+        named = [model for model in plan.models if not Path(model).is_dir()]
+        if named:
+            raise CommandError(
+                f"--accuracy is of trained nets, and {named[0]} has random weights; name folders that involution fit wrote"
+            )
     make_writable(out)
     rows: list[Row] = []
-    print(as_text([], plan.models), flush=True)
+    print(as_text([], plan.models, accuracy=accuracy is not None), flush=True)
     try:
         for group in measure(plan, _announce):
             rows += group

@@ -25,6 +25,7 @@ class Row:
         times_ms: of the rounds, in their order; empty where nothing was measured.
         to_control: median over the control's in the same rounds.
         peak_mib: memory that running takes at its peak.
+        accuracy: share of images, from 0 to 1, whose class the net finds; None where it was not asked for.
         difference: largest relative difference of an output from PyTorch's in float32.
         reason: why nothing was measured.
     """
@@ -38,6 +39,7 @@ class Row:
     peak_mib: float | None = None
     difference: float | None = None
     reason: str = ""
+    accuracy: float | None = None
 
     @property
     def median_ms(self) -> float | None:
@@ -60,7 +62,9 @@ class Row:
     def of(cls, record: Mapping[str, Any]) -> Row:
         """Return the row that `record` gave."""
         names = ("model", "engine", "dtype", "batch", "to_control", "peak_mib", "difference", "reason")
-        return cls(**{name: record[name] for name in names}, times_ms=tuple(record["times_ms"]))
+        # Records of before accuracy was measured have none.
+        fields = {name: record[name] for name in names} | {"accuracy": record.get("accuracy")}
+        return cls(**fields, times_ms=tuple(record["times_ms"]))
 
     def record(self) -> dict[str, object]:
         """Return the row for a record."""
@@ -75,12 +79,14 @@ class Row:
             "to_control": self.to_control,
             "peak_mib": self.peak_mib,
             "difference": self.difference,
+            "accuracy": self.accuracy,
             "reason": self.reason,
             "times_ms": [round(value, 3) for value in self.times_ms],
         }
 
 
 _HEADER = ("engine", "dtype", "batch", "net", "median ms", "p90 ms", "images/s", "to control", "peak MiB", "difference")
+_ACCURACY = "top-1 %"
 # Words to the left, numbers to the right.
 _WORDS = (0, 1, 3)
 
@@ -90,17 +96,20 @@ def line(row: Row, models: Sequence[str]) -> str:
     return _aligned(_cells(row), models)
 
 
-def as_text(rows: Iterable[Row], models: Sequence[str]) -> str:
-    """Return the table for a terminal."""
-    return "\n".join([_aligned(_HEADER, models), *(line(row, models) for row in rows)])
+def as_text(rows: Iterable[Row], models: Sequence[str], *, accuracy: bool = False) -> str:
+    """Return the table for a terminal, with a column for ``accuracy`` where it is measured."""
+    header = (*_HEADER, _ACCURACY) if accuracy else _HEADER
+    return "\n".join([_aligned(header, models), *(line(row, models) for row in rows)])
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
     """Return the table in Markdown."""
-    lines = [_HEADER, ["---" if i in _WORDS else "--:" for i in range(len(_HEADER))]]
+    rows = list(rows)
+    header = (*_HEADER, _ACCURACY) if any(row.accuracy is not None for row in rows) else _HEADER
+    lines = [list(header), ["---" if i in _WORDS else "--:" for i in range(len(header))]]
     for row in rows:
         cells = _cells(row)
-        lines.append([*cells, *[""] * (len(_HEADER) - len(cells))])
+        lines.append([*cells, *[""] * (len(header) - len(cells))])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
@@ -128,6 +137,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     start = (row.engine, row.dtype, str(row.batch), row.model)
     if row.reason:
         return (*start, row.reason)
+    accuracy = () if row.accuracy is None else (_number(100 * row.accuracy, ".2f"),)
     return (
         *start,
         _number(row.median_ms, ".2f"),
@@ -136,6 +146,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(row.to_control, ".2f"),
         _number(row.peak_mib, ".0f"),
         _number(row.difference, ".1e"),
+        *accuracy,
     )
 
 
@@ -145,7 +156,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _aligned(cells: Sequence[str], models: Sequence[str]) -> str:
     # Known before the first row is there, so that each is printed when it is measured.
-    widths = [max(map(len, ENGINES)), len("bfloat16"), 5, max(map(len, models)), *map(len, _HEADER[4:])]
+    widths = [max(map(len, ENGINES)), len("bfloat16"), 5, max(map(len, models)), *map(len, (*_HEADER[4:], _ACCURACY))]
     texts = [
         cell.ljust(width) if column in _WORDS or (len(cells) == 5 and column == 4) else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(cells, widths))

@@ -42,6 +42,8 @@ class Plan:
         threads: that compute.
         rounds: times that each net is timed.
         calibration: folder of images that int8 is calibrated on.
+        accuracy: folder with one folder of images per class, of which the nets' accuracy is measured, in the first of
+            ``batches``.
     """
 
     models: tuple[str, ...]
@@ -52,6 +54,7 @@ class Plan:
     threads: int
     rounds: int
     calibration: Path | None = None
+    accuracy: Path | None = None
 
 
 def measure(plan: Plan, announce: Callable[[str], None] = lambda words: None) -> Iterator[list[Row]]:
@@ -111,10 +114,12 @@ def _measured(plan: Plan, rows: Sequence[Row], announce: Callable[[str], None]) 
         for number, worker in list(workers.items()):
             try:
                 peak = worker.peak_mib()
+                images = plan.accuracy if rows[number].batch == plan.batches[0] else None
+                accuracy = None if images is None else worker.accuracy(images)
             except Failure as error:
                 give_up(number, error)
             else:
-                found[number] = replace(found[number], times_ms=tuple(times[number]), peak_mib=peak)
+                found[number] = replace(found[number], times_ms=tuple(times[number]), peak_mib=peak, accuracy=accuracy)
     return _with_ratios(list(found.values()))
 
 
@@ -149,7 +154,7 @@ def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool) -> l
         "seed": SEED,
         "instruction_set": native.instruction_set(),
         "engines": _versions(),
-        "settings": {**asdict(plan), "calibration": None if plan.calibration is None else str(plan.calibration)},
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(plan).items()},
         "finished": finished,
         "results": [row.record() for row in rows],
     }

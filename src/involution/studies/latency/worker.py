@@ -20,6 +20,7 @@ from ...export.checked import difference
 from ...export.sessions import Session, flat
 from ...models import named
 from . import clock, quantisation
+from .accuracy import LabelledImages
 from .engines import ENGINES
 
 __all__ = ["Failure", "Job", "Worker"]
@@ -107,6 +108,14 @@ class Worker:
         """
         return self._ask("peak_mib")
 
+    def accuracy(self, images: Path) -> float:
+        """Return the share, from 0 to 1, of the images of a folder whose class the net finds.
+
+        Raises:
+            Failure: as `prepare`.
+        """
+        return self._ask("accuracy", images)
+
     def close(self) -> None:
         """End the process, whatever it does."""
         self._process.kill()
@@ -148,6 +157,7 @@ class _Runner:
         self._job, self._folder = job, folder
         self._engine = ENGINES[job.engine]
         self._before: float | None = None
+        self._session: Session = lambda inputs: []
         self._run: Callable[[], Any] = lambda: None
         torch.set_num_threads(job.threads)
 
@@ -169,9 +179,9 @@ class _Runner:
         tensors = torch.load(self._folder / "tensors.pt")
         inputs = self._engine.taken(tensors["inputs"], self._job.dtype)
         self._before = clock.resident_mib()
-        session: Session = self._engine.open(self._net, self._job.dtype, self._job.threads, self._folder)
-        found = difference(session([inputs]), tensors["expected"])
-        self._run = lambda: session([inputs])
+        self._session = self._engine.open(self._net, self._job.dtype, self._job.threads, self._folder)
+        found = difference(self._session([inputs]), tensors["expected"])
+        self._run = lambda: self._session([inputs])
         for _ in range(2):
             self._run()
         return found
@@ -187,6 +197,13 @@ class _Runner:
             self._run()
         peak = clock.peak_mib()
         return None if peak is None or self._before is None else peak - self._before
+
+    def accuracy(self, images: Path) -> float:
+        job = self._job
+        labelled = LabelledImages(images, job.load(), job.size)
+        return labelled.accuracy(
+            lambda inputs: self._session([self._engine.taken(value, job.dtype) for value in inputs]), job.batch
+        )
 
     def _net(self) -> nn.Module:
         return self._job.load().net
