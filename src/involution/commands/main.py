@@ -32,7 +32,9 @@ _COMMANDS = {
         "involution.commands.compare", "compare", "train convolution against involution on the same data, report"
     ),
     "study": Command(
-        "involution.commands.study", "study", "train what a file declares, net by net and seed by seed, and judge claims"
+        "involution.commands.study",
+        "study",
+        "train what a file declares, net by net and seed by seed, and judge claims",
     ),
     "complexity": Command(
         "involution.commands.complexity", "complexity", "parameters and multiply-adds beside the paper's"

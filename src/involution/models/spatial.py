@@ -46,7 +46,9 @@ def depthwise(kernel_size: int) -> SpatialLayer:
         ValueError: K is even or below 1.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"a depthwise convolution needs an odd kernel size to keep the size of maps, got {kernel_size}")
+        raise ValueError(
+            f"a depthwise convolution needs an odd kernel size to keep the size of maps, got {kernel_size}"
+        )
 
     def layer(in_channels: int, out_channels: int, *, stride: Any, dilation: Any, **where: Any) -> nn.Module:
         padding = [d * (kernel_size // 2) for d in (dilation if isinstance(dilation, tuple) else (dilation, dilation))]

@@ -271,10 +271,7 @@ def _tables(file: Path, source: Mapping[str, Any], plans: Mapping[str, Any]) -> 
     problem = problem or next((f"a table names {r['net']}, which is no net" for r in rows if r["net"] not in plans), "")
     if problem:
         raise CommandError(f"{file} is no study: {problem}")
-    return {
-        str(title): tuple(Row(**{"label": row["net"], **row}) for row in part)
-        for title, part in given.items()
-    }
+    return {str(title): tuple(Row(**{"label": row["net"], **row}) for row in part) for title, part in given.items()}
 
 
 def _check(file: Path, study: Study) -> None:

@@ -24,9 +24,11 @@ from .results import RESULT, collect, difference_of_plans, kept
 __all__ = ["Job", "Taken", "part_of"]
 
 PLAN, LOG = "recipe.yaml", "log.txt"
+# What runs `involution fit`.
+COMMAND = (sys.executable, "-m", "involution")
 
 
-class Taken(Exception):  # noqa: N818 (nothing went wrong)
+class Taken(Exception):
     """Another process has the training; the message is what its lock says."""
 
 
@@ -93,9 +95,7 @@ class Job:
         command = next(self._commands, None)
         if command is not None:
             with self._log() as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "involution", *command], env=self._environment, stdout=log, stderr=log
-                )
+                self._process = subprocess.Popen([*COMMAND, *command], env=self._environment, stdout=log, stderr=log)
             return False
         result = collect(self.entry, self.study, adopted=self.adopted)
         write_atomically(self._part / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -143,7 +143,7 @@ class Job:
     def _whole(self, path: Path) -> dict[str, Any]:
         """Return the plan with every default, as a run's folder keeps it."""
         done = subprocess.run(
-            [sys.executable, "-m", "involution", "fit", "--config", str(path), "--print_config"],
+            [*COMMAND, "fit", "--config", str(path), "--print_config"],
             env=self._environment,
             capture_output=True,
             text=True,
@@ -155,7 +155,13 @@ class Job:
 
     def _next_commands(self) -> Iterator[list[str]]:
         """Yield what is still to be run, each when what came before has ended."""
-        common = ["--config", str(self._part / PLAN), "--run", str(self.entry.run), "--trainer.enable_progress_bar=false"]
+        common = [
+            "--config",
+            str(self._part / PLAN),
+            "--run",
+            str(self.entry.run),
+            "--trainer.enable_progress_bar=false",
+        ]
         if not self._run.is_finished(self.entry.epochs):
             go_on = ["--ckpt_path", "last"] if self._run.checkpoint.exists() else []
             yield ["fit", *common, *go_on]
@@ -177,5 +183,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-

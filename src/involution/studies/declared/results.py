@@ -105,7 +105,9 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
         # Nobody knows where a training ran that kept no environment.
         "commit": starts[-1]["commit"] if starts else None,
         "modified": any(start["modified"] for start in starts) if starts else None,
-        "starts": [{key: start[key] for key in ("date", "commit", "modified", "machine", "versions")} for start in starts],
+        "starts": [
+            {key: start[key] for key in ("date", "commit", "modified", "machine", "versions")} for start in starts
+        ],
         "finished": records.date(),
         **_cost(run),
         "values": values(history, judged),
@@ -131,7 +133,9 @@ def recorded(path: Path, entries: Iterable[Entry]) -> dict[str, Any]:
         if (entry.net, entry.seed) != (record["name"], seed):
             continue
         # The record has every default of model and data; what the recipe says must be there as it says.
-        plan = dict(_training({part: {"init_args": entry.plan[part].get("init_args", {})} for part in ("model", "data")}))
+        plan = dict(
+            _training({part: {"init_args": entry.plan[part].get("init_args", {})} for part in ("model", "data")})
+        )
         whole = dict(_training({part: {"init_args": settings[part]} for part in ("model", "data")}))
         unlike = [key for key, value in plan.items() if whole.get(key) != value]
         problem = f"{unlike[0]} is {whole.get(unlike[0])!r}, not {plan[unlike[0]]!r}" if unlike else ""
