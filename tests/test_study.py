@@ -309,3 +309,8 @@ def test_plans_differ_in_what_is_trained_alone():
     other = {"run": "b", "model": {"init_args": {"lr": 1}}, "data": {"init_args": {"root": "there"}}}
     assert difference_of_plans(one, other) == ""
     assert difference_of_plans(one, {**other, "trainer": {"max_epochs": 2}}) == "trainer.max_epochs is 2, not None"
+    # What a later version added has its default; what the recipe says has to be there.
+    later = {**one, "data": {"init_args": {"share": 1.0}}}
+    assert difference_of_plans(later, other) == "data.init_args.share is None, not 1.0"
+    assert difference_of_plans(later, other, stated=one) == ""
+    assert difference_of_plans(later, other, stated=later) == "data.init_args.share is None, not 1.0"

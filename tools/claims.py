@@ -8,7 +8,7 @@ from typing import Any
 
 from involution import records
 from involution.recipes import load
-from involution.studies.claims import RULE, judge
+from involution.studies.claims import RULE, judge, values_of
 from involution.studies.comparison.results import REPORTED
 from involution.studies.declared.outcome import claims_table, markdown
 
@@ -28,13 +28,14 @@ def comparisons(results: Path) -> Iterator[Found]:
         path = results / "compare" / f"{variant}.json"
         if not path.exists():
             continue
-        rows, claims = [], []
+        rows: list[dict[str, Any]] = []
+        claims: list[dict[str, Any]] = []
+        nets = "the report's nets" if variant == "published" else "nets of equal depth and widths"
         for result in records.read(path)["results"]:
             net = f"{result['operator']}, {result['dataset']}"
             rows.append(row(net, result["seed"], {"accuracy": result["test_accuracy_percent"]}))
         for dataset in ("mnist", "fashion_mnist", "cifar10"):
             of, than = (REPORTED[dataset, operator].test_accuracy_percent for operator in ("convolution", "involution"))
-            nets = "the report's nets" if variant == "published" else "nets of equal depth and widths"
             claims.append(
                 {
                     "words": f"involution is {of - than:.1f} points less accurate than convolution on {dataset}",
@@ -45,6 +46,20 @@ def comparisons(results: Path) -> Iterator[Found]:
                     "note": f"{nets}; borne out where the gap is more than half of it",
                 }
             )
+        for dataset in ("mnist", "cifar10"):
+            of, than = (
+                values_of(rows, f"{operator}, {dataset}", ["accuracy"]) for operator in ("convolution", "involution")
+            )
+            rows += [row(f"gap on {dataset}", seed, {"accuracy": of[seed] - than[seed]}) for seed in of.keys() & than]
+        claims.append(
+            {
+                "words": "the gap between convolution and involution grows with the difficulty of the images",
+                "source": "student report",
+                "of": "gap on cifar10",
+                "than": "gap on mnist",
+                "note": nets,
+            }
+        )
         yield variant, {"metric": "accuracy", "claims": claims, "results": rows}, [path]
 
 

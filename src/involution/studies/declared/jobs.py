@@ -125,7 +125,7 @@ class Job:
         elif (configuration := self._run.configuration()) is not None:
             write_atomically(path, text)
             try:
-                problem, adopted = difference_of_plans(self._whole(path), configuration), True
+                problem, adopted = difference_of_plans(self._whole(path), configuration, stated=self.entry.plan), True
             finally:
                 path.unlink()
         else:

@@ -172,14 +172,21 @@ def _cost(run: RunFolder) -> dict[str, int | None]:
     return {"params": cost.params, "macs": cost.macs}
 
 
-def difference_of_plans(plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def difference_of_plans(
+    plan: Mapping[str, Any], other: Mapping[str, Any], *, stated: Mapping[str, Any] | None = None
+) -> str:
     """Return the first key in which two configurations train something else; nothing where they train the same.
 
     Args:
-        plan: a recipe, whole.
+        plan: a configuration.
         other: likewise.
+        stated: what the recipe of ``plan`` says itself; where it is given, a key that ``other`` lacks counts only if it is
+            there: defaults of arguments that came later are no difference.
     """
     one, two = dict(_training(plan)), dict(_training(other))
+    if stated is not None:
+        said = dict(_training(stated))
+        one = {key: value for key, value in one.items() if key in two or key in said}
     for key in sorted(one.keys() | two.keys()):
         if one.get(key) != two.get(key):
             return f"{key} is {two.get(key)!r}, not {one.get(key)!r}"
