@@ -36,7 +36,7 @@ def rednet26_half(pretrained: bool = False, **kwargs: Any) -> RedNet:
 
 @register_model
 def resnet26_half(pretrained: bool = False, **kwargs: Any) -> RedNet:
-    """The control of `rednet26_half`, 3×3 convolutions and a deep stem: 2,961,XXX parameters with 10 classes."""
+    """The control of `rednet26_half`, 3×3 convolutions and a deep stem: 2,961,130 parameters with 10 classes."""
     arguments = {"channels": _HALF, "spatial_layer": "convolution", "stem": "deep", **kwargs}
     return create_rednet("resnet26_half", pretrained, (1, 2, 4, 1), **arguments)
 

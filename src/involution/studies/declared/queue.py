@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from ...errors import CommandError
+from ...errors import CommandError, InvolutionError
 from .declaration import Entry, Study
 from .jobs import Job, Taken, part_of
 from .results import kept, recorded
@@ -119,7 +119,7 @@ class Queue:
         for job in list(self._jobs):
             try:
                 is_finished = job.poll()
-            except CommandError as error:
+            except InvolutionError as error:
                 self._failed[job.entry.name] = str(error)
                 self._line(f"{job.entry.name}: {error}")
                 self._end(job)
@@ -152,7 +152,7 @@ class Queue:
                     self._waited_for.add(entry.name)
                     self._line(f"{entry.name}: left to another process, {taken}".partition("; wait")[0])
                 continue
-            except CommandError as error:
+            except InvolutionError as error:
                 self._failed[entry.name] = str(error)
                 self._line(f"{entry.name}: {error}")
                 continue
