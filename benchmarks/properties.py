@@ -118,8 +118,8 @@ def measure_receptive(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, options in FIELDS.items():
             torch.manual_seed(seed)
             net = timm.create_model("rednet26_half", stem="plain", zero_init_last=False, **options)
-            receptive.by_statistics_of_the_batch(net)
-            strength = receptive.field(net, torch.randn(8, 3, SIZE, SIZE), STAGE)
+            images = torch.randn(8, 3, SIZE, SIZE)
+            strength = receptive.field(receptive.calibrated(net, images), images, STAGE)
             rows.append(row(name, seed, field_values(strength)))
     for name in ("rednet26_half.imagenette", "resnet26_half.imagenette"):
         if not timm.models.is_model_pretrained(name):

@@ -67,7 +67,9 @@ def test_a_larger_kernel_reaches_further():
     def radius(**options):
         torch.manual_seed(0)
         net = timm.create_model("rednet14_eighth", zero_init_last=False, **options)
-        strength = receptive.field(receptive.by_statistics_of_the_batch(net), torch.randn(4, 3, 48, 48), 2)
+        images = torch.randn(4, 3, 48, 48)
+        strength = receptive.field(receptive.calibrated(net, images), images, 2)
+        assert not net.training and strength[:4].sum() == 0
         assert strength.shape == (48, 48) and strength.sum().item() == pytest.approx(1.0, abs=1e-5)
         return receptive.radius(strength)
 

@@ -1,15 +1,15 @@
 """Studies: their files, the queue that trains them, whatever kills it, and what they find."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
 from trainings import TINY
 
@@ -42,20 +42,21 @@ nets:
 claims:
   - {words: seven is more than three, source: a test, of: seven, than: three}
 """
-# A process of its own that works on a study.
-WORKER = """
-import sys
-from involution.studies.declared import declaration, jobs
-from involution.studies.declared.queue import Queue
-jobs.COMMAND = tuple(sys.argv[2:])
-Queue(declaration.read(sys.argv[1]), processes=2, say=lambda line: print(line, flush=True)).work()
-"""
+
+
+def work(file, said):
+    """Work on a study, in a process of its own that was forked: importing everything again would take most of the time."""
+    torch.set_num_threads(1)
+    with open(said, "a", buffering=1) as log:
+        Queue(declaration.read(file), processes=2, say=lambda line: print(line, file=log)).work()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    timm.models.save_for_hf(timm.create_model("rednet14_eighth", num_classes=10), str(folder), safe_serialization=True)
+    net = timm.create_model("rednet14_eighth", num_classes=10)
+    # Small images, so that counting takes no time.
+    timm.models.save_for_hf(net, str(folder), safe_serialization=True, data_config={"input_size": (3, 32, 32)})
     return folder
 
 
@@ -81,7 +82,9 @@ EVERYTHING = sorted(f"{net}-{seed} {epoch}" for net in ("seven", "three") for se
 
 def changed(study, **entries):
     content = {**yaml.safe_load(study.read_text()), **entries}
-    study.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    study.write_text(
+        yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False)
+    )
     return declaration.read(study)
 
 
@@ -113,30 +116,34 @@ def test_every_training_is_done_once_and_nothing_twice(study, tmp_path):
     assert not list(tmp_path.rglob(".lock"))
 
 
-def test_a_killed_study_goes_on_and_two_share_one(study, monkeypatch):
+def test_a_killed_study_goes_on_and_two_share_one(study, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_EPOCH_S", "0.4")
-    command = [sys.executable, "-c", WORKER, str(study), *FAKE]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = tmp_path / "said"
+    workers = [get_context("fork").Process(target=work, args=(study, said)) for _ in range(3)]
+    workers[0].start()
     while not journal(study):
-        assert first.poll() is None
+        assert workers[0].is_alive()
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    workers[0].kill()
+    workers[0].join()
     # Its trainings outlive it; the others find them at work, and take over nothing that somebody has.
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = "".join(process.communicate(timeout=120)[0] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
+    for worker in workers[1:]:
+        worker.start()
+    for worker in workers[1:]:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, 0]
     assert journal(study) == EVERYTHING
-    assert "left to another process" in said
+    assert "left to another process" in said.read_text()
 
 
 def test_an_interrupted_study_ends_its_trainings_and_repeats_no_epoch(study, monkeypatch):
-    sleep = time.sleep
+    sleep, presses = time.sleep, iter([KeyboardInterrupt])
 
     def until_an_epoch_is_over(seconds):
         sleep(0.05)
         if journal(study):
-            raise KeyboardInterrupt
+            for press in presses:
+                raise press
 
     monkeypatch.setenv("FAKE_EPOCH_S", "0.5")
     with monkeypatch.context() as patch:
@@ -263,13 +270,13 @@ def test_tables_lay_published_figures_beside_ours():
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch):
+def trained(tmp_path, monkeypatch, capsys):
     """Return the file of a study, and the folder in which ``involution fit`` trained the first of its nets."""
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "recipe.yaml"
-    command = [sys.executable, "-m", "involution", "fit", *TINY, "--print_config"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    config.write_text(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    with pytest.raises(SystemExit):
+        main(["fit", *TINY, "--print_config"])
+    config.write_text(capsys.readouterr().out)
     run = tmp_path / "runs" / "tiny-0"
     assert main(["fit", "--config", str(config), f"--run={run}"]) == 0
     file = tmp_path / "real.yaml"
@@ -279,8 +286,11 @@ def trained(tmp_path, monkeypatch):
     return file, run
 
 
-def test_a_folder_of_fit_is_adopted_and_another_recipe_is_not(trained):
+def test_a_folder_of_fit_is_adopted_and_another_recipe_is_not(trained, monkeypatch):
     file, run = trained
+    printed = []
+    whole = jobs.Job._whole
+    monkeypatch.setattr(jobs.Job, "_whole", lambda job, path: printed.append(whole(job, path)) or printed[-1])
     environment = json.loads((run / "logs" / "version_0" / "environment.json").read_text())
     assert environment["versions"]["involution"] and "commit" in environment
     (row,) = Queue(declaration.read(file), say=lambda line: None).work()
@@ -289,10 +299,11 @@ def test_a_folder_of_fit_is_adopted_and_another_recipe_is_not(trained):
     assert len(list(run.glob("logs/version_*"))) == 1
     for path in (run / "study").iterdir():
         path.unlink()
-    # What a flag said, and the recipe does not.
+    # What a flag said, and the recipe does not. Printing a configuration takes seconds: once is enough.
+    monkeypatch.setattr(jobs.Job, "_whole", lambda job, path: printed[0])
     log = run / "logs" / "version_0" / "config.yaml"
-    log.write_text(log.read_text().replace("momentum: 0", "momentum: 0.5"))
-    with pytest.raises(CommandError, match=r"momentum is 0.5, not 0"):
+    log.write_text(log.read_text().replace(" momentum: 0.0", " momentum: 0.5"))
+    with pytest.raises(CommandError, match=r"momentum is 0.5, not 0.0; move it away"):
         Queue(declaration.read(file), say=lambda line: None).work()
 
 

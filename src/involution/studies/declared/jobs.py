@@ -107,14 +107,15 @@ class Job:
 
     def close(self) -> None:
         """End what runs, and give the training up for others."""
-        if self._process is not None and self._process.poll() is None:
+        with self._folders:
+            if self._process is None or self._process.poll() is not None:
+                return
             self._process.terminate()
             try:
                 self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._folders.close()
 
     def _take_up(self) -> bool:
         """Write the plan, or compare it with what the folder holds; return whether somebody else trained there."""

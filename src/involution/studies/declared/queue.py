@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
@@ -90,8 +91,10 @@ class Queue:
                 self._tell(len(rows), len(entries))
                 time.sleep(_LOOK)
         finally:
-            for job in self._jobs:
-                job.close()
+            with ExitStack() as closing:
+                # Every one of them, whatever comes while one ends.
+                for job in self._jobs:
+                    closing.callback(job.close)
             self._jobs = []
         if self._failed:
             raise CommandError(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["by_statistics_of_the_batch", "field", "radius", "share_within"]
+__all__ = ["calibrated", "field", "radius", "share_within"]
 
 
 def field(net: Any, images: Tensor, stage: int) -> Tensor:
@@ -60,10 +60,21 @@ def share_within(strength: Tensor, share: float) -> int:
     return 2 * max(strength.shape) + 1
 
 
-def by_statistics_of_the_batch(net: nn.Module) -> nn.Module:
-    """Let batch norms use the statistics of the batch and leave their running ones: random weights have no others."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train()
-            module.momentum = 0.0
-    return net
+def calibrated(net: nn.Module, images: Tensor) -> nn.Module:
+    """Give the batch norms of random weights the statistics of these images, and put the net into evaluation mode.
+
+    In training mode every pixel acts on every other by the statistics of the batch, and the field would be the whole image.
+
+    Args:
+        net: left in evaluation mode, its running statistics replaced.
+        images: ``(B, C, H, W)``.
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [module.momentum for module in norms]
+    for module in norms:
+        module.momentum = 1.0
+    with torch.no_grad():
+        net.train()(images)
+    for module, momentum in zip(norms, before, strict=True):
+        module.momentum = momentum
+    return net.eval()
