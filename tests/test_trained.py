@@ -65,7 +65,7 @@ def test_a_folder_is_all_there_is_to_add(tmp_path, monkeypatch):
     found = trained.configurations(["rednet26_half", "rednet50"])
     assert found["rednet26_half.mine"]["file"] == str(tmp_path / "rednet26_half.mine" / "model.safetensors")
     Backbone("rednet26_half", weights="rednet26_half.mine")
-    with pytest.raises(CheckpointError, match=r"no weights at rednet26_half.imagenette; .*library: rednet26_half.mine"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at rednet26_half.imagenette; .*library: rednet26_half.mine"):
         Backbone("rednet26_half", weights=HALF)
     (tmp_path / "rednet26_half.mine" / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"config.json is damaged: the key 'pretrained_cfg' is missing"):
@@ -168,4 +168,4 @@ def test_a_wrong_name_of_weights_is_a_sentence(capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
     recipe = "recipes/smoke/detection.yaml"
     assert main(["fit", f"--config={recipe}", "--model.model_args.weights", "rednet26.nothing"]) == 2
-    assert "there are no weights at rednet26.nothing; name a file, a folder, or what comes with" in refusal(capsys)
+    assert "there is no checkpoint at rednet26.nothing; name a file, a folder, or what comes with" in refusal(capsys)

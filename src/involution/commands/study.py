@@ -45,13 +45,17 @@ def study(
         raise CommandError(f"--processes and --threads must be at least 1, got {processes} and {threads}")
     declared = declaration.read(declaration.find(study))
     make_writable(Path(out))
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        _write(declared, rows, Path(out))
+
     queue = Queue(
         declared,
         processes=processes,
         threads=threads or max(1, _cores() // processes),
         data_root=data_root,
         say=_say,
-        on_result=lambda rows: _write(declared, rows, Path(out)),
+        on_result=write,
     )
     if not show:
         with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], Path(declared.runs).parent):

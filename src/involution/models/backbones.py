@@ -115,7 +115,7 @@ class Backbone(nn.Module):
         file = path / "model.safetensors" if path.is_dir() else path
         if not file.exists():
             raise checkpoints.CheckpointError(
-                f"there are no weights at {file}; name a file, a folder, or what comes with the library: "
+                f"there is no checkpoint at {file}; name a file, a folder, or what comes with the library: "
                 f"{', '.join(trained.names())}"
             )
         state: Mapping[str, Tensor] = checkpoints.read(file)

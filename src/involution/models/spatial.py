@@ -51,7 +51,8 @@ def depthwise(kernel_size: int) -> SpatialLayer:
         )
 
     def layer(in_channels: int, out_channels: int, *, stride: Any, dilation: Any, **where: Any) -> nn.Module:
-        padding = [d * (kernel_size // 2) for d in (dilation if isinstance(dilation, tuple) else (dilation, dilation))]
+        rows, columns = dilation if isinstance(dilation, tuple) else (dilation, dilation)
+        padding = (rows * (kernel_size // 2), columns * (kernel_size // 2))
         return nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups=in_channels, bias=False, **where
         )
