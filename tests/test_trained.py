@@ -65,7 +65,9 @@ def test_a_folder_is_all_there_is_to_add(tmp_path, monkeypatch):
     found = trained.configurations(["rednet26_half", "rednet50"])
     assert found["rednet26_half.mine"]["file"] == str(tmp_path / "rednet26_half.mine" / "model.safetensors")
     Backbone("rednet26_half", weights="rednet26_half.mine")
-    with pytest.raises(CheckpointError, match=r"no checkpoint at rednet26_half.imagenette; .*library: rednet26_half.mine"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint at rednet26_half.imagenette; .*library: rednet26_half.mine"
+    ):
         Backbone("rednet26_half", weights=HALF)
     (tmp_path / "rednet26_half.mine" / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"config.json is damaged: the key 'pretrained_cfg' is missing"):
@@ -120,7 +122,17 @@ def test_segmentation_normalises_as_its_weights_did(odd):
     told = SegmentationTransforms(mean=(0, 0, 1))
     told.see_as(seen)
     assert told.data_config["mean"] == [0, 0, 1] and told.data_config["std"] == [0.4, 0.5, 0.6]
-    assert trained.seen_by(odd / "model.safetensors") == trained.seen_by(None) == {}
+    assert trained.seen_by(odd / "model.safetensors") == trained.seen_by(None) == trained.seen_by("None") == {}
+
+
+def test_none_is_no_file():
+    torch.manual_seed(0)
+    fresh = Backbone("rednet26_half").state_dict()
+    # What a command line makes of null, too.
+    for word in ("none", "None"):
+        torch.manual_seed(0)
+        state = Backbone("rednet26_half", weights=word).state_dict()
+        assert all(torch.equal(state[key], value) for key, value in fresh.items())
 
 
 @pytest.fixture

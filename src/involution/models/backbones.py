@@ -25,7 +25,7 @@ class Backbone(nn.Module):
             stages (strides 4 to 32).
         weights: to start from: the name of weights that come with the library, such as ``rednet26_half.imagenette``, a
             file (``.safetensors``, ``.pth``, ``.pdparams``; the layouts of `checkpoints`), or a folder with a
-            ``model.safetensors``, such as ``involution fit`` and timm write.
+            ``model.safetensors``, such as ``involution fit`` and timm write. None, or the word ``none``, for random ones.
         frozen_levels: how many feature levels, counted from the image, keep their weights and running statistics, with
             all layers before them: in a ResNet, 1 freezes the stem, 2 the stem and the first stage.
         norm_eval: whether every batch norm keeps its running statistics in training; its weights still train where
@@ -74,8 +74,9 @@ class Backbone(nn.Module):
         info = self.net.feature_info
         self.channels: list[int] = info.channels()
         self.strides: list[int] = info.reduction()
-        if weights is not None:
-            self._load(trained.find(weights) or Path(weights), name)
+        place = trained.place(weights)
+        if place is not None:
+            self._load(place, name)
         self.norm_eval = norm_eval
         self._frozen = self._first_levels(name, frozen_levels)
         for module in self._frozen:

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, in_one_line
 from ..files import read_json
 from ..schema import find_problem
 
-__all__ = ["FOLDER", "configurations", "find", "names", "seen_by"]
+__all__ = ["FOLDER", "configurations", "find", "names", "place", "seen_by"]
 
 FOLDER = Path(__file__).parents[1] / "weights"
 
@@ -33,6 +33,17 @@ def names() -> list[str]:
 def find(name: str | Path) -> Path | None:
     """Return the folder of weights that come with the library; None where none have this name."""
     return FOLDER / name if str(name) in names() else None
+
+
+def place(weights: str | Path | None) -> Path | None:
+    """Return the folder or file that is meant by weights to start from.
+
+    Args:
+        weights: a name of `names`, a folder or a file; None and the word ``none`` (as a command line can say it) for none.
+    """
+    if weights is None or str(weights).lower() == "none":
+        return None
+    return find(weights) or Path(weights)
 
 
 def configurations(architectures: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -57,7 +68,7 @@ def seen_by(weights: str | Path | None) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder's description is damaged.
     """
-    folder = None if weights is None else find(weights) or Path(weights)
+    folder = place(weights)
     if folder is None or not (folder / "config.json").is_file():
         return {}
     described = _read(folder).get("pretrained_cfg") or {}
