@@ -23,8 +23,8 @@ from torch.nn import functional as F
 import involution.models  # noqa: F401
 from involution import records
 from involution.backends import native
-from involution.commands.recipes import resolve
 from involution.counting import count
+from involution.recipes import resolve
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net
 from involution.studies.comparison.training import RECIPES
 

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -101,6 +102,70 @@ def test_kernel_sizes_are_read_off_the_weights():
     converted = checkpoints.to_timm(checkpoints.from_timm(state, "openmmlab"))
     assert converted.model == "rednet38"
     assert converted.arguments == {"num_classes": 3, "stem_kernel_size": 7, "kernel_size": 5}
+
+
+def paddleclas_layout():
+    """Yield name and shape of every array in PaddleClas's RedNet26_pretrained.pdparams, as its code makes them."""
+
+    def norm(name, channels):
+        yield from ((f"{name}.{part}", (channels,)) for part in ("weight", "bias", "_mean", "_variance"))
+
+    def involution(name, channels, size):
+        yield f"{name}.conv1.conv.weight", (channels // 4, channels, 1, 1)
+        yield from norm(f"{name}.conv1.bn", channels // 4)
+        yield f"{name}.conv2.conv.weight", (size**2 * (channels // 16), channels // 4, 1, 1)
+        yield f"{name}.conv2.conv.bias", (size**2 * (channels // 16),)
+
+    yield "stem.0.conv.weight", (32, 3, 3, 3)
+    yield from norm("stem.0.bn", 32)
+    yield from involution("stem.1", 32, 3)
+    yield from norm("stem.2", 32)
+    yield "stem.4.conv.weight", (64, 32, 3, 3)
+    yield from norm("stem.4.bn", 64)
+    channels = 64
+    for stage, (blocks, width) in enumerate(zip((1, 2, 4, 1), (64, 128, 256, 512), strict=True), start=1):
+        for i in range(blocks):
+            block = f"layer{stage}.{i}"
+            yield f"{block}.conv1.weight", (width, channels, 1, 1)
+            yield from norm(f"{block}.bn1", width)
+            yield from involution(f"{block}.conv2", width, 7)
+            yield from norm(f"{block}.bn2", width)
+            yield f"{block}.conv3.weight", (4 * width, width, 1, 1)
+            yield from norm(f"{block}.bn3", 4 * width)
+            if i == 0:
+                yield f"{block}.downsample.0.weight", (4 * width, channels, 1, 1)
+                yield from norm(f"{block}.downsample.1", 4 * width)
+            channels = 4 * width
+    # Paddle multiplies from the other side.
+    yield "fc.weight", (2048, 1000)
+    yield "fc.bias", (1000,)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_file_of_paddleclas_is_converted_and_created_as_the_pages_say(tmp_path, monkeypatch, capsys, protocol):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    arrays = {
+        name: (random.uniform(0.5, 1.5, shape) if name.endswith("_variance") else 0.05 * random.standard_normal(shape))
+        for name, shape in paddleclas_layout()
+    }
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    names = {"StructuredToParameterName@@": {name: f"param_{i}" for i, name in enumerate(arrays)}}
+    with open("RedNet26_pretrained.pdparams", "wb") as file:
+        pickle.dump({**arrays, **names}, file, protocol=protocol)
+    assert main(["convert", "RedNet26_pretrained.pdparams", "rednet26.safetensors"]) == 0
+    assert f"{len(arrays) + sum('_mean' in name for name in arrays)} tensors written" in capsys.readouterr().out
+    overlay = {"file": "rednet26.safetensors"}
+    net = timm.create_model("rednet26", pretrained=True, pretrained_cfg_overlay=overlay)
+    state = net.state_dict()
+    for ours, theirs in (
+        ("conv1.3.kernel_generator.span.bias", "stem.1.conv2.conv.bias"),
+        ("bn1.running_var", "stem.4.bn._variance"),
+        ("layer3.3.conv2.kernel_generator.reduce.weight", "layer3.3.conv2.conv1.conv.weight"),
+        ("layer2.0.downsample.1.running_mean", "layer2.0.downsample.1._mean"),
+    ):
+        assert np.array_equal(state[ours].numpy(), arrays[theirs]), ours
+    assert np.array_equal(state["fc.weight"].numpy(), arrays["fc.weight"].T)
 
 
 class Exploit:

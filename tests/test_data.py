@@ -158,6 +158,15 @@ def test_test_images_keep_their_order():
     assert torch.equal(torch.cat([images for images, _ in batches]), load("digits").test_images.float())
 
 
+def test_a_share_of_the_training_images_is_the_same_of_every_class():
+    whole, part = SmallImages("digits"), SmallImages("digits", train_share=0.1, seed=3)
+    counts = whole.train_set.labels.bincount()
+    assert torch.equal(part.train_set.labels.bincount(), (0.1 * counts).round().long())
+    assert torch.equal(part.train_set.images, SmallImages("digits", train_share=0.1).train_set.images)
+    assert torch.equal(part.test_set.images, whole.test_set.images)
+    assert torch.equal(part.train_set.mean, whole.train_set.mean)
+
+
 def test_single_images_equal_those_of_a_batch():
     images = TensorImages(torch.arange(32, dtype=torch.uint8).view(2, 1, 4, 4), torch.tensor([3, 4]), [1.0], [2.0])
     image, label = images[1]
@@ -170,6 +179,7 @@ def test_single_images_equal_those_of_a_batch():
     [
         ({"dataset": "svhn"}, "unknown data set 'svhn'; expected one of digits, mnist, fashion_mnist, cifar10"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"train_share": 0.0}, "train_share must lie above 0 and be at most 1, got 0.0"),
         ({"scaling": "log"}, "scaling must be 'standard', 'unit' or 'raw', got 'log'"),
     ],
 )

@@ -13,12 +13,12 @@ pytest.importorskip("lightning")
 import timm
 
 from involution.commands.main import CommandError, main
-from involution.commands.recipes import merge, resolve
 from involution.models.detection import create as create_detector
 from involution.models.segmentation import create as create_segmentation_net
+from involution.recipes import leaves, merge, resolve
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+FILES = sorted(file for file in (ROOT / "recipes").rglob("*.yaml") if file.parent.name != "studies")
 RECIPES = [file for file in FILES if not file.name.startswith("base")]
 DELTAS = [file for file in FILES if "base" in yaml.safe_load(file.read_text(encoding="utf-8"))]
 
@@ -38,15 +38,6 @@ def name(file):
 
 def comment(file):
     return [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-
-
-def leaves(mapping, path=""):
-    """Yield every value that is no mapping, with the keys that lead to it."""
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def differences(one, other):

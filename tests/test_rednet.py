@@ -12,6 +12,7 @@ from torch import nn
 import involution.models
 from involution import Involution2d
 
+NARROW = ("rednet14_eighth", "rednet26_half", "resnet14_eighth", "resnet26_half")
 PARAMETERS = {26: 9_233_166, 38: 12_386_986, 50: 15_540_806, 101: 25_652_950, 152: 33_984_582}
 
 
@@ -35,8 +36,24 @@ def test_parameter_counts(depth):
 
 
 def test_every_registered_rednet_has_a_count():
-    names = timm.list_models("rednet*")
-    assert sorted(names) == sorted(f"rednet{depth}" for depth in PARAMETERS)
+    names = {name for name in timm.list_models("re[ds]net*") if hasattr(involution.models, name)}
+    assert names == {*(f"rednet{depth}" for depth in PARAMETERS), *NARROW}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_nets_have_the_count_that_they_state(name):
+    parameters = count(on_meta(name, num_classes=10))
+    assert f"{parameters:,} parameters with 10 classes" in getattr(involution.models, name).__doc__
+
+
+def test_depthwise_convolutions_are_static_kernels_of_the_same_size():
+    net = create("rednet26_half", spatial_layer="depthwise", kernel_size=7, output_stride=16)
+    layers = [block.conv2 for stage in (net.layer1, net.layer2, net.layer4) for block in stage]
+    assert {(m.kernel_size, m.groups == m.in_channels, m.bias) for m in layers} == {((7, 7), True, None)}
+    features = net.eval().forward_features(torch.randn(1, 3, 64, 64))
+    assert features.shape == (1, 1024, 4, 4)
+    with pytest.raises(ValueError, match="needs an odd kernel size to keep the size of maps, got 4"):
+        on_meta("rednet26", spatial_layer="depthwise", kernel_size=4)
 
 
 def test_the_convolutional_control_is_resnet():

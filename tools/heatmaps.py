@@ -2,7 +2,7 @@
 
 python -m tools.heatmaps MODEL [--dataset cifar10] [--layers NAME …] [--classes 6] [--output docs/images/heatmaps.png]
 
-MODEL is a folder that ``involution fit`` wrote or ``weights/`` holds. A pixel's colour is the sum of the weights of the
+MODEL is a folder that ``involution fit`` wrote, or the name of weights that come with the library. A pixel's colour is the sum of the weights of the
 kernel that it made, the mean of all groups, as in the paper's visualisation.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 
-import involution.models  # noqa: F401
 from involution.data import load
 from involution.files import write_atomically
+from involution.models import named
 from involution.pictures.heatmaps import enlarge, kernel_heat_maps, overlay
 from involution.pictures.plots import png
 
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from matplotlib.figure import Figure
 
-    net = timm.create_model(f"local-dir:{arguments.model}", pretrained=True).eval()
+    net: Any = named.classifier(arguments.model).eval()
     names = net.pretrained_cfg.get("label_names") or [str(i) for i in range(net.num_classes)]
     data = load(arguments.dataset, arguments.data_root)
     chosen = [int((data.test_labels == label).nonzero()[0]) for label in range(arguments.classes)]

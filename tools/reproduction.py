@@ -1,4 +1,4 @@
-"""Write the tables of docs/reproduction.md from the records in results/: the report's, the ablations', CIFAR-10's.
+"""Write the tables of docs/reproduction.md from the records in results/: claims with verdicts, the report's, CIFAR-10's, studies.
 
 python -m tools.reproduction [--results results] [--docs docs]
 """
@@ -12,11 +12,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from involution import records
-from involution.studies.ablation.results import AblationResult, markdown
+from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
+from involution.studies.declared import outcome
 
+from . import claims
 from .tables import source, table, write_between
 
+CLAIMS, CLAIMS_END = "<!-- claims: made by python -m tools.reproduction -->", "<!-- end of claims -->"
 BEGIN, END = "<!-- tables: made by python -m tools.reproduction -->", "<!-- end of tables -->"
 
 
@@ -88,11 +91,18 @@ def cifar(folder: Path) -> Iterator[str]:
 
 
 def ablation(folder: Path) -> Iterator[str]:
-    """Yield the ablations beside the paper's."""
-    for path in sorted(folder.glob("ablation-*.json")):
-        record = records.read(path)
-        results = [AblationResult(**result) for result in record["results"]]
-        yield from ["", "## The ablations, as trends", "", *markdown(results).splitlines(), "", source(record, path)]
+    """Yield the ablations beside the paper's, of the record that was made before they were a study."""
+    path = folder / "ablation-cifar10.json"
+    if not path.exists() or (folder / "studies" / "ablations.json").exists():
+        return
+    old = {name: record for name, record, _ in claims.older(folder)}["ablations"]
+    declared = load(claims.STUDIES / "ablations.yaml")
+    shown = {**declared, "metric": [declared["metric"]], "results": old["results"]}
+    yield from ["", "## The ablations"]
+    for title, head, rows in outcome.tables(shown):
+        yield from ["", f"**{title}**, 3 epochs", "", *table(head, rows)]
+    record = records.read(path)
+    yield from ["", f"- {source(record, path)}"]
 
 
 def main() -> None:
@@ -100,8 +110,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    lines = [*report(arguments.results), *cifar(arguments.results), *ablation(arguments.results)]
-    write_between(arguments.docs / "reproduction.md", BEGIN, END, lines)
+    page, results = arguments.docs / "reproduction.md", arguments.results
+    write_between(page, CLAIMS, CLAIMS_END, claims.lines(results))
+    write_between(page, BEGIN, END, [*report(results), *cifar(results), *ablation(results), *claims.studies(results)])
 
 
 if __name__ == "__main__":

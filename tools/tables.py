@@ -60,8 +60,9 @@ def of_one(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[s
 def source(record: dict[str, Any], path: Path) -> str:
     """Return the line that says where figures come from."""
     machine, instructions = record["machine"], record.get("instruction_set")
+    modified = " with changes" if record.get("modified") else ""
     return (
-        f"`{record['command']}`, commit {str(record['commit'])[:10]}, {machine['processor']}, {machine['cores']} cores, "
+        f"`{record['command']}`, commit {str(record['commit'])[:10]}{modified}, {machine['processor']}, {machine['cores']} cores, "
         f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
         f"record: `{path.as_posix()}`."
     )

@@ -1,68 +1,77 @@
-"""Write the record of a finished training of ``involution fit``, and publish its net.
+"""Write the record of a finished classifier of ``involution fit``, and let its weights come with the library.
 
-    python -m tools.training_record RUN NAME [--results results/cifar10] [--weights weights/cifar10]
+    python -m tools.training_record RUN NAME.TAG [--results results] [--weights src/involution/weights]
 
-The record holds the configuration, what every epoch logged and the parameters of the net; the weights folder is the
-run's ``model`` (safetensors and its description), for ``involution predict --model``.
+The record, ``results/TAG/NAME.json``, holds the configuration, what every epoch logged and what the net costs. The
+weights folder NAME.TAG holds the weights after the last epoch (nothing is chosen by the images that judge them), their
+description and a card; it is found by ``timm.create_model("NAME.TAG", pretrained=True)``. Weights of more than 20 MiB are
+not taken.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 from pathlib import Path
 
 import timm
-import yaml
+import torch
 
-import involution.models  # noqa: F401
 from involution import records
 from involution.counting import count
 from involution.files import replaced_files
+from involution.models import checkpoints, trained
+from involution.studies.runs import RunFolder
+
+from .model_cards import card
 
 LIMIT_MIB = 20
 
 
-def history(run: Path) -> list[dict[str, float]]:
-    """Return what every epoch logged, from all logs of a run: a resumed training has several."""
-    rows: dict[int, dict[str, float]] = {}
-    for path in sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.partition("_")[2])):
-        with path.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row.get("epoch"):
-                    values = {key: float(value) for key, value in row.items() if value and key not in ("epoch", "step")}
-                    rows.setdefault(int(row["epoch"]) + 1, {}).update(values)
-    return [{"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)]
+def last_weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's net after its last epoch."""
+    state = checkpoints.read_training(run.checkpoint)["state_dict"]
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("name")
-    parser.add_argument("--results", type=Path, default=Path("results/cifar10"))
-    parser.add_argument("--weights", type=Path, default=Path("weights/cifar10"))
+    parser.add_argument("name", metavar="NAME.TAG")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--weights", type=Path, default=trained.FOLDER)
     arguments = parser.parse_args()
-    run, name = arguments.run, arguments.name
-    configuration = yaml.safe_load(max((run / "logs").glob("version_*/config.yaml")).read_text(encoding="utf-8"))
-    rows = history(run)
+    run, (name, _, tag) = RunFolder(arguments.run), arguments.name.partition(".")
+    configuration = run.configuration()
+    if configuration is None or not tag:
+        raise SystemExit("expected the folder of a run of involution fit, and a name such as rednet26_half.imagenette")
     epochs = configuration["trainer"]["max_epochs"]
-    if len(rows) < epochs:
-        raise SystemExit(f"{run} has {len(rows)} of {epochs} epochs; go on with --ckpt_path last")
-    net = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True)
+    if not run.is_finished(epochs):
+        raise SystemExit(f"{run.path} has {len(run.history())} of {epochs} epochs; go on with --ckpt_path last")
+    net = timm.create_model(f"local-dir:{run.model}", pretrained=True)
+    net.load_state_dict(last_weights(run))
     cost = count(net, net.pretrained_cfg["input_size"])
     # Where the data lay is nobody's concern.
     data = {key: value for key, value in configuration["data"]["init_args"].items() if key not in ("data_root", "root")}
+    starts = run.environments()
     payload = {
         "seed": configuration["seed_everything"],
         "settings": {"model": configuration["model"]["init_args"], "data": data, "epochs": epochs},
-        "results": {"params": cost.params, "macs": cost.macs, "history": rows},
+        # Those of the training, where it kept them; the record's own are those of this command.
+        "starts": [{key: start[key] for key in ("date", "commit", "modified", "machine")} for start in starts],
+        "weights": "last epoch",
+        "results": {"params": cost.params, "macs": cost.macs, "history": run.history()},
     }
-    size = sum(file.stat().st_size for file in (run / "model").iterdir()) / 2**20
-    if size <= LIMIT_MIB:
-        with replaced_files(arguments.weights / name) as partial:
-            shutil.copytree(run / "model", partial, dirs_exist_ok=True)
-    print(records.write(name, payload, arguments.results))
+    path = records.write(name, payload, arguments.results / tag)
+    print(path)
+    with replaced_files(arguments.weights / arguments.name) as partial:
+        shutil.copy(run.model / "config.json", partial)
+        checkpoints.write(net.state_dict(), partial / "model.safetensors", {"architecture": name})
+        size = (partial / "model.safetensors").stat().st_size / 2**20
+        if size > LIMIT_MIB:
+            raise SystemExit(f"the weights have {size:.1f} MiB, more than {LIMIT_MIB}; only the record is kept")
+        (partial / "README.md").write_text(card(arguments.name, records.read(path), size), encoding="utf-8")
+    print(arguments.weights / arguments.name)
 
 
 if __name__ == "__main__":

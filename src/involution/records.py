@@ -93,7 +93,11 @@ def command() -> str:
 
 
 def commit() -> dict[str, Any]:
-    """Return the ``commit`` of the sources in use and whether they were ``modified`` since; None where unknown."""
+    """Return the ``commit`` of the sources in use and whether they were ``modified`` since; None where unknown.
+
+    What a change cannot alter a measurement by does not count: files that git does not track, records and pages. The
+    second record of two would else always be of a modified tree.
+    """
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str | None:
@@ -106,7 +110,9 @@ def commit() -> dict[str, Any]:
     # An installed package may lie inside somebody else's repository, which does not track it.
     if git("ls-files", "--error-unmatch", here.name) is None:
         return {"commit": None, "modified": None}
-    return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    sources = [":/", *(f":(top,exclude){folder}" for folder in ("results", "docs"))]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *sources)
+    return {"commit": git("rev-parse", "HEAD"), "modified": bool(changed)}
 
 
 def machine() -> dict[str, Any]:

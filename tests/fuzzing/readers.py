@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from involution.commands.recipes import RecipeParser, resolve
+from involution.commands.recipes import RecipeParser
 from involution.commands.voc2coco import voc2coco
 from involution.data import ClassTable
 from involution.data.coco_files import read_coco
@@ -22,6 +22,7 @@ from involution.data.images import read_image, read_size
 from involution.data.label_maps import read_labels
 from involution.data.shards import read_index, read_shard
 from involution.models import checkpoints, saved
+from involution.recipes import resolve
 
 
 class Reader(NamedTuple):

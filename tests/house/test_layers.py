@@ -10,7 +10,7 @@ from house.sources import REPOSITORY, Module, arrows, imports, modules
 ROOMS = (
     ("errors",),
     ("geometry", "memory_layout", "files", "schema"),
-    ("records",),
+    ("records", "recipes"),
     ("backends",),
     ("operators",),
     ("functional",),

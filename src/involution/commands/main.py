@@ -31,8 +31,10 @@ _COMMANDS = {
     "compare": Command(
         "involution.commands.compare", "compare", "train convolution against involution on the same data, report"
     ),
-    "ablate": Command(
-        "involution.commands.ablate", "ablate", "vary kernel size, channels per group and φ in a small RedNet"
+    "study": Command(
+        "involution.commands.study",
+        "study",
+        "train what a file declares, net by net and seed by seed, and judge claims",
     ),
     "complexity": Command(
         "involution.commands.complexity", "complexity", "parameters and multiply-adds beside the paper's"

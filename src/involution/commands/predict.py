@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -106,13 +107,23 @@ def class_names(net: Any) -> Sequence[str]:
             raise CommandError(
                 f"the net has {net.num_classes} outputs and its description names {len(names)} classes; save it anew"
             )
-        return list(names.values()) if isinstance(names, dict) else list(names)
+        return _described(list(names.values()) if isinstance(names, dict) else list(names))
     if net.num_classes == 1000:
         from timm.data import ImageNetInfo
 
         info = ImageNetInfo()
         return [info.index_to_description(i) for i in range(1000)]
     return [str(i) for i in range(net.num_classes)]
+
+
+def _described(names: list[str]) -> list[str]:
+    """Return the names with ImageNet's identifiers of classes (``n01440764``) in words (``tench``)."""
+    if not all(re.fullmatch(r"n\d{8}", str(name)) for name in names):
+        return names
+    from timm.data import ImageNetInfo
+
+    words = ImageNetInfo().label_descriptions(as_dict=True)
+    return [words.get(name, name) for name in names]
 
 
 def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -18,8 +19,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from .. import records
 from ..errors import CommandError, find_refusal, in_one_line
-from ..files import replaced_files
+from ..files import replaced_files, write_atomically
 from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
@@ -53,6 +55,17 @@ class SaveModel(Callback):
         task.model.to("cpu", memory_format=torch.contiguous_format)
         with replaced_files(self.folder) as partial:
             task.save_model(partial)
+
+
+class KeepEnvironment(Callback):
+    """Write date, command, commit, machine and versions of every start of a training beside its configuration."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``environment.json`` into the folder of the logs."""
+        folder = trainer.log_dir  # every process takes part in agreeing on it
+        if trainer.is_global_zero and folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(folder) / "environment.json", json.dumps(records.environment(), indent=1) + "\n")
 
 
 class _Cli(LightningCLI):
@@ -124,7 +137,7 @@ class _Cli(LightningCLI):
                     )
                 # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
                 callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
-            callbacks.append(SaveModel(run / "model"))
+            callbacks += [SaveModel(run / "model"), KeepEnvironment()]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 

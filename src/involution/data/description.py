@@ -73,6 +73,16 @@ class DataDescription:
         """What prediction has to know; empty where nothing is known of the images."""
         return dict(getattr(self.data, "data_config", None) or {})
 
+    def see_as(self, weights: Mapping[str, Any]) -> None:
+        """Let images be treated as a net's weights were trained to see them, as far as the module was not told how.
+
+        Args:
+            weights: entries of timm's configuration, ``mean``, ``std``, ``input_size``, …; empty changes nothing.
+        """
+        follow = getattr(self.data, "see_as", None)
+        if follow is not None and weights:
+            follow(weights)
+
     def ids_of(self, num_classes: int) -> tuple[int, ...]:
         """Return the ids of the classes, numbers from 1 where they are not known."""
         return tuple(getattr(self.data, "category_ids", range(1, num_classes + 1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,18 @@ class ImageTransforms:
         # What timm has to know of it to evaluate the trained net as it was validated.
         self.data_config = {**common, "input_size": (3, image_size, image_size), "crop_pct": crop_fraction}
 
+    @classmethod
+    def of_weights(cls, weights: Mapping[str, Any]) -> ImageTransforms:
+        """Return the transforms with size and normalisation of weights, all else by default.
+
+        Args:
+            weights: of timm's configuration the entries ``input_size``, ``crop_pct``, ``interpolation``, ``mean`` and
+                ``std``, as far as they are there.
+        """
+        names = {"crop_pct": "crop_fraction", "interpolation": "interpolation", "mean": "mean", "std": "std"}
+        known = {ours: weights[theirs] for theirs, ours in names.items() if weights.get(theirs)}
+        return cls(weights.get("input_size", (3, 224, 224))[-1], **known)
+
 
 class FolderImages(ImageFolder):
     """``torchvision.datasets.ImageFolder`` whose refusals name the file and say what to do."""
@@ -117,7 +129,8 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         test: folder of the test images in ``root``.
         batch_size: images of a batch, per device.
         num_workers: processes that read images, per device.
-        transforms: what happens to an image.
+        transforms: what happens to an image; by default what the weights that a net starts from were trained with, else
+            the published ImageNet recipe.
         seed: of the order of the training images.
         drop_last: leave out the images of an epoch that do not fill a batch.
 
@@ -141,7 +154,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         super().__init__(seed, batch_size, num_workers)
         self.root, self.folders = Path(root), {"train": train, "val": val, "test": test or val}
         self.drop_last = drop_last
-        self.transforms = transforms or ImageTransforms()
+        self.transforms, self._is_told = transforms or ImageTransforms(), transforms is not None
         self.sets: dict[str, FolderImages] = {}
 
     @property
@@ -158,6 +171,18 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         """What timm has to know to evaluate a net as it was validated here."""
         return self.transforms.data_config
 
+    def see_as(self, weights: Mapping[str, Any]) -> None:
+        """Treat images as weights were trained to see them, unless ``transforms`` were given.
+
+        Args:
+            weights: see `ImageTransforms.of_weights`.
+        """
+        if self._is_told:
+            return
+        self.transforms = ImageTransforms.of_weights(weights)
+        for part, images in self.sets.items():
+            images.transform = self._transform(part)
+
     def setup(self, stage: str | None = None) -> None:
         """List the images of every part that ``stage`` needs.
 
@@ -166,8 +191,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         """
         for part in parts_of(stage):
             if part not in self.sets:
-                transform = self.transforms.train if part == "train" else self.transforms.evaluate
-                self.sets[part] = FolderImages(self._folder(part), transform)
+                self.sets[part] = FolderImages(self._folder(part), self._transform(part))
         if "train" in self.sets and "val" in self.sets and self.sets["train"].classes != self.sets["val"].classes:
             train, val = (set(self.sets[part].classes) for part in ("train", "val"))
             raise DataError(
@@ -186,6 +210,9 @@ class ImageFolders(ResumableDataModule, DescribedImages):
     def test_dataloader(self) -> DataLoader:
         """Return the test images in their order."""
         return DataLoader(self.sets["test"], self.batch_size, **self._options)
+
+    def _transform(self, part: str) -> Any:
+        return self.transforms.train if part == "train" else self.transforms.evaluate
 
     def _folder(self, part: str) -> Path:
         return find_folder(self.root) / self.folders[part]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,10 @@ class _Segmentation(ResumableDataModule, DescribedImages):
     def data_config(self) -> dict[str, Any]:
         """What prediction has to know to treat an image as it was validated here."""
         return {**self.transforms.data_config, **self.classes.to_dict()}
+
+    def see_as(self, weights: Mapping[str, Any]) -> None:
+        """Normalise images as weights were trained to see them, unless the transforms were told how."""
+        self.transforms.see_as(weights)
 
     @abstractmethod
     def pairs(self, part: str) -> list[Pair]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -32,8 +33,9 @@ class SegmentationTransforms:
         max_class_share: share of one class above which a crop is drawn anew; 1 takes the first crop.
         flip: probability of a horizontal flip.
         photometric_distortion: whether to change colours.
-        mean: subtracted, per channel, of pixels from 0 to 1.
-        std: divided by.
+        mean: subtracted, per channel, of pixels from 0 to 1; by default as the weights that a backbone starts from were
+            trained, else ImageNet's.
+        std: divided by; likewise.
 
     Raises:
         ValueError: an argument is out of range.
@@ -48,8 +50,8 @@ class SegmentationTransforms:
         max_class_share: float = 0.75,
         flip: float = 0.5,
         photometric_distortion: bool = True,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         for name, size in (("crop_size", crop_size), ("image_size", image_size)):
             if size is not None and (len(size) != 2 or min(size) < 1):
@@ -63,6 +65,16 @@ class SegmentationTransforms:
         self.crop_size, self.image_size = tuple(crop_size), tuple(image_size) if image_size else None
         self.scale_range, self.max_class_share, self.flip = tuple(scale_range), max_class_share, flip
         self.photometric_distortion = photometric_distortion
+        self._given = {"mean": mean, "std": std}
+        self.mean, self.std = tuple(mean or IMAGENET_DEFAULT_MEAN), tuple(std or IMAGENET_DEFAULT_STD)
+
+    def see_as(self, weights: Mapping[str, Any]) -> None:
+        """Normalise as weights were trained to see images, where ``mean`` and ``std`` were not given.
+
+        Args:
+            weights: of timm's configuration the entries ``mean`` and ``std``, as far as they are there.
+        """
+        mean, std = (self._given[key] or weights.get(key) or getattr(self, key) for key in ("mean", "std"))
         self.mean, self.std = tuple(mean), tuple(std)
 
     @property

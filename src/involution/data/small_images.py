@@ -85,9 +85,12 @@ class SmallImages(ResumableDataModule, DescribedImages):
         flip: mirror every other training image, at random.
         seed: of the order of the training images.
         download: fetch a missing set.
+        train_share: share of the training images that is trained on, always the same ones of every class; their mean and
+            standard deviation are still those of all.
 
     Raises:
-        ValueError: ``dataset`` or ``scaling`` is unknown, or ``batch_size`` is below 1.
+        ValueError: ``dataset`` or ``scaling`` is unknown, ``batch_size`` is below 1, or ``train_share`` not above 0 and at
+            most 1.
     """
 
     def __init__(
@@ -101,8 +104,11 @@ class SmallImages(ResumableDataModule, DescribedImages):
         flip: bool = False,
         seed: int = 0,
         download: bool = True,
+        train_share: float = 1.0,
     ) -> None:
         super().__init__(seed, batch_size)
+        if not 0 < train_share <= 1:
+            raise ValueError(f"train_share must lie above 0 and be at most 1, got {train_share}")
         if dataset not in sources.DATASETS:
             raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(sources.DATASETS)}")
         if shift < 0:
@@ -110,7 +116,7 @@ class SmallImages(ResumableDataModule, DescribedImages):
         if scaling not in ("standard", "unit", "raw"):
             raise ValueError(f"scaling must be 'standard', 'unit' or 'raw', got {scaling!r}")
         self.dataset, self.data_root, self.download = dataset, data_root, download
-        self.scaling, self.shift, self.flip = scaling, shift, flip
+        self.scaling, self.shift, self.flip, self.train_share = scaling, shift, flip, train_share
         self._sets: tuple[TensorImages, TensorImages] | None = None
 
     @property
@@ -144,11 +150,19 @@ class SmallImages(ResumableDataModule, DescribedImages):
         if self._sets is None:
             data = sources.load(self.dataset, self.data_root, self.download)
             mean, std = self._statistics(data.images)
+            kept = self._kept(data.labels)
             self._sets = (
-                TensorImages(data.images, data.labels, mean, std, shift=self.shift, flip=self.flip),
+                TensorImages(data.images[kept], data.labels[kept], mean, std, shift=self.shift, flip=self.flip),
                 TensorImages(data.test_images, data.test_labels, mean, std),
             )
         return self._sets
+
+    def _kept(self, labels: Tensor) -> Tensor | slice:
+        """Return which training images are trained on: the first ones of every class."""
+        if self.train_share == 1:
+            return slice(None)
+        parts = [(labels == label).nonzero().flatten() for label in labels.unique()]
+        return torch.cat([part[: max(1, round(self.train_share * len(part)))] for part in parts]).sort().values
 
     def _statistics(self, images: Tensor) -> tuple[list[float], list[float]]:
         channels = images.shape[1]

@@ -43,7 +43,7 @@ class ImageShards(LightningDataModule, DescribedImages):
         classes: names of the classes in the order of their labels; from ``index.json`` likewise.
         batch_size: images of a batch, per device.
         num_workers: processes that read shards, per device; at most one a shard is used.
-        transforms: what happens to an image.
+        transforms: what happens to an image; by default as in `involution.data.ImageFolders`.
         seed: of the order of the training images.
         buffer: images among which the next one is drawn.
 
@@ -80,7 +80,7 @@ class ImageShards(LightningDataModule, DescribedImages):
             root = str(find_data_root() / root)
         self.root, self.patterns = root, {"train": train, "val": val, "test": test or val}
         self.batch_size, self.num_workers, self.seed, self.buffer = batch_size, num_workers, seed, buffer
-        self.transforms = transforms or ImageTransforms()
+        self.transforms, self._is_told = transforms or ImageTransforms(), transforms is not None
         self._train_images, self._classes = train_images, classes
         self._index: dict[str, Any] | None = None
         self._position: dict[str, int] = {}
@@ -117,6 +117,11 @@ class ImageShards(LightningDataModule, DescribedImages):
     def data_config(self) -> dict[str, Any]:
         """What timm has to know to evaluate a net as it was validated here."""
         return self.transforms.data_config
+
+    def see_as(self, weights: Mapping[str, Any]) -> None:
+        """Treat images as weights were trained to see them, as `involution.data.ImageFolders` does."""
+        if not self._is_told:
+            self.transforms = ImageTransforms.of_weights(weights)
 
     def setup(self, stage: str | None = None) -> None:
         """Look for the shards of every part that ``stage`` needs, and count the batches of an epoch.

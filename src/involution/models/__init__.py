@@ -3,6 +3,7 @@
 try:
     from .axial import AxialResNet, axial_resnet26s
     from .local_relation import LRNet, lrnet26, lrnet50, lrnet101
+    from .narrow import rednet14_eighth, rednet26_half, resnet14_eighth, resnet26_half
     from .rednet import RedNet, rednet26, rednet38, rednet50, rednet101, rednet152
     from .san import (
         SAN,
@@ -28,11 +29,15 @@ __all__ = [
     "lrnet26",
     "lrnet50",
     "lrnet101",
+    "rednet14_eighth",
     "rednet26",
+    "rednet26_half",
     "rednet38",
     "rednet50",
     "rednet101",
     "rednet152",
+    "resnet14_eighth",
+    "resnet26_half",
     "san10_pairwise",
     "san10_patchwise",
     "san15_pairwise",

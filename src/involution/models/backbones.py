@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from . import checkpoints  # registers RedNet
+from . import checkpoints, trained  # checkpoints registers RedNet
 
 __all__ = ["Backbone"]
 
@@ -23,8 +23,9 @@ class Backbone(nn.Module):
         name: of the network in timm, e.g. ``"rednet50"`` or ``"resnet50"``.
         out_indices: which of its feature levels are returned; in a ResNet, 0 is the stem (stride 2) and 1 to 4 are the
             stages (strides 4 to 32).
-        weights: to start from: a file (``.safetensors``, ``.pth``, ``.pdparams``; the layouts of `checkpoints`) or a
-            folder with a ``model.safetensors``, such as ``involution fit`` and timm write.
+        weights: to start from: the name of weights that come with the library, such as ``rednet26_half.imagenette``, a
+            file (``.safetensors``, ``.pth``, ``.pdparams``; the layouts of `checkpoints`), or a folder with a
+            ``model.safetensors``, such as ``involution fit`` and timm write. None, or the word ``none``, for random ones.
         frozen_levels: how many feature levels, counted from the image, keep their weights and running statistics, with
             all layers before them: in a ResNet, 1 freezes the stem, 2 the stem and the first stage.
         norm_eval: whether every batch norm keeps its running statistics in training; its weights still train where
@@ -73,8 +74,9 @@ class Backbone(nn.Module):
         info = self.net.feature_info
         self.channels: list[int] = info.channels()
         self.strides: list[int] = info.reduction()
-        if weights is not None:
-            self._load(Path(weights), name)
+        place = trained.place(weights)
+        if place is not None:
+            self._load(place, name)
         self.norm_eval = norm_eval
         self._frozen = self._first_levels(name, frozen_levels)
         for module in self._frozen:
@@ -112,6 +114,11 @@ class Backbone(nn.Module):
 
     def _load(self, path: Path, name: str) -> None:
         file = path / "model.safetensors" if path.is_dir() else path
+        if not file.exists():
+            raise checkpoints.CheckpointError(
+                f"there is no checkpoint at {file}; name a file, a folder, or what comes with the library: "
+                f"{', '.join(trained.names())}"
+            )
         state: Mapping[str, Tensor] = checkpoints.read(file)
         try:
             foreign = checkpoints.layout_of(state) != "timm"

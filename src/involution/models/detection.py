@@ -28,6 +28,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from ..modules import Involution2d
+from . import trained
 from .backbones import Backbone
 from .necks import PyramidBackbone, feature_pyramid
 from .spatial import SpatialLayer, SpatialLayerName, resolve, swap
@@ -126,7 +127,8 @@ def retinanet(
         neck: what computes the outputs of the feature pyramid: ``"convolution"``, ``"involution"``, or a callable, see
             `involution.models.necks.feature_pyramid`.
         head: likewise for the two towers of the head (the paper's rows leave them convolutions).
-        weights: of the backbone, to start from, see `involution.models.backbones.Backbone`.
+        weights: of the backbone, to start from, see `involution.models.backbones.Backbone`; where they say how images
+            were normalised, ``image_mean`` and ``image_std`` are theirs unless given.
         frozen_levels: of the backbone, likewise; 2 for the published recipes.
         norm_eval: of the backbone, likewise; true for the published recipes.
         backbone_args: further arguments of the backbone in timm, e.g. ``{"stem_kernel_size": 7}``.
@@ -157,7 +159,8 @@ def retinanet(
     swap(tower.classification_head.conv, layer)
     swap(tower.regression_head.conv, layer)
     pyramid = _pyramid(body, channels, neck, coarser, spatial_args)
-    return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=tower, **_known(options, tv.RetinaNet))
+    options = _normalised(_known(options, tv.RetinaNet), weights)
+    return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=tower, **options)
 
 
 def faster_rcnn(num_classes: int = 80, backbone: str = "rednet50", **arguments: Any) -> FasterRCNN:
@@ -232,7 +235,7 @@ def _rcnn(
 ) -> Any:
     # What torchvision's classes do not know.
     ours = {name: options.pop(name) for name in ("box_loss",) if name in options}
-    options = _known(options, tv.MaskRCNN if cls is MaskRCNN else tv.FasterRCNN)
+    options = _normalised(_known(options, tv.MaskRCNN if cls is MaskRCNN else tv.FasterRCNN), weights)
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
     layer = _layer(head, spatial_args)
     anchors = _anchors(tuple((size,) for size in anchor_sizes), len(body.channels) + 1)
@@ -298,6 +301,12 @@ def _known(options: Mapping[str, Any], cls: Any) -> dict[str, Any]:
             f"unknown argument {unknown[0]!r}; torchvision's {cls.__name__} takes {', '.join(sorted(known))}"
         )
     return dict(options)
+
+
+def _normalised(options: dict[str, Any], weights: str | Path | None) -> dict[str, Any]:
+    """Return ``options`` with mean and standard deviation of the weights where it names none."""
+    seen = trained.seen_by(weights)
+    return {**{f"image_{key}": seen[key] for key in ("mean", "std") if key in seen}, **options}
 
 
 def _anchors(sizes: tuple[tuple[int, ...], ...], levels: int) -> AnchorGenerator:

@@ -22,10 +22,11 @@ from torch import nn
 
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
+from . import trained
 from .configurations import imagenet_config
-from .spatial import SpatialLayer, SpatialLayerName, in_place_of, resolve
+from .spatial import SpatialLayer, SpatialLayerName, depthwise, in_place_of, resolve
 
-__all__ = ["RedNet"]
+__all__ = ["PAPER", "RedNet", "create_rednet"]
 
 
 class RedBottleneck(Bottleneck):
@@ -50,7 +51,8 @@ class RedNet(ResNet):
     Args:
         layers: blocks per stage.
         spatial_layer: what stands in the bottlenecks: ``"involution"``, ``"convolution"`` (3×3: the ResNet control),
-            or a callable ``(in_channels, out_channels, *, stride, dilation, device, dtype) -> Module`` such as
+            ``"depthwise"`` (a depthwise convolution of ``kernel_size``: large kernels that are the same everywhere), or a
+            callable ``(in_channels, out_channels, *, stride, dilation, device, dtype) -> Module`` such as
             ``partial(Involution2d, kernel_size=5)``.
         stem: ``"involution"`` (convolution 3×3 stride 2, involution, convolution 3×3, max pool: the paper's),
             ``"deep"`` (three 3×3 convolutions, max pool: ResNet-C), ``"plain"`` (7×7 convolution stride 2, max pool:
@@ -85,7 +87,7 @@ class RedNet(ResNet):
     def __init__(
         self,
         layers: tuple[int, ...] = (3, 4, 6, 3),
-        spatial_layer: SpatialLayerName | SpatialLayer = "involution",
+        spatial_layer: SpatialLayerName | Literal["depthwise"] | SpatialLayer = "involution",
         stem: Literal["involution", "deep", "plain", "small"] = "involution",
         stem_kernel_size: int = 3,
         kernel_size: int = 7,
@@ -112,7 +114,7 @@ class RedNet(ResNet):
             act_layer=partial(activation, inplace=True),
         )
         stages = partial(involution, kernel_size=kernel_size, kernel_generator=kernel_generator)
-        spatial = resolve(spatial_layer, stages)
+        spatial = depthwise(kernel_size) if spatial_layer == "depthwise" else resolve(spatial_layer, stages)
         stem_options = dict(_STEMS[stem])
         if stem == "small":
             # Only the deep stem lets one choose its width: twice this.
@@ -156,21 +158,35 @@ _STEMS: dict[str, dict[str, Any]] = {
 }
 
 
+# What timm's configurations say of where the net comes from.
+PAPER = {
+    "license": "mit",
+    "paper_ids": "arXiv:2103.06255",
+    "paper_name": "Involution: Inverting the Inherence of Convolution for Visual Recognition",
+    "origin_url": "https://github.com/d-li14/involution",
+}
+_PUBLISHED = tuple(f"rednet{depth}" for depth in (26, 38, 50, 101, 152))
+
 default_cfgs = generate_default_cfgs(
     {
-        f"rednet{depth}.untrained": imagenet_config(
-            first_conv="conv1.0",
-            license="mit",
-            paper_ids="arXiv:2103.06255",
-            paper_name="Involution: Inverting the Inherence of Convolution for Visual Recognition",
-            origin_url="https://github.com/d-li14/involution",
-        )
-        for depth in (26, 38, 50, 101, 152)
+        **{f"{name}.untrained": imagenet_config(first_conv="conv1.0", **PAPER) for name in _PUBLISHED},
+        **trained.configurations(_PUBLISHED),
     }
 )
 
 
-def _create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:
+def create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:
+    """Build a RedNet as timm's functions of models do.
+
+    Args:
+        variant: its name in timm.
+        pretrained: whether to load weights.
+        blocks: of every stage, where ``layers`` is not given.
+        **kwargs: of `RedNet` and of timm's ``build_model_with_cfg``.
+
+    Raises:
+        RuntimeError: there are no weights of this variant; the message says where some are.
+    """
     kwargs.setdefault("layers", blocks)
     if kwargs.get("stem", "involution") in ("plain", "small"):
         overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
@@ -184,41 +200,45 @@ def _create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kw
 
 
 def _where_weights_are(variant: str) -> str:
+    own = f"What comes with this library: {', '.join(trained.names()) or 'none'}."
+    if variant not in _PUBLISHED:
+        return f"there are no weights of {variant}. {own}"
     file = f"RedNet{variant.removeprefix('rednet')}_pretrained.pdparams"
     return (
         f"this library publishes no ImageNet weights of {variant}, and the links of the authors' code are dead; "
         f"PaddleClas has its own at https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}: download it, run "
         f"involution convert {file} {variant}.safetensors, and create the model with pretrained=True, "
         f'pretrained_cfg_overlay={{"file": "{variant}.safetensors"}}. A folder that involution fit wrote is loaded by '
-        'timm.create_model("local-dir:FOLDER", pretrained=True), a repository of the Hugging Face Hub by "hf-hub:NAME".'
+        f'timm.create_model("local-dir:FOLDER", pretrained=True), a repository of the Hugging Face Hub by "hf-hub:NAME". '
+        f"{own}"
     )
 
 
 @register_model
 def rednet26(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """RedNet-26: 9,233,166 parameters, 75.9 % top-1 in the paper."""
-    return _create_rednet("rednet26", pretrained, (1, 2, 4, 1), **kwargs)
+    return create_rednet("rednet26", pretrained, (1, 2, 4, 1), **kwargs)
 
 
 @register_model
 def rednet38(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """RedNet-38: 12,386,986 parameters, 77.6 % top-1 in the paper."""
-    return _create_rednet("rednet38", pretrained, (2, 3, 5, 2), **kwargs)
+    return create_rednet("rednet38", pretrained, (2, 3, 5, 2), **kwargs)
 
 
 @register_model
 def rednet50(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """RedNet-50: 15,540,806 parameters, 78.4 % top-1 in the paper."""
-    return _create_rednet("rednet50", pretrained, (3, 4, 6, 3), **kwargs)
+    return create_rednet("rednet50", pretrained, (3, 4, 6, 3), **kwargs)
 
 
 @register_model
 def rednet101(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """RedNet-101: 25,652,950 parameters, 79.1 % top-1 in the paper."""
-    return _create_rednet("rednet101", pretrained, (3, 4, 23, 3), **kwargs)
+    return create_rednet("rednet101", pretrained, (3, 4, 23, 3), **kwargs)
 
 
 @register_model
 def rednet152(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """RedNet-152: 33,984,582 parameters, 79.3 % top-1 in the paper."""
-    return _create_rednet("rednet152", pretrained, (3, 8, 36, 3), **kwargs)
+    return create_rednet("rednet152", pretrained, (3, 8, 36, 3), **kwargs)

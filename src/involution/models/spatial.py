@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-__all__ = ["SpatialLayer", "SpatialLayerName", "in_place_of", "resolve", "swap"]
+__all__ = ["SpatialLayer", "SpatialLayerName", "depthwise", "in_place_of", "resolve", "swap"]
 
 SpatialLayer = Callable[..., nn.Module]
 SpatialLayerName = Literal["involution", "convolution"]
@@ -37,6 +37,27 @@ def resolve(
         f"unknown {what} {spatial_layer!r}; expected 'involution', 'convolution' or a callable that "
         "makes a layer from (in_channels, out_channels, stride=, dilation=, device=, dtype=)"
     )
+
+
+def depthwise(kernel_size: int) -> SpatialLayer:
+    """Return what makes depthwise convolutions of odd ``kernel_size`` K, padded by K // 2, without bias.
+
+    Raises:
+        ValueError: K is even or below 1.
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            f"a depthwise convolution needs an odd kernel size to keep the size of maps, got {kernel_size}"
+        )
+
+    def layer(in_channels: int, out_channels: int, *, stride: Any, dilation: Any, **where: Any) -> nn.Module:
+        rows, columns = dilation if isinstance(dilation, tuple) else (dilation, dilation)
+        padding = (rows * (kernel_size // 2), columns * (kernel_size // 2))
+        return nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=in_channels, bias=False, **where
+        )
+
+    return layer
 
 
 def in_place_of(convolution: Any, layer: SpatialLayer) -> nn.Module:

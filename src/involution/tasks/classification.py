@@ -53,7 +53,8 @@ class ClassificationTask(LightningModule):
             among them.
         num_classes: number of classes.
         model_args: further arguments of ``timm.create_model`` where ``model`` is a name, e.g.
-            ``{"pretrained": True}`` or ``{"drop_path_rate": 0.1}``.
+            ``{"pretrained": True}`` or ``{"drop_path_rate": 0.1}``. Data that were not told how to treat an image then
+            do as the weights were trained.
         channels_last: put weights and images into the channels_last layout, the fast one.
         compile: compile the model with ``torch.compile``.
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
@@ -82,6 +83,7 @@ class ClassificationTask(LightningModule):
         super().__init__()
         check_number_of_classes(num_classes, 2)
         self._build: Callable[[], nn.Module] | None = None
+        self._is_pretrained = isinstance(model, str) and bool((model_args or {}).get("pretrained"))
         if isinstance(model, str):
             self._build = partial(create_model, model, num_classes, model_args or {})
             model = self._build()
@@ -123,12 +125,17 @@ class ClassificationTask(LightningModule):
         return True
 
     def setup(self, stage: str) -> None:
-        """Compare the classes of the data with those of the model.
+        """Compare the classes of the data with those of the model, and let images be seen as the weights were trained.
 
         Raises:
             TrainingError: the data have more classes, or another number of channels, than the model.
         """
-        check_classes(DataDescription(self.trainer.datamodule), self.num_classes)
+        data = DataDescription(self.trainer.datamodule)
+        check_classes(data, self.num_classes)
+        if self._is_pretrained:
+            from timm.data import resolve_data_config
+
+            data.see_as(resolve_data_config(model=self.model))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels.

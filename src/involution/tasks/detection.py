@@ -190,17 +190,21 @@ class DetectionTask(LightningModule):
         if self.architecture is None:
             return
         data = DataDescription(self.trainer.datamodule)
+        mean, std = (tuple(values) for values in (self.model.transform.image_mean, self.model.transform.image_std))
+        # The weights to start from are in the saved ones; how they saw images has to be said.
+        arguments = {name: value for name, value in self.model_args.items() if name != "weights"}
+        if "weights" in self.model_args:
+            arguments |= {"image_mean": list(mean), "image_std": list(std)}
         saved.save(
             folder,
             self.model,
             saved.Description(
                 task="detection",
                 architecture=self.architecture,
-                # The weights to start from are in the saved ones.
-                arguments={name: value for name, value in self.model_args.items() if name != "weights"},
+                arguments=arguments,
                 classes=data.names_of(self.num_classes),
-                mean=tuple(self.model.transform.image_mean),
-                std=tuple(self.model.transform.image_std),
+                mean=mean,
+                std=std,
                 details={"category_ids": list(data.ids_of(self.num_classes))},
             ),
         )

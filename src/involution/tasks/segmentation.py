@@ -20,7 +20,7 @@ from ..data.description import DataDescription
 from ..data.label_maps import IGNORE
 from ..errors import CheckpointError, TrainingError
 from ..files import write_atomically
-from ..models import saved
+from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import segment
 from . import segmentation_results as analysis
@@ -104,12 +104,14 @@ class SegmentationTask(LightningModule):
         return self.model(self._laid_out(images))
 
     def setup(self, stage: str) -> None:
-        """Compare the classes of the data with those of the model.
+        """Compare the classes of the data with those of the model, and let images be seen as the weights were trained.
 
         Raises:
             TrainingError: they differ in number.
         """
-        check_classes(DataDescription(self.trainer.datamodule), self.num_classes)
+        data = DataDescription(self.trainer.datamodule)
+        check_classes(data, self.num_classes)
+        data.see_as(trained.seen_by(self.model_args.get("weights")))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images ``(B, 3, H, W)`` and classes ``(B, H, W)``.

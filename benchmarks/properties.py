@@ -1,0 +1,237 @@
+"""Measure properties of nets that need little or no training, and write records that claims are judged by.
+
+    python -m benchmarks.properties shifts [--pair REDNET RESNET] … [--images 2500] [--data-root DATA]
+    python -m benchmarks.properties overfitting [--pair REDNET RESNET] … [--data-root DATA]
+    python -m benchmarks.properties receptive [--seeds 10]
+    python -m benchmarks.properties dropout [--dataset mnist] [--epochs 3] [--seeds 3] [--data-root DATA]
+
+A pair is two classifiers of CIFAR-10 of one seed, by timm's name or the folder of a run's model; by default those that come
+with the library. Several pairs are several seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import timm
+import torch
+
+from involution import records
+from involution.data import SmallImages
+from involution.models import named
+from involution.studies.comparison.nets import comparison_net
+from involution.studies.comparison.training import RECIPES, train
+from involution.studies.declared.outcome import markdown
+from involution.studies.properties import receptive, shifts
+
+PAIR = ("rednet14_eighth.cifar10", "resnet14_eighth.cifar10")
+PIXELS = range(1, 9)
+Row = dict[str, Any]
+
+
+def row(net: str, seed: int, values: dict[str, float], **more: Any) -> Row:
+    return {"net": net, "data": "", "setting": "", "seed": seed, "values": values, **more}
+
+
+def pairs(arguments: argparse.Namespace) -> Iterator[tuple[str, int, torch.nn.Module]]:
+    """Yield every net of every pair with its side and seed."""
+    for seed, pair in enumerate(arguments.pair or [PAIR]):
+        for side, name in zip(("rednet", "resnet"), pair, strict=True):
+            yield side, seed, named.classifier(name).eval()
+
+
+def measure_shifts(arguments: argparse.Namespace) -> dict[str, Any]:
+    images, _ = SmallImages("cifar10", arguments.data_root, download=False).test_set.__getitems__(
+        range(arguments.images)
+    )
+    rows = []
+    for side, seed, net in pairs(arguments):
+        values = {}
+        for padding in shifts.PADDINGS:
+            found = shifts.consistency(net, images, PIXELS, padding)
+            values |= {f"{padding}_{far}px_percent": share for far, share in found.items()}
+            values[f"{padding}_percent"] = sum(found.values()) / len(found)
+        rows.append(row(side, seed, values))
+    words = "kernels that every pixel makes for itself give up convolution's translation invariance"
+    claims = [
+        {
+            "words": words,
+            "source": "objection to the operator",
+            "of": "resnet",
+            "than": "rednet",
+            "metric": metric,
+            "note": n,
+        }
+        for metric, n in (
+            ("reflect_percent", "same class after shifts of 1 to 8 pixels, reflected borders, CIFAR-10"),
+            ("constant_percent", "the same with zeros at the border"),
+        )
+    ]
+    return {
+        "title": f"Images of CIFAR-10 with the same class after a shift by 1 to 8 pixels, % ({arguments.images} test images)",
+        "metric": ["reflect_percent"],
+        "claims": claims,
+        "results": rows,
+    }
+
+
+def measure_overfitting(arguments: argparse.Namespace) -> dict[str, Any]:
+    data = SmallImages("cifar10", arguments.data_root, download=False)
+    rows = []
+    for side, seed, net in pairs(arguments):
+        train_accuracy, test_accuracy = (shifts.accuracy(net, part) for part in (data.train_set, data.test_set))
+        values = {
+            "train_accuracy_percent": train_accuracy,
+            "test_accuracy_percent": test_accuracy,
+            "gap_points": train_accuracy - test_accuracy,
+        }
+        rows.append(row(side, seed, values))
+    claim = {
+        "words": "involution overfits less than convolution",
+        "source": "student report",
+        "of": "resnet",
+        "than": "rednet",
+        "note": "accuracy on the training images, as they are, less that on the test images, CIFAR-10",
+    }
+    title = "Accuracy on CIFAR-10's training images less that on its test images, points"
+    return {"title": title, "metric": ["gap_points"], "claims": [claim], "results": rows}
+
+
+# Nets of one stem and width that differ in the spatial layers of their stages.
+FIELDS: dict[str, dict[str, Any]] = {
+    "involution 7×7": {"kernel_size": 7},
+    "involution 3×3": {"kernel_size": 3},
+    "depthwise 7×7": {"spatial_layer": "depthwise", "kernel_size": 7},
+    "convolution 3×3": {"spatial_layer": "convolution"},
+}
+SIZE, STAGE = 160, 3
+
+
+def measure_receptive(arguments: argparse.Namespace) -> dict[str, Any]:
+    rows = []
+    for seed in range(arguments.seeds):
+        for name, options in FIELDS.items():
+            torch.manual_seed(seed)
+            net = timm.create_model("rednet26_half", stem="plain", zero_init_last=False, **options)
+            images = torch.randn(8, 3, SIZE, SIZE)
+            strength = receptive.field(receptive.calibrated(net, images), images, STAGE)
+            rows.append(row(name, seed, field_values(strength)))
+    for name in ("rednet26_half.imagenette", "resnet26_half.imagenette"):
+        if not timm.models.is_model_pretrained(name):
+            continue
+        torch.manual_seed(0)
+        strength = receptive.field(named.classifier(name).eval(), torch.randn(8, 3, SIZE, SIZE), STAGE)
+        rows.append(row(name, 0, field_values(strength)))
+
+    def claim(words: str, than: str, note: str) -> dict[str, str]:
+        note = f"{note}; random weights, radius of the effective receptive field after the third stage, pixels"
+        return {"words": words, "source": "paper, its argument", "of": "involution 7×7", "than": than, "note": note}
+
+    claims = [
+        claim("involution reaches further than convolution", "convolution 3×3", "7×7 against 3×3"),
+        claim("a larger kernel reaches further", "involution 3×3", "7×7 against 3×3"),
+        claim(
+            "involution reaches further than a kernel of its size that is the same everywhere", "depthwise 7×7", "7×7"
+        ),
+    ]
+    if any(r["net"] == "resnet26_half.imagenette" for r in rows):
+        claims.append(
+            {
+                "words": "involution reaches further than convolution",
+                "source": "paper, its argument",
+                "of": "rednet26_half.imagenette",
+                "than": "resnet26_half.imagenette",
+                "note": "trained on Imagenette, radius after the third stage, pixels",
+            }
+        )
+    title = f"Radius of the effective receptive field after stage {STAGE} (stride 16), pixels, images of {SIZE}×{SIZE}"
+    return {"title": title, "metric": ["radius_px"], "claims": claims, "results": rows}
+
+
+def field_values(strength: torch.Tensor) -> dict[str, float]:
+    sides = {f"side_{share}_percent_px": receptive.share_within(strength, share / 100) for share in (50, 95)}
+    return {"radius_px": receptive.radius(strength), **sides}
+
+
+def measure_dropout(arguments: argparse.Namespace) -> dict[str, Any]:
+    recipe = replace(RECIPES[arguments.dataset, "published"], epochs=arguments.epochs)
+    data = SmallImages(
+        arguments.dataset, arguments.data_root, batch_size=recipe.batch_size, scaling=recipe.scaling, download=False
+    )
+    rows = []
+    for seed in range(arguments.seeds):
+        torch.manual_seed(seed)
+        net = comparison_net(arguments.dataset, "published", "convolution")
+        with TemporaryDirectory() as folder:
+            train(
+                net,
+                data,
+                recipe,
+                num_classes=len(data.class_names),
+                seed=seed,
+                device=torch.device("cpu"),
+                checkpoint=Path(folder) / "last.ckpt",
+                title=f"seed {seed}",
+            )
+        with_dropout = shifts.accuracy(net.train(), data.train_set)
+        without, test = (shifts.accuracy(net.eval(), part) for part in (data.train_set, data.test_set))
+        values = {
+            "train_with_dropout_percent": with_dropout,
+            "train_without_dropout_percent": without,
+            "test_accuracy_percent": test,
+            "test_less_train_with_dropout_points": test - with_dropout,
+            "test_less_train_without_dropout_points": test - without,
+        }
+        rows.append(row("convolution", seed, values))
+    words = "the accuracy on the training images is lower than on the test images: the net generalises"
+    common = {"words": words, "source": "student report", "of": "convolution"}
+    claims = [
+        {
+            **common,
+            "metric": f"test_less_train_{how}_dropout_points",
+            "note": f"its {arguments.dataset} net, judged {how} dropout",
+        }
+        for how in ("with", "without")
+    ]
+    title = f"Test accuracy less training accuracy of the report's convolution net on {arguments.dataset}, points"
+    return {"title": title, "metric": ["test_less_train_without_dropout_points"], "claims": claims, "results": rows}
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "shifts": measure_shifts,
+    "overfitting": measure_overfitting,
+    "receptive": measure_receptive,
+    "dropout": measure_dropout,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=MEASURES)
+    parser.add_argument("--pair", nargs=2, action="append", metavar=("REDNET", "RESNET"))
+    parser.add_argument("--images", type=int, default=2500)
+    parser.add_argument("--dataset", default="mnist", choices=("digits", "mnist"))
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--data-root")
+    parser.add_argument("--results", type=Path, default=Path("results/properties"))
+    arguments = parser.parse_args()
+    arguments.seeds = arguments.seeds or {"receptive": 10}.get(arguments.what, 3)
+    measured = MEASURES[arguments.what](arguments)
+    nets = list(dict.fromkeys(r["net"] for r in measured["results"]))
+    table = [{"net": net, "label": net, "published": None, "published_as": ""} for net in nets]
+    seeds = sorted({r["seed"] for r in measured["results"]})
+    path = records.write(
+        arguments.what, {"seed": seeds, "published": "", "tables": {"": table}, **measured}, arguments.results
+    )
+    print(markdown(records.read(path)))
+    print(f"record: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The command ``involution study``: train what a file declares, seed after seed, and judge what somebody claimed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import CommandError
+from .options import make_writable, told_when_interrupted
+
+__all__ = ["study"]
+
+
+def study(
+    study: str,
+    *,
+    processes: int = 1,
+    threads: int | None = None,
+    data_root: str | None = None,
+    out: str = "results/studies",
+    show: bool = False,
+) -> None:
+    """Train every net of a study with every seed, and write its record: means, 95 % intervals, verdicts on claims.
+
+    Every training is one of ``involution fit`` with a folder of its own. Interrupted or killed at any moment, the same
+    command goes on after the last whole epoch of each, and repeats nothing that is finished; several may work on one
+    study. Folders in which ``involution fit`` trained the same recipe with the same seed are taken as they are. Writes
+    NAME.json and NAME.png, anew after every training.
+
+    Args:
+        study: a file, or the name of one in recipes/studies.
+        processes: trainings at a time.
+        threads: of each training; by default the processor's cores shared among them.
+        data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
+        out: folder of the record and the picture.
+        show: train nothing; write and print what is there.
+
+    Raises:
+        CommandError: the file is no study, an argument is out of range, or trainings failed.
+    """
+    from ..studies.declared import declaration
+    from ..studies.declared.queue import Queue
+
+    if processes < 1 or (threads is not None and threads < 1):
+        raise CommandError(f"--processes and --threads must be at least 1, got {processes} and {threads}")
+    declared = declaration.read(declaration.find(study))
+    make_writable(Path(out))
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        _write(declared, rows, Path(out))
+
+    queue = Queue(
+        declared,
+        processes=processes,
+        threads=threads or max(1, _cores() // processes),
+        data_root=data_root,
+        say=_say,
+        on_result=write,
+    )
+    if not show:
+        with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], Path(declared.runs).parent):
+            queue.work()
+    rows = queue.results()
+    if not rows:
+        raise CommandError(f"no training of {declared.name} is finished; leave out --show")
+    path, text = _write(declared, rows, Path(out))
+    print(f"\n{text}\nrecord: {path}", flush=True)
+
+
+def _write(declared: Any, rows: list[dict[str, Any]], out: Path) -> tuple[Path, str]:
+    """Write record and picture; return the record's path and the tables."""
+    from .. import records
+    from ..files import write_atomically
+    from ..pictures.plots import png
+    from ..studies.declared import outcome
+
+    content = outcome.payload(declared, rows)
+    path = records.write(declared.name, content, out)
+    record = records.read(path)
+    write_atomically(path.with_suffix(".png"), png(outcome.figure(record)))
+    return path, outcome.markdown(record)
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,82 @@
+"""Recipes as files: a mapping of what is trained and how, and what it says differently from the one that is its base.
+
+LightningCLI takes several ``--config``, but no file can say which one it belongs on: what a file names under ``config``
+is merged before its own keys have a class, and a class's arguments, or a mapping such as ``model_args``, are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import CommandError, in_one_line
+
+__all__ = ["leaves", "load", "merge", "resolve"]
+
+
+def resolve(path: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a recipe merged into the one that it names as its ``base``, and so on to the one that names none.
+
+    Args:
+        path: of the recipe; the path in ``base`` is relative to the file that holds it.
+        above: the recipes, resolved paths, that led here by their ``base``.
+
+    Raises:
+        CommandError: a file is missing or no mapping, ``base`` is no path, or a recipe builds on itself.
+    """
+    file = Path(path).resolve()
+    if file in above:
+        chain = " → ".join(os.path.relpath(each) for each in (*above, file))
+        raise CommandError(f"a recipe cannot build on itself: {chain}; remove one of these lines 'base'")
+    if above and not file.is_file():
+        raise CommandError(f"{os.path.relpath(above[-1])} has base {os.path.relpath(file)}, which is no file")
+    recipe = load(file)
+    if "base" not in recipe:
+        return recipe
+    base = recipe.pop("base")
+    if not isinstance(base, str):
+        raise CommandError(f"{os.path.relpath(file)} has base {base!r}; expected the path of one recipe")
+    return merge(resolve(file.parent / base, (*above, file)), recipe)
+
+
+def merge(base: Any, delta: Any) -> Any:
+    """Return ``base`` with what ``delta`` says differently.
+
+    Mappings merge key by key. All else replaces: numbers, words, lists, and a mapping whose ``class_path`` is not the
+    base's, since the arguments of one class mean nothing to another.
+    """
+    if not (isinstance(base, dict) and isinstance(delta, dict)):
+        return delta
+    if delta.get("class_path", base.get("class_path")) != base.get("class_path"):
+        return delta
+    return base | {key: merge(base[key], value) if key in base else value for key, value in delta.items()}
+
+
+def leaves(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value that is no mapping, after the keys that lead to it, joined by dots."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Return what a YAML file holds, read as the parser reads it (``1e-3`` is a number).
+
+    Raises:
+        CommandError: it is no YAML, or no mapping.
+        OSError: it cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped]
+    from jsonargparse import get_loader
+
+    try:
+        recipe = get_loader("yaml")(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CommandError(f"{os.path.relpath(file)} is no YAML: {in_one_line(error)}") from error
+    if not isinstance(recipe, dict):
+        raise CommandError(f"{os.path.relpath(file)} holds no recipe; expected keys such as 'model' and 'data'")
+    return recipe

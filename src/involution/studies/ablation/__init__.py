@@ -1,1 +1,0 @@
-"""The paper's ablations of kernel size, channels per group and φ."""

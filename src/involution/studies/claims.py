@@ -1,0 +1,156 @@
+"""What somebody claims, and whether our values bear it out: a verdict is computed from an interval, never written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..schema import find_problem
+from .statistics import Estimate, difference, estimate
+
+__all__ = ["RULE", "Claim", "Judged", "judge", "values_of", "verdict"]
+
+RULE = (
+    "A claim says that a difference of means (or a mean) is above a bound, zero where none is named. It is supported where "
+    "the whole 95 % interval (Student's t; of differences within seeds where seeds pair, else Welch's) lies above the "
+    "bound, refuted where it lies below, and otherwise undecided. A claim that something is about equal says within how "
+    "much; it is supported where the interval lies inside, refuted where it lies outside. One value has no interval: "
+    "undecided at n = 1."
+)
+FORM = {
+    "words": str,
+    "source": str,
+    "of": str,
+    "than?": str,
+    "metric?": (str, [str]),
+    "by?": float,
+    "within?": float,
+    "note?": str,
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and which values of a record speak to it.
+
+    Attributes:
+        words: of the source.
+        source: who claims it, and where.
+        of: the net, or ``NET/DATA``, whose values should be the larger.
+        than: the net that it is compared with; None for a claim about the values themselves.
+        metric: key of the values, or keys whose mean they are.
+        by: the bound that the difference, or the mean, has to be above.
+        within: instead, how far the difference may be from zero on either side.
+        note: what else has to be known to judge.
+    """
+
+    words: str
+    source: str
+    of: str
+    than: str | None = None
+    metric: tuple[str, ...] = ()
+    by: float = 0.0
+    within: float | None = None
+    note: str = ""
+
+    @classmethod
+    def read(cls, data: Any, metric: str | Iterable[str]) -> Claim:
+        """Return a claim as a study's file or a record holds it.
+
+        Args:
+            data: a mapping with the attributes as keys.
+            metric: where it names none.
+
+        Raises:
+            ValueError: it has not this form.
+        """
+        problem = find_problem(data, FORM)
+        unknown = sorted(set(data) - {key.removesuffix("?") for key in FORM}) if not problem else []
+        if problem or unknown:
+            raise ValueError(f"a claim is not of the form expected: {problem or f'unknown key {unknown[0]!r}'}")
+        chosen = data.get("metric", metric)
+        return cls(**{**data, "metric": (chosen,) if isinstance(chosen, str) else tuple(chosen)})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what our values say.
+
+    Attributes:
+        claim: the claim.
+        found: the difference or mean; None where a value is missing altogether.
+        verdict: see `verdict`.
+    """
+
+    claim: Claim
+    found: Estimate | None
+    verdict: str
+
+
+def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = None) -> str:
+    """Return ``"supported"``, ``"refuted"``, ``"undecided at n = …"`` or ``"not measured"`` by `RULE`.
+
+    Args:
+        found: what was measured.
+        by: bound of the claim.
+        within: instead, how far from zero is about equal.
+
+    Example:
+        >>> from involution.studies.claims import verdict
+        >>> from involution.studies.statistics import estimate
+        >>> verdict(estimate([1.0, 1.2, 1.1])), verdict(estimate([1.0]))
+        ('supported', 'undecided at n = 1')
+    """
+    if found is None:
+        return "not measured"
+    if found.n > 1:
+        if within is None:
+            above, below = found.low > by, found.high < by
+        else:
+            above = -within < found.low and found.high < within
+            below = found.low > within or found.high < -within
+        if above or below:
+            return "supported" if above else "refuted"
+    return f"undecided at n = {found.n}"
+
+
+def values_of(rows: Iterable[Mapping[str, Any]], side: str, metric: Iterable[str]) -> dict[int, float]:
+    """Return the values of one side of a claim by seed.
+
+    Args:
+        rows: of a record: ``net``, ``data`` (perhaps), ``seed``, and ``values`` by name.
+        side: ``NET`` or ``NET/DATA``.
+        metric: names of the values; of several the mean, of those that are there.
+    """
+    net, _, data = side.partition("/")
+    found: dict[int, float] = {}
+    for row in rows:
+        if row["net"] != net or (data and row.get("data", "") != data):
+            continue
+        values = [row["values"][name] for name in metric if row["values"].get(name) is not None]
+        if values:
+            found[int(row["seed"])] = sum(values) / len(values)
+    return found
+
+
+def judge(record: Mapping[str, Any]) -> list[Judged]:
+    """Judge every claim of a record.
+
+    Args:
+        record: with ``metric``, ``claims`` (see `Claim`) and ``results``, the rows of `values_of`.
+
+    Raises:
+        ValueError: a claim has not the form of `Claim`.
+    """
+    return [_judged(Claim.read(data, record["metric"]), record["results"]) for data in record.get("claims", ())]
+
+
+def _judged(claim: Claim, rows: Iterable[Mapping[str, Any]]) -> Judged:
+    rows = list(rows)
+    of = values_of(rows, claim.of, claim.metric)
+    than = values_of(rows, claim.than, claim.metric) if claim.than is not None else None
+    if not of or than == {}:
+        return Judged(claim, None, verdict(None))
+    found = estimate(list(of.values())) if than is None else difference(of, than)
+    return Judged(claim, found, verdict(found, by=claim.by, within=claim.within))

@@ -1,0 +1,186 @@
+"""One training of a study: its folder, who has it, and the commands that bring it to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import yaml  # type: ignore[import-untyped]
+
+from ...errors import CommandError, FolderInUseError
+from ...files import locked, write_atomically
+from ...recipes import load
+from ..runs import RunFolder
+from .declaration import Entry, Study
+from .results import RESULT, collect, difference_of_plans, kept
+
+__all__ = ["Job", "Taken", "part_of"]
+
+PLAN, LOG = "recipe.yaml", "log.txt"
+# What runs `involution fit`.
+COMMAND = (sys.executable, "-m", "involution")
+
+
+class Taken(Exception):
+    """Another process has the training; the message is what its lock says."""
+
+
+def part_of(entry: Entry) -> Path:
+    """Return the study's own folder inside that of a run; its lock says which study's process has the run."""
+    return entry.run / "study"
+
+
+class Job:
+    """A training in work: claimed for this process until `close`.
+
+    Args:
+        entry: the training.
+        study: that it belongs to.
+        threads: that it computes with.
+        data_root: folder of the data sets; None for what the environment says.
+
+    Raises:
+        Taken: another process has it.
+        CommandError: its folder holds another training.
+    """
+
+    def __init__(self, entry: Entry, study: Study, threads: int, data_root: str | None) -> None:
+        self.entry, self.study = entry, study
+        self.started = time.monotonic()
+        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        if data_root is not None:
+            self._environment["INVOLUTION_DATA"] = data_root
+        self._folders = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._part, self._run = part_of(entry), RunFolder(entry.run)
+        self._part.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folders.enter_context(locked(self._part))
+            # A training that outlived its study has the run's own lock, as any other does.
+            with locked(entry.run):
+                pass
+        except FolderInUseError as error:
+            self._folders.close()
+            raise Taken(str(error)) from error
+        try:
+            self.adopted = self._take_up()
+        except BaseException:
+            self._folders.close()
+            raise
+        self.epochs_before = len(self._run.history())
+        self._commands = self._next_commands()
+
+    def poll(self) -> bool:
+        """Go on where a command has ended; return whether the training is finished and its result kept.
+
+        Raises:
+            CommandError: a command ended with an error; the message has the last line of its log.
+        """
+        if kept(self._part) is not None:
+            return True
+        if self._process is not None:
+            status = self._process.poll()
+            if status is None:
+                return False
+            self._process = None
+            if status:
+                raise CommandError(f"{self.entry.name} ended with status {status}: {self._last_words()}")
+        command = next(self._commands, None)
+        if command is not None:
+            with self._log() as log:
+                self._process = subprocess.Popen([*COMMAND, *command], env=self._environment, stdout=log, stderr=log)
+            return False
+        result = collect(self.entry, self.study, adopted=self.adopted)
+        write_atomically(self._part / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        return True
+
+    def epochs(self) -> int:
+        """Return how many epochs are behind the training."""
+        return len(self._run.history())
+
+    def close(self) -> None:
+        """End what runs, and give the training up for others."""
+        with self._folders:
+            if self._process is None or self._process.poll() is not None:
+                return
+            self._process.terminate()
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _take_up(self) -> bool:
+        """Write the plan, or compare it with what the folder holds; return whether somebody else trained there."""
+        path = self._part / PLAN
+        text = yaml.safe_dump(_plain(self.entry.plan), sort_keys=False, allow_unicode=True)
+        if path.exists():
+            problem, adopted = difference_of_plans(self.entry.plan, load(path)), (self._part / "adopted").exists()
+        elif (configuration := self._run.configuration()) is not None:
+            write_atomically(path, text)
+            try:
+                problem, adopted = difference_of_plans(self._whole(path), configuration, stated=self.entry.plan), True
+            finally:
+                path.unlink()
+        else:
+            problem, adopted = "", False
+        if problem:
+            raise CommandError(
+                f"{self.entry.run} holds another training: {problem}; move it away, or let runs in the study name "
+                "another folder"
+            )
+        write_atomically(path, text)
+        if adopted:
+            write_atomically(self._part / "adopted", "")
+        return adopted
+
+    def _whole(self, path: Path) -> dict[str, Any]:
+        """Return the plan with every default, as a run's folder keeps it."""
+        done = subprocess.run(
+            [*COMMAND, "fit", "--config", str(path), "--print_config"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise CommandError(f"{self.entry.name} is refused: {(done.stderr.splitlines() or ['?'])[-1]}")
+        return dict(yaml.safe_load(done.stdout))
+
+    def _next_commands(self) -> Iterator[list[str]]:
+        """Yield what is still to be run, each when what came before has ended."""
+        common = [
+            "--config",
+            str(self._part / PLAN),
+            "--run",
+            str(self.entry.run),
+            "--trainer.enable_progress_bar=false",
+        ]
+        if not self._run.is_finished(self.entry.epochs):
+            go_on = ["--ckpt_path", "last"] if self._run.checkpoint.exists() else []
+            yield ["fit", *common, *go_on]
+        if self.study.judge and not any(self.entry.run.glob(f"*-{self.study.judge}.json")):
+            yield [self.study.judge, *common, "--ckpt_path", "last"]
+
+    def _log(self) -> IO[bytes]:
+        return (self._part / LOG).open("ab")
+
+    def _last_words(self) -> str:
+        path = self._part / LOG
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        said = [line for line in lines if line.strip()]
+        return f"{said[-1] if said else 'it said nothing'} (the whole in {path})"
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings and lists as the kinds that YAML's safe writer knows."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

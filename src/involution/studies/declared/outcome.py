@@ -1,0 +1,144 @@
+"""What a study found: its record, its tables with means and intervals, its claims with verdicts, its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..claims import RULE, Judged, judge, values_of
+from ..statistics import Estimate, estimate
+from .declaration import Row, Study
+
+__all__ = ["claims_table", "figure", "markdown", "payload", "tables", "with_interval"]
+
+
+def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a record of the study holds beside the environment: declaration, claims and all results.
+
+    Args:
+        study: what was declared.
+        rows: all results so far.
+    """
+    return {
+        "seed": list(study.seeds),
+        "title": study.title,
+        "metric": list(study.metric),
+        "published": study.published,
+        "tables": {title: [vars(row) for row in part] for title, part in study.tables.items()},
+        "claims": [dict(claim) for claim in study.claims],
+        "study": dict(study.source),
+        "results": [dict(row) for row in study.reported(rows)],
+        "not_chosen": [dict(row) for row in rows if row not in study.reported(rows)],
+    }
+
+
+def with_interval(found: Estimate, unit: str = "") -> str:
+    """Return ``"84.20 ± 0.31"``, the mean and half the width of its interval; of one value, that value."""
+    if found.n == 1:
+        return f"{found.mean:.2f}{unit}"
+    return f"{found.mean:.2f} ± {found.half_width:.2f}{unit}"
+
+
+def tables(record: Mapping[str, Any]) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, head and rows of every table of a study's record.
+
+    Args:
+        record: of `payload`.
+    """
+    rows = record["results"]
+    parts = sorted({row.get("data", "") for row in rows}) or [""]
+    has_data = parts != [""]
+    for title, given in record["tables"].items():
+        shown = [Row(**row) for row in given]
+        published = any(row.published is not None for row in shown)
+        head = ["net", *(["data"] if has_data else []), "seeds", f"{_title(record)}, mean ± 95 % interval"]
+        head += ["parameters", "multiply-adds, M", *(["", record["published"]] if published else [])]
+        lines = []
+        for row in shown:
+            for data in parts:
+                side = f"{row.net}/{data}" if data else row.net
+                values = values_of(rows, side, record["metric"])
+                one = next((r for r in rows if r["net"] == row.net), None)
+                cells = [row.label, *([data] if has_data else []), str(len(values))]
+                cells.append(with_interval(estimate(list(values.values()))) if values else "–")
+                cells += [f"{one['params']:,}" if one and one.get("params") else "–"]
+                cells += [f"{one['macs'] / 1e6:.2f}" if one and one.get("macs") else "–"]
+                if published:
+                    cells += [row.published_as or row.label, f"{row.published:g}" if row.published is not None else ""]
+                lines.append(cells)
+        yield title, head, lines
+
+
+def claims_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of a table of claims."""
+    head = ["claim", "source", "n", "measured, 95 % interval", "verdict"]
+    rows = []
+    for one in judged:
+        found = one.found
+        sides = one.claim.of if one.claim.than is None else f"{one.claim.of} less {one.claim.than}"
+        bound = f", bound {one.claim.by:g}" if one.claim.by else ""
+        bound = f", within {one.claim.within:g}" if one.claim.within is not None else bound
+        measured = "–" if found is None else f"{sides}: {_interval(found)}{bound}"
+        words = f"{one.claim.words} ({one.claim.note})" if one.claim.note else one.claim.words
+        rows.append([words, one.claim.source, str(found.n) if found else "0", measured, one.verdict])
+    return head, rows
+
+
+def _interval(found: Estimate) -> str:
+    if found.n == 1:
+        return f"{found.mean:+.2f}"
+    p = "" if found.p is None else f", p = {found.p:.2g}"
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f}{p}{', paired' if found.paired else ''})"
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Return tables and judged claims of a study's record as Markdown."""
+    lines = [f"**{record['title']}**", ""]
+    for title, head, rows in tables(record):
+        lines += [*([title, ""] if title else []), *_table(head, rows), ""]
+    judged = judge(record)
+    if judged:
+        lines += [*_table(*claims_table(judged)), "", RULE, ""]
+    return "\n".join(lines)
+
+
+def figure(record: Mapping[str, Any]) -> Any:
+    """Draw every seed's value as a point, means and their intervals; published figures beside them where there are any."""
+    from ...pictures.plots import LIGHT, new_figure, style_axes
+
+    found = list(record["tables"].items())
+    drawing = new_figure(max(4.5, 3.5 * len(found)), 3.4)
+    for axes, (title, given) in zip(drawing.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        style_axes(axes)
+        shown = [Row(**row) for row in given]
+        for x, row in enumerate(shown):
+            values = list(values_of(record["results"], row.net, record["metric"]).values())
+            if not values:
+                continue
+            one = estimate(values)
+            axes.plot([x] * len(values), values, "o", color=LIGHT.involution, markersize=4, alpha=0.5)
+            if one.n > 1:
+                axes.errorbar(x, one.mean, one.half_width, color=LIGHT.involution, capsize=4, marker="_", markersize=14)
+        published = [row.published for row in shown]
+        if all(value is not None for value in published):
+            other = axes.twinx()
+            other.plot(range(len(shown)), published, "o--", color=LIGHT.muted, linewidth=1.2, markersize=4)
+            other.tick_params(colors=LIGHT.muted, labelsize=8)
+            other.spines[["top", "left"]].set_visible(False)
+            axes.set_title(f"{title} (dashed: {record['published']})", loc="left", color=LIGHT.ink, fontsize=9)
+        else:
+            axes.set_title(title or record["title"], loc="left", color=LIGHT.ink, fontsize=9)
+        axes.set_xticks(range(len(shown)), [row.label for row in shown], fontsize=8)
+        axes.margins(x=0.15, y=0.2)
+    drawing.axes[0].set_ylabel(f"{_title(record)}", color=LIGHT.muted, fontsize=9)
+    drawing.tight_layout(w_pad=2)
+    return drawing
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    metric = record["metric"]
+    return metric[0] if len(metric) == 1 else f"mean of {', '.join(name.rpartition('.')[2] for name in metric)}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

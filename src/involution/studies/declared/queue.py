@@ -1,0 +1,187 @@
+"""Train what a study asks for on some cores, each training once, whoever else works on the same study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+from ...errors import CommandError, InvolutionError
+from .declaration import Entry, Study
+from .jobs import Job, Taken, part_of
+from .results import kept, recorded
+
+__all__ = ["Queue"]
+
+# Seconds between two looks at what runs, and between two lines on how far it is.
+_LOOK, _TELL = 0.5, 600.0
+
+
+class Queue:
+    """The trainings of a study, done and to do.
+
+    A training belongs to the process that has the lock of its folder, and is finished when its result lies there: killed
+    at any moment, the next `work` goes on from the last whole epoch of each. What another process has is left to it, and
+    waited for in the end.
+
+    Args:
+        study: what to train.
+        processes: trainings at a time.
+        threads: of each.
+        data_root: folder of the data sets; None for what the environment says.
+        say: called with every line of the log.
+        on_result: called with all results after each training that is finished.
+
+    Raises:
+        CommandError: a record that the study names is of none of its trainings.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        *,
+        processes: int = 1,
+        threads: int = 1,
+        data_root: str | None = None,
+        say: Callable[[str], None] = print,
+        on_result: Callable[[list[dict[str, Any]]], None] | None = None,
+    ) -> None:
+        self.study, self.processes, self.threads, self.data_root = study, processes, threads, data_root
+        self._say, self._on_result = say, on_result
+        rows = [recorded(path, study.entries()) for path in study.records]
+        self._recorded = {(row["net"], row["data"], row["setting"], row["seed"]): row for row in rows}
+        self._jobs: list[Job] = []
+        self._failed: dict[str, str] = {}
+        self._waited_for: set[str] = set()
+        self._told = time.monotonic()
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return the results of all trainings that are finished, those of other processes included.
+
+        Raises:
+            CommandError: one is damaged.
+        """
+        return self._look()[1]
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many trainings are finished and how many are known to be asked for."""
+        entries, rows = self._look()
+        return len(rows), len(entries)
+
+    def work(self) -> list[dict[str, Any]]:
+        """Train what is not finished; return all results.
+
+        Raises:
+            CommandError: trainings failed; the others are finished.
+            KeyboardInterrupt: Ctrl-C; what runs has been ended, and is gone on with by the next call.
+            SystemExit: SIGTERM; likewise.
+        """
+        try:
+            while True:
+                entries, rows = self._look()
+                self._advance()
+                waiting = self._start(entries)
+                if not self._jobs and not waiting:
+                    again, rows = self._look()
+                    # The last result may have made a choice that asks for more.
+                    if len(again) == len(entries) and len(rows) + len(self._failed) >= len(again):
+                        break
+                self._tell(len(rows), len(entries))
+                time.sleep(_LOOK)
+        finally:
+            with ExitStack() as closing:
+                # Every one of them, whatever comes while one ends.
+                for job in self._jobs:
+                    closing.callback(job.close)
+            self._jobs = []
+        if self._failed:
+            raise CommandError(
+                f"{len(self._failed)} of {len(entries)} trainings failed, and are tried again by the same command: "
+                + "; ".join(self._failed.values())
+            )
+        return rows
+
+    def _look(self) -> tuple[list[Entry], list[dict[str, Any]]]:
+        """Return what is asked for and what is there of it."""
+        entries = self.study.entries()
+        while True:
+            rows = [row for row in map(self._result, entries) if row is not None]
+            more = self.study.entries(rows)
+            if len(more) == len(entries):
+                return more, rows
+            entries = more
+
+    def _result(self, entry: Entry) -> dict[str, Any] | None:
+        """Return the result of a training, from its folder or a record; None where it is not finished."""
+        key = (entry.net, entry.data, entry.setting, entry.seed)
+        return self._recorded.get(key) or kept(part_of(entry))
+
+    def _advance(self) -> None:
+        for job in list(self._jobs):
+            try:
+                is_finished = job.poll()
+            except InvolutionError as error:
+                self._failed[job.entry.name] = str(error)
+                self._line(f"{job.entry.name}: {error}")
+                self._end(job)
+                continue
+            if is_finished:
+                self._end(job)
+                rows = self.results()
+                self._line(f"{job.entry.name}: {self._figures(job)}")
+                if self._on_result:
+                    self._on_result(rows)
+
+    def _end(self, job: Job) -> None:
+        job.close()
+        self._jobs.remove(job)
+
+    def _start(self, entries: list[Entry]) -> bool:
+        """Start as many trainings as there is room for; return whether others are waited for."""
+        running = {job.entry.name for job in self._jobs}
+        waiting = False
+        for entry in entries:
+            if len(self._jobs) >= self.processes:
+                break
+            if entry.name in running or entry.name in self._failed or self._result(entry) is not None:
+                continue
+            try:
+                job = Job(entry, self.study, self.threads, self.data_root)
+            except Taken as taken:
+                waiting = True
+                if entry.name not in self._waited_for:
+                    self._waited_for.add(entry.name)
+                    self._line(f"{entry.name}: left to another process, {taken}".partition("; wait")[0])
+                continue
+            except InvolutionError as error:
+                self._failed[entry.name] = str(error)
+                self._line(f"{entry.name}: {error}")
+                continue
+            self._jobs.append(job)
+            where = f"goes on after epoch {job.epochs_before} of {entry.epochs}" if job.epochs_before else "begins"
+            self._line(f"{entry.name}: {'adopted, ' if job.adopted else ''}{where}")
+        return waiting
+
+    def _tell(self, finished: int, asked: int) -> None:
+        """Say from time to time how far everything is."""
+        now = time.monotonic()
+        if now - self._told < _TELL or not self._jobs:
+            return
+        self._told = now
+        for job in self._jobs:
+            epochs = job.epochs()
+            new = epochs - job.epochs_before
+            pace = f", {(now - job.started) / new / 60:.1f} min an epoch" if new > 0 else ""
+            self._line(f"{job.entry.name}: epoch {epochs} of {job.entry.epochs}{pace}")
+        self._line(f"{finished} of {asked} trainings finished, {len(self._jobs)} running")
+
+    def _figures(self, job: Job) -> str:
+        row = kept(part_of(job.entry)) or {}
+        values = row.get("values", {})
+        shown = [f"{name} {values[name]:.2f}" for name in self.study.metric if name in values]
+        return f"{', '.join(shown[:3]) or 'finished'}, {(time.monotonic() - job.started) / 60:.1f} min"
+
+    def _line(self, text: str) -> None:
+        self._say(f"{datetime.now():%H:%M:%S}  {text}")

@@ -1,0 +1,199 @@
+"""The result of a finished training, and whether a folder that somebody else trained in holds one of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ... import records
+from ...counting import count
+from ...errors import CommandError
+from ...files import read_json
+from ...models import named, saved
+from ...recipes import leaves
+from ..runs import RunFolder
+from .declaration import Entry, Study
+
+__all__ = ["RESULT", "collect", "difference_of_plans", "kept", "recorded", "values"]
+
+RESULT = "result.json"
+
+# What says where and how a training runs, not what it trains.
+_ELSEWHERE = (
+    "run",
+    "ckpt_path",
+    "base",
+    "weights_only",
+    "data.init_args.root",
+    "data.init_args.data_root",
+    "data.init_args.num_workers",
+    "data.init_args.verify",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.default_root_dir",
+    "trainer.log_every_n_steps",
+    "trainer.num_sanity_val_steps",
+)
+
+
+def values(history: list[dict[str, float]], judged: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return all figures of a training by name, in percent where they are shares.
+
+    Args:
+        history: see `RunFolder.history`; the last epoch counts, nothing is chosen by the images that judge it. Of what is
+            logged less often than every epoch, the last value that there is.
+        judged: ``results`` of the record that ``involution test`` wrote; its names get ``test.`` in front, those of
+            mappings (``iou_percent``) the inner key behind (``test.iou_percent.road``).
+    """
+    found: dict[str, float] = {}
+    for row in history:
+        found.update({key: _percent(key, value) for key, value in row.items() if key != "epoch"})
+    for key, value in leaves({"test": judged or {}}):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[key] = _percent(key, value)
+    return found
+
+
+def _percent(key: str, value: float) -> float:
+    is_share = "_percent" not in key and any(word in key for word in ("accuracy", "map", "mar", "iou"))
+    return 100 * value if is_share else value
+
+
+def kept(folder: Path) -> dict[str, Any] | None:
+    """Return the result in a study's part of a run; None where the training is not finished.
+
+    Raises:
+        CommandError: it is damaged.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"{path} is damaged ({error}); delete it and run the study again") from error
+
+
+def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
+    """Return the result of a finished training, JSON's types.
+
+    Args:
+        entry: the training.
+        study: that it belongs to.
+        adopted: whether somebody else trained it.
+
+    Raises:
+        CommandError: a file that it should have left is missing.
+    """
+    run = RunFolder(entry.run)
+    history = run.history()
+    judged = None
+    if study.judge:
+        written = sorted(entry.run.glob(f"*-{study.judge}.json"))
+        judged = records.read(written[-1])["results"] if written else None
+        if judged is None and not entry.plan["model"]["class_path"].endswith("ClassificationTask"):
+            raise CommandError(f"{entry.run} holds no record of involution {study.judge}")
+    starts = run.environments()
+    return {
+        "net": entry.net,
+        "data": entry.data,
+        "setting": entry.setting,
+        "seed": entry.seed,
+        "run": str(entry.run),
+        "adopted": adopted,
+        # Nobody knows where a training ran that kept no environment.
+        "commit": starts[-1]["commit"] if starts else None,
+        "modified": any(start["modified"] for start in starts) if starts else None,
+        "starts": [
+            {key: start[key] for key in ("date", "commit", "modified", "machine", "versions")} for start in starts
+        ],
+        "finished": records.date(),
+        **_cost(run),
+        "values": values(history, judged),
+        "judged": judged,
+        "history": history,
+    }
+
+
+def recorded(path: Path, entries: Iterable[Entry]) -> dict[str, Any]:
+    """Return the result that a record of a training is, one whose folder is gone.
+
+    Args:
+        path: of the record.
+        entries: of the study; one of them must be this training.
+
+    Raises:
+        CommandError: the record is of none of them.
+    """
+    record = records.read(path)
+    settings, results, seed = record["settings"], record["results"], record["seed"]
+    problem = f"the study has no net {record['name']} with seed {seed}"
+    for entry in entries:
+        if (entry.net, entry.seed) != (record["name"], seed):
+            continue
+        # The record has every default of model and data; what the recipe says must be there as it says.
+        plan = dict(
+            _training({part: {"init_args": entry.plan[part].get("init_args", {})} for part in ("model", "data")})
+        )
+        whole = dict(_training({part: {"init_args": settings[part]} for part in ("model", "data")}))
+        unlike = [key for key, value in plan.items() if whole.get(key) != value]
+        problem = f"{unlike[0]} is {whole.get(unlike[0])!r}, not {plan[unlike[0]]!r}" if unlike else ""
+        if not problem and len(results["history"]) < entry.epochs:
+            problem = f"it has {len(results['history'])} of {entry.epochs} epochs"
+        if not problem:
+            return {
+                "net": entry.net,
+                "data": entry.data,
+                "setting": entry.setting,
+                "seed": seed,
+                "run": str(path),
+                "adopted": True,
+                "commit": record["commit"],
+                "modified": record["modified"],
+                "starts": [],
+                "finished": record["date"],
+                "params": results["params"],
+                "macs": results["macs"],
+                "values": values(results["history"], None),
+                "judged": None,
+                "history": results["history"],
+            }
+    raise CommandError(f"{path} is not the record of a training of this study: {problem}")
+
+
+def _cost(run: RunFolder) -> dict[str, int | None]:
+    """Return parameters and, of nets that take images of one size, multiply-adds."""
+    if saved.describe(run.model) is not None:
+        net, _ = saved.load(run.model)
+        return {"params": sum(p.numel() for p in net.parameters()), "macs": None}
+    classifier: Any = named.classifier(str(run.model))
+    cost = count(classifier, classifier.pretrained_cfg["input_size"])
+    return {"params": cost.params, "macs": cost.macs}
+
+
+def difference_of_plans(
+    plan: Mapping[str, Any], other: Mapping[str, Any], *, stated: Mapping[str, Any] | None = None
+) -> str:
+    """Return the first key in which two configurations train something else; nothing where they train the same.
+
+    Args:
+        plan: a configuration.
+        other: likewise.
+        stated: what the recipe of ``plan`` says itself; where it is given, a key that ``other`` lacks counts only if it is
+            there: defaults of arguments that came later are no difference.
+    """
+    one, two = dict(_training(plan)), dict(_training(other))
+    if stated is not None:
+        said = dict(_training(stated))
+        one = {key: value for key, value in one.items() if key in two or key in said}
+    for key in sorted(one.keys() | two.keys()):
+        if one.get(key) != two.get(key):
+            return f"{key} is {two.get(key)!r}, not {one.get(key)!r}"
+    return ""
+
+
+def _training(plan: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in leaves(plan):
+        if key not in _ELSEWHERE and value is not None:
+            yield key, list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,80 @@
+"""What a folder of ``involution fit`` holds of its training: configuration, history, and what it was trained with."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import records
+from ..recipes import load
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder of ``involution fit``.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint after the last whole epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The folder of the saved net, which the end of a training writes."""
+        return self.path / "model"
+
+    def versions(self) -> list[Path]:
+        """Return the folders of logs, oldest first: every time that the training was started made one."""
+        return sorted(self.path.glob("logs/version_*"), key=lambda path: int(path.name.partition("_")[2]))
+
+    def configuration(self) -> dict[str, Any] | None:
+        """Return the whole configuration of the last start; None where there was none.
+
+        Raises:
+            CommandError: it is damaged.
+        """
+        kept = [path / "config.yaml" for path in self.versions() if (path / "config.yaml").is_file()]
+        return load(kept[-1]) if kept else None
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Return date, commit, machine and versions of every start that kept them."""
+        paths = [path / "environment.json" for path in self.versions()]
+        return [records.read(path) for path in paths if path.is_file()]
+
+    def history(self) -> list[dict[str, float]]:
+        """Return what every epoch logged, ``epoch`` counted from 1; a resumed training has several logs."""
+        rows: dict[int, dict[str, float]] = {}
+        for version in self.versions():
+            path = version / "metrics.csv"
+            if not path.is_file():
+                continue
+            with path.open(encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if row.get("epoch"):
+                        rows.setdefault(int(row["epoch"]) + 1, {}).update(_numbers(row))
+        return [{"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)]
+
+    def is_finished(self, epochs: int) -> bool:
+        """Whether a training of this many epochs has come to its end here, the saved net included."""
+        return (self.model / "config.json").is_file() and len(self.history()) >= epochs
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    values = {}
+    for key, text in row.items():
+        if text and key not in ("epoch", "step"):
+            value = float(text)
+            if math.isfinite(value):
+                values[key] = value
+    return values

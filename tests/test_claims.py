@@ -1,0 +1,122 @@
+"""Means, intervals, paired differences and the verdicts that follow from them."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from involution.studies.claims import Claim, judge, values_of, verdict
+from involution.studies.statistics import Estimate, difference, estimate
+
+
+def test_the_interval_is_students():
+    # Half widths by the printed table of t: 12.706, 4.303 and 2.776 for 1, 2 and 4 degrees of freedom.
+    for values, t in (([1.0, 3.0], 12.706), ([1.0, 2.0, 3.0], 4.303), ([1.0, 2.0, 3.0, 4.0, 5.0], 2.776)):
+        found = estimate(values)
+        n, middle = len(values), sum(values) / len(values)
+        deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (n - 1))
+        assert found.mean == middle and found.n == n
+        assert found.half_width == pytest.approx(t * deviation / math.sqrt(n), rel=1e-3)
+    one = estimate([5.0])
+    assert (one.n, one.mean, one.low, one.high) == (1, 5.0, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="at least one value"):
+        estimate([])
+
+
+def test_differences_pair_where_seeds_do():
+    of, than = {0: 10.0, 1: 20.0, 2: 30.0}, {0: 9.0, 1: 18.9, 2: 29.1}
+    paired = difference(of, than)
+    assert paired.paired and paired.n == 3 and paired.mean == pytest.approx(1.0)
+    # t = 1 / (0.1 / √3) = 17.3 with two degrees of freedom.
+    assert paired.p == pytest.approx(0.00332, rel=0.01) and paired.low > 0
+    # The same values of other seeds: the spread of the seeds swallows the difference.
+    apart = difference(of, {seed + 3: value for seed, value in than.items()})
+    assert not apart.paired and apart.n == 3 and apart.low < 0 < apart.high and apart.p > 0.8
+    # Seeds that only one side has do not count where two or more pair.
+    assert difference({**of, 7: 1000.0}, than) == paired
+    assert difference({0: 1.0}, {0: 3.0}).mean == -2.0 and difference({0: 1.0}, {0: 3.0}).p is None
+    assert difference({0: 1.0}, {1: 3.0, 2: 4.0}).low == -math.inf
+    with pytest.raises(ValueError, match="on both sides"):
+        difference({}, {0: 1.0})
+
+
+def test_welchs_degrees_of_freedom():
+    # A textbook's pair of unequal variances, its t = -2.4686 on 7.78 degrees of freedom for these samples.
+    a = dict(enumerate([3.0, 7.0, 11.0, 0.0, 7.0, 0.0, 4.0, 5.0, 6.0, 2.0]))
+    b = {i + 100: v for i, v in enumerate([-1.0, 10.0, 3.0, 5.0, 2.0])}
+    found = difference(a, b)
+    va, vb = (
+        sum((v - sum(x) / len(x)) ** 2 for v in x) / (len(x) - 1) / len(x) for x in (list(a.values()), list(b.values()))
+    )
+    freedom = (va + vb) ** 2 / (va**2 / 9 + vb**2 / 4)
+    assert 4 < freedom < 13 and found.n == 5
+    assert found.half_width > 1.96 * math.sqrt(va + vb)
+    assert found.half_width < 2.776 * math.sqrt(va + vb)
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "expected"),
+    [
+        (Estimate(3, 1.0, 0.5, 1.5), {}, "supported"),
+        (Estimate(3, -1.0, -1.5, -0.5), {}, "refuted"),
+        (Estimate(3, 1.0, -0.5, 2.5), {}, "undecided at n = 3"),
+        (Estimate(3, 1.0, 0.5, 1.5), {"by": 1.0}, "undecided at n = 3"),
+        (Estimate(3, 1.0, 0.5, 1.5), {"by": 2.0}, "refuted"),
+        (Estimate(3, 0.1, -0.2, 0.4), {"within": 1.0}, "supported"),
+        (Estimate(3, 2.0, 1.5, 2.5), {"within": 1.0}, "refuted"),
+        (Estimate(3, -2.0, -2.5, -1.5), {"within": 1.0}, "refuted"),
+        (Estimate(3, 0.5, -0.5, 1.5), {"within": 1.0}, "undecided at n = 3"),
+        (estimate([100.0]), {}, "undecided at n = 1"),
+        (estimate([0.0]), {"within": 1.0}, "undecided at n = 1"),
+        (None, {}, "not measured"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(found, options, expected):
+    assert verdict(found, **options) == expected
+
+
+ROWS = [
+    {"net": net, "data": data, "seed": seed, "values": {"a": base + seed, "b": base}}
+    for net, base in (("x", 10.0), ("y", 5.0))
+    for data in ("all", "half")
+    for seed in (0, 1)
+]
+
+
+def test_values_of_a_side():
+    assert values_of(ROWS, "x/all", ["a"]) == {0: 10.0, 1: 11.0}
+    assert values_of(ROWS, "x/all", ["a", "b"]) == {0: 10.0, 1: 10.5}
+    assert values_of(ROWS, "x/all", ["c"]) == values_of(ROWS, "z", ["a"]) == {}
+
+
+def test_claims_of_a_record_are_judged():
+    common = {"words": "w", "source": "s", "of": "x/all"}
+    record = {
+        "metric": "a",
+        "results": ROWS,
+        "claims": [{**common, "than": "y/all"}, {**common, "by": 100.0}, {**common, "than": "z"}],
+    }
+    first, second, third = judge(record)
+    assert first.verdict == "supported" and first.found.mean == 5.0 and first.found.paired
+    assert second.verdict == "refuted" and second.found.p is None
+    assert third.verdict == "not measured" and third.found is None
+
+
+@pytest.mark.parametrize("data", [{"words": "w"}, {"words": "w", "source": "s", "of": "x", "status": "supported"}])
+def test_a_verdict_cannot_be_written(data):
+    with pytest.raises(ValueError, match="a claim is not of the form expected"):
+        Claim.read(data, "a")
+
+
+def test_the_page_of_claims_is_that_of_the_records(monkeypatch):
+    root = Path(__file__).parent.parent
+    monkeypatch.chdir(root)
+    from tools import claims
+
+    page = (root / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    stale = [line for line in claims.lines(Path("results")) if line and line not in page]
+    assert not stale, "run python -m tools.reproduction"
+    verdicts = [line.split(" | ")[4] for line in page.splitlines() if line.count(" | ") == 5 and "verdict" not in line]
+    assert verdicts and all(
+        v.startswith(("supported", "refuted", "undecided at n", "not measured", "---")) for v in verdicts
+    )

@@ -1,0 +1,327 @@
+"""Studies: their files, the queue that trains them, whatever kills it, and what they find."""
+
+import json
+import signal
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from trainings import TINY
+
+import involution.models  # noqa: F401
+from involution import records
+from involution.commands.main import main
+from involution.errors import CommandError
+from involution.files import locked
+from involution.studies.declared import declaration, jobs, outcome
+from involution.studies.declared.queue import Queue
+from involution.studies.declared.results import difference_of_plans
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
+FAKE = (sys.executable, str(Path(__file__).parent / "fake_fit.py"))
+
+RECIPE = """
+model: {class_path: involution.tasks.ClassificationTask, init_args: {model: rednet26, model_args: {kernel_size: 7}}}
+data: {class_path: involution.data.SmallImages, init_args: {dataset: digits}}
+trainer: {max_epochs: 3}
+"""
+STUDY = """
+title: A study of nothing
+metric: val_accuracy
+seeds: [0, 1]
+runs: RUNS/{name}
+nets:
+  seven: {recipe: recipe.yaml}
+  three: {recipe: recipe.yaml, overrides: {model: {init_args: {model_args: {kernel_size: 3}}}}}
+claims:
+  - {words: seven is more than three, source: a test, of: seven, than: three}
+"""
+
+
+def work(file, said):
+    """Work on a study, in a process of its own that was forked: importing everything again would take most of the time."""
+    torch.set_num_threads(1)
+    with open(said, "a", buffering=1) as log:
+        Queue(declaration.read(file), processes=2, say=lambda line: print(line, file=log)).work()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    net = timm.create_model("rednet14_eighth", num_classes=10)
+    # Small images, so that counting takes no time.
+    timm.models.save_for_hf(net, str(folder), safe_serialization=True, data_config={"input_size": (3, 32, 32)})
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path, model, monkeypatch):
+    """Return the file of a study whose trainings are `fake_fit`'s; `journal` lies beside it."""
+    for name, value in {"EPOCHS": 3, "EPOCH_S": 0.01, "JOURNAL": tmp_path / "journal", "MODEL": model}.items():
+        monkeypatch.setenv(f"FAKE_{name}", str(value))
+    monkeypatch.setattr(jobs, "COMMAND", FAKE)
+    (tmp_path / "journal").touch()
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("RUNS", str(tmp_path / "runs")))
+    return file
+
+
+def journal(study):
+    return sorted((study.parent / "journal").read_text().splitlines())
+
+
+EVERYTHING = sorted(f"{net}-{seed} {epoch}" for net in ("seven", "three") for seed in (0, 1) for epoch in range(3))
+
+
+def changed(study, **entries):
+    content = {**yaml.safe_load(study.read_text()), **entries}
+    study.write_text(
+        yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False)
+    )
+    return declaration.read(study)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_study_can_be_read_and_is_called_by_its_name(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    declared = declaration.read(declaration.find(file.stem))
+    assert f"involution study {file.stem}" in file.read_text(encoding="utf-8")
+    entries = declared.entries()
+    assert len(entries) >= 2 and declared.claims
+    for entry in entries:
+        schedule = entry.plan["model"]["init_args"]["lr_scheduler"]["init_args"]
+        assert schedule.get("epochs", entry.epochs) == entry.epochs
+    # Both sides of every claim are trained with the same seeds, so that they pair.
+    assert {entry.seed for entry in entries} <= set(declared.seeds)
+
+
+def test_every_training_is_done_once_and_nothing_twice(study, tmp_path):
+    lines = []
+    declared = declaration.read(study)
+    rows = Queue(declared, processes=2, say=lines.append).work()
+    assert journal(study) == EVERYTHING and len(rows) == 4
+    assert [row["seed"] for row in rows] == [0, 0, 1, 1]
+    assert rows[0]["values"]["val_accuracy"] == pytest.approx(52) and rows[0]["params"] == 91_527
+    assert sum("begins" in line for line in lines) == 4 and any("val_accuracy 52.00" in line for line in lines)
+    again = []
+    assert Queue(declared, say=again.append).work() == rows
+    assert journal(study) == EVERYTHING and not again
+    assert not list(tmp_path.rglob(".lock"))
+
+
+def test_a_killed_study_goes_on_and_two_share_one(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_EPOCH_S", "0.4")
+    said = tmp_path / "said"
+    workers = [get_context("fork").Process(target=work, args=(study, said)) for _ in range(3)]
+    workers[0].start()
+    while not journal(study):
+        assert workers[0].is_alive()
+        time.sleep(0.05)
+    workers[0].kill()
+    workers[0].join()
+    # Its trainings outlive it; the others find them at work, and take over nothing that somebody has.
+    for worker in workers[1:]:
+        worker.start()
+    for worker in workers[1:]:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, 0]
+    assert journal(study) == EVERYTHING
+    assert "left to another process" in said.read_text()
+
+
+def test_an_interrupted_study_ends_its_trainings_and_repeats_no_epoch(study, monkeypatch):
+    sleep, presses = time.sleep, iter([KeyboardInterrupt])
+
+    def until_an_epoch_is_over(seconds):
+        sleep(0.05)
+        if journal(study):
+            for press in presses:
+                raise press
+
+    monkeypatch.setenv("FAKE_EPOCH_S", "0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", until_an_epoch_is_over)
+        with pytest.raises(KeyboardInterrupt):
+            Queue(declaration.read(study), say=lambda line: None).work()
+    assert journal(study) == ["seven-0 0"]
+    monkeypatch.setenv("FAKE_EPOCH_S", "0.01")
+    lines = []
+    Queue(declaration.read(study), say=lines.append).work()
+    assert "seven-0: goes on after epoch 1 of 3" in lines[0]
+    assert journal(study) == EVERYTHING
+
+
+def test_a_failure_is_told_and_stops_nothing_else(study):
+    declared = changed(
+        study, nets={"seven": {"recipe": "recipe.yaml"}, "fails": {"recipe": "recipe.yaml"}}, claims=None
+    )
+    lines = []
+    with pytest.raises(
+        CommandError, match=r"2 of 4 trainings failed, .*fails-0 ended with status 2: the training diverged"
+    ):
+        Queue(declared, say=lines.append).work()
+    assert journal(study) == [line for line in EVERYTHING if line.startswith("seven")]
+
+
+def test_another_recipe_in_the_folder_is_refused(study):
+    Queue(declaration.read(study), say=lambda line: None).work()
+    for result in study.parent.rglob("result.json"):
+        result.unlink()
+    declared = changed(study, overrides={"trainer": {"max_epochs": 4}})
+    with pytest.raises(CommandError, match=r"holds another training: trainer.max_epochs is 3, not 4; move it away"):
+        Queue(declared, say=lambda line: None).work()
+
+
+def test_a_damaged_result_is_named(study):
+    Queue(declaration.read(study), say=lambda line: None).work()
+    next(study.parent.rglob("result.json")).write_text("{")
+    with pytest.raises(CommandError, match=r"result.json is damaged .*delete it and run the study again"):
+        Queue(declaration.read(study)).work()
+
+
+def test_a_setting_is_chosen_by_the_first_seed(study):
+    declared = changed(
+        study, settings={"low": {}, "high": {"trainer": {"log_every_n_steps": 1}}}, choose={"by": "val", "seeds": [0]}
+    )
+    assert [e.name for e in declared.entries()] == ["seven-low-0", "seven-high-0", "three-low-0", "three-high-0"]
+
+    def row(net, setting, val, seed=0):
+        return {"net": net, "data": "", "setting": setting, "seed": seed, "values": {"val": val, "val_accuracy": 1.0}}
+
+    rows = [row("seven", "low", 1.0), row("seven", "high", 2.0), row("three", "low", 3.0)]
+    assert [e.name for e in declared.entries(rows)][4:] == ["seven-high-1"]
+    rows.append(row("three", "high", 1.0))
+    assert [e.name for e in declared.entries(rows)][4:] == ["seven-high-1", "three-low-1"]
+    assert {(r["net"], r["setting"]) for r in declared.reported(rows)} == {("seven", "high"), ("three", "low")}
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"title": None}, "the key 'title' is missing"),
+        ({"colour": 1}, "the key 'colour' is unknown"),
+        ({"nets": {"a": {}}}, "nets.a names no recipe"),
+        ({"nets": {"a": {"recipe": "b.yaml"}}, "claims": None}, "names the recipe .*b.yaml, which is no file"),
+        ({"runs": "runs/{net}"}, "two trainings have the same folder"),
+        ({"judge": "fit"}, "judge must be test or left out"),
+        (
+            {"claims": [{"words": "a", "source": "b", "of": "nine"}]},
+            "a claim names nine, which the study does not train",
+        ),
+        ({"claims": [{"words": "a"}]}, "the key 'source' is missing"),
+        ({"tables": {"x": [{"net": "nine"}]}}, "a table names nine, which is no net"),
+        ({"choose": {"by": "val", "seeds": [7]}}, "choose.seeds must be among the seeds"),
+        ({"records": ["none.json"]}, "there is no record at"),
+    ],
+)
+def test_what_is_no_study_is_refused(study, entries, words):
+    with pytest.raises(CommandError, match=words):
+        changed(study, **entries)
+
+
+def test_the_command_writes_record_and_picture(study, tmp_path, capsys):
+    out = tmp_path / "results"
+    assert main(["study", str(study), "--out", str(out), "--threads", "1"]) == 0
+    record = records.read(out / "study.json")
+    assert len(record["results"]) == 4 and record["seed"] == [0, 1] and (out / "study.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "| seven | 2 | 52.00 ± 0.00 | 91,527 |" in printed
+    assert "| seven is more than three | a test | 2 | seven less three: +0.00" in printed
+    assert "undecided at n = 2" in printed
+    assert main(["study", str(study), "--out", str(out), "--show"]) == 0
+    assert main(["study", "nothing", "--out", str(out)]) == 2
+    assert "there is no study 'nothing'" in capsys.readouterr().err
+
+
+def test_tables_lay_published_figures_beside_ours():
+    rows = [
+        {"net": n, "data": "", "seed": s, "values": {"v": v + s}, "params": 10, "macs": 2_000_000}
+        for n, v in (("a", 1.0), ("b", 2.0))
+        for s in (0, 1, 2)
+    ]
+    table = [
+        {"net": "a", "label": "K=3", "published": 76.9, "published_as": ""},
+        {"net": "b", "label": "K=5", "published": 77.4},
+    ]
+    record = {
+        "title": "t",
+        "metric": ["v"],
+        "published": "top-1",
+        "tables": {"K": table},
+        "claims": [],
+        "results": rows,
+    }
+    ((title, head, lines),) = outcome.tables(record)
+    assert title == "K" and head[-1] == "top-1"
+    assert lines[0] == ["K=3", "3", "2.00 ± 2.48", "10", "2.00", "K=3", "76.9"]
+    axes = outcome.figure(record).axes
+    assert [text.get_text() for text in axes[0].get_xticklabels()] == ["K=3", "K=5"]
+    assert list(axes[1].lines[0].get_ydata()) == [76.9, 77.4]
+
+
+# The tests below train for real.
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch, capsys):
+    """Return the file of a study, and the folder in which ``involution fit`` trained the first of its nets."""
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "recipe.yaml"
+    with pytest.raises(SystemExit):
+        main(["fit", *TINY, "--print_config"])
+    config.write_text(capsys.readouterr().out)
+    run = tmp_path / "runs" / "tiny-0"
+    assert main(["fit", "--config", str(config), f"--run={run}"]) == 0
+    file = tmp_path / "real.yaml"
+    file.write_text(
+        f"title: t\nmetric: val_accuracy\nseeds: [0]\nruns: {tmp_path}/runs/{{name}}\nnets: {{tiny: {{recipe: recipe.yaml}}}}\n"
+    )
+    return file, run
+
+
+def test_a_folder_of_fit_is_adopted_and_another_recipe_is_not(trained, monkeypatch):
+    file, run = trained
+    printed = []
+    whole = jobs.Job._whole
+    monkeypatch.setattr(jobs.Job, "_whole", lambda job, path: printed.append(whole(job, path)) or printed[-1])
+    environment = json.loads((run / "logs" / "version_0" / "environment.json").read_text())
+    assert environment["versions"]["involution"] and "commit" in environment
+    (row,) = Queue(declaration.read(file), say=lambda line: None).work()
+    assert row["adopted"] and row["commit"] == environment["commit"] and len(row["history"]) == 2
+    assert row["values"]["val_accuracy"] == pytest.approx(100 * row["history"][-1]["val_accuracy"])
+    assert len(list(run.glob("logs/version_*"))) == 1
+    for path in (run / "study").iterdir():
+        path.unlink()
+    # What a flag said, and the recipe does not. Printing a configuration takes seconds: once is enough.
+    monkeypatch.setattr(jobs.Job, "_whole", lambda job, path: printed[0])
+    log = run / "logs" / "version_0" / "config.yaml"
+    log.write_text(log.read_text().replace(" momentum: 0.0", " momentum: 0.5"))
+    with pytest.raises(CommandError, match=r"momentum is 0.5, not 0.0; move it away"):
+        Queue(declaration.read(file), say=lambda line: None).work()
+
+
+def test_what_another_process_trains_is_left_to_it(study):
+    declared = declaration.read(study)
+    run = declared.entries()[0].run
+    run.mkdir(parents=True)
+    with locked(run), pytest.raises(jobs.Taken, match="is in use by this process"):
+        jobs.Job(declared.entries()[0], declared, 1, None)
+
+
+def test_plans_differ_in_what_is_trained_alone():
+    one = {"run": "a", "model": {"init_args": {"lr": 1}}, "data": {"init_args": {"root": "here", "x": None}}}
+    other = {"run": "b", "model": {"init_args": {"lr": 1}}, "data": {"init_args": {"root": "there"}}}
+    assert difference_of_plans(one, other) == ""
+    assert difference_of_plans(one, {**other, "trainer": {"max_epochs": 2}}) == "trainer.max_epochs is 2, not None"
+    # What a later version added has its default; what the recipe says has to be there.
+    later = {**one, "data": {"init_args": {"share": 1.0}}}
+    assert difference_of_plans(later, other) == "data.init_args.share is None, not 1.0"
+    assert difference_of_plans(later, other, stated=one) == ""
+    assert difference_of_plans(later, other, stated=later) == "data.init_args.share is None, not 1.0"

@@ -1,0 +1,147 @@
+"""What somebody claimed, what was measured here, and a verdict computed from it: the first table of docs/reproduction.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from involution import records
+from involution.recipes import load
+from involution.studies.claims import RULE, judge, values_of
+from involution.studies.comparison.results import REPORTED
+from involution.studies.declared.outcome import claims_table, markdown
+
+from .tables import source
+
+STUDIES = Path("recipes") / "studies"
+Found = tuple[str, dict[str, Any], list[Path]]
+
+
+def row(net: str, seed: int, values: dict[str, float], **more: Any) -> dict[str, Any]:
+    return {"net": net, "data": "", "setting": "", "seed": seed, "values": values, **more}
+
+
+def comparisons(results: Path) -> Iterator[Found]:
+    """Yield the report's comparison, as published and with nets of equal widths, by data set."""
+    for variant in ("published", "fair"):
+        path = results / "compare" / f"{variant}.json"
+        if not path.exists():
+            continue
+        rows: list[dict[str, Any]] = []
+        claims: list[dict[str, Any]] = []
+        nets = "the report's nets" if variant == "published" else "nets of equal depth and widths"
+        for result in records.read(path)["results"]:
+            net = f"{result['operator']}, {result['dataset']}"
+            rows.append(row(net, result["seed"], {"accuracy": result["test_accuracy_percent"]}))
+        for dataset in ("mnist", "fashion_mnist", "cifar10"):
+            of, than = (REPORTED[dataset, operator].test_accuracy_percent for operator in ("convolution", "involution"))
+            claims.append(
+                {
+                    "words": f"involution is {of - than:.1f} points less accurate than convolution on {dataset}",
+                    "source": "student report",
+                    "of": f"convolution, {dataset}",
+                    "than": f"involution, {dataset}",
+                    "by": round((of - than) / 2, 2),
+                    "note": f"{nets}; borne out where the gap is more than half of it",
+                }
+            )
+        for dataset in ("mnist", "cifar10"):
+            of, than = (
+                values_of(rows, f"{operator}, {dataset}", ["accuracy"]) for operator in ("convolution", "involution")
+            )
+            rows += [row(f"gap on {dataset}", seed, {"accuracy": of[seed] - than[seed]}) for seed in of.keys() & than]
+        claims.append(
+            {
+                "words": "the gap between convolution and involution grows with the difficulty of the images",
+                "source": "student report",
+                "of": "gap on cifar10",
+                "than": "gap on mnist",
+                "note": nets,
+            }
+        )
+        yield variant, {"metric": "accuracy", "claims": claims, "results": rows}, [path]
+
+
+def of_study(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return older results with the metric and the claims of a study's file."""
+    declared = load(STUDIES / f"{name}.yaml")
+    return {"metric": declared["metric"], "claims": declared["claims"], "results": rows}
+
+
+def older(results: Path) -> Iterator[Found]:
+    """Yield records of single trainings, made before there were studies, under the claims of the study they belong to."""
+    for name in ("cifar10", "imagenette"):
+        paths = sorted((results / name).glob("*.json"))
+        rows = []
+        for path in paths:
+            record = records.read(path)
+            values = {"val_accuracy": 100 * record["results"]["history"][-1]["val_accuracy"]}
+            rows.append(row(path.stem, record["seed"], values))
+        yield name, of_study(name, rows), paths
+    path = results / "ablation-cifar10.json"
+    if path.exists():
+        rows = [
+            row(r["net"], r["seed"], {"val_accuracy": r["test_accuracy_percent"]}, params=r["params"], macs=r["macs"])
+            for r in records.read(path)["results"]
+        ]
+        yield "ablations", of_study("ablations", rows), [path]
+    cells = sorted((results / "detection").glob("bccd-*.json"))
+    rows = [row(p.stem[5:], 0, {"test.map": 100 * records.read(p)["results"]["map"]}) for p in cells]
+    declared = of_study("bccd_from_scratch", rows)
+    declared["claims"] = [
+        {**c, "note": "blood cells, half the width, from scratch, 12 epochs"} for c in declared["claims"]
+    ]
+    yield "bccd_12_epochs", declared, cells
+    streets = sorted((results / "camvid").glob("*.json"))
+    rows = []
+    for path in streets:
+        judged = records.read(path)["results"]
+        values = {f"test.iou_percent.{name}": value for name, value in judged["iou_percent"].items()}
+        rows.append(row(path.stem, 0, {"test.miou_percent": judged["miou_percent"], **values}))
+    declared = of_study("camvid", rows)
+    declared["claims"] = [{**c, "note": f"{c['note']}; from scratch"} for c in declared["claims"]]
+    yield "camvid_from_scratch", declared, streets
+
+
+def found(results: Path) -> Iterator[Found]:
+    """Yield everything that claims are judged by; a study's record takes the place of older ones of its name."""
+    new = {
+        path.stem: path for folder in ("studies", "properties") for path in sorted((results / folder).glob("*.json"))
+    }
+    old = {name: (record, paths) for name, record, paths in [*comparisons(results), *older(results)]}
+    for name, (record, paths) in old.items():
+        if name not in new:
+            yield name, record, paths
+    for name, path in new.items():
+        yield name, records.read(path), [path]
+    for file in sorted(STUDIES.glob("*.yaml")):
+        # Declared, and never run: its claims are not measured.
+        if file.stem not in {**old, **new}:
+            yield file.stem, of_study(file.stem, []), []
+
+
+def lines(results: Path) -> list[str]:
+    """Return the table of all claims, the rule of its verdicts, and the records behind it."""
+    rows: list[list[str]] = []
+    sources = []
+    head: list[str] = []
+    for name, record, paths in found(results):
+        head, judged = claims_table(judge(record))
+        names = ", ".join(f"`{path.relative_to(results)}`" for path in paths) or f"`involution study {name}`"
+        rows += [[*cells, names] for cells in judged]
+        sources += [f"- {source(records.read(path), path)}" for path in paths]
+    head = [*head, f"record in `{results}/`, or what would make it"]
+    table = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return [RULE, "", *table, "", *sources]
+
+
+def studies(results: Path) -> Iterator[str]:
+    """Yield the tables of every study and property."""
+    for folder, title in (("studies", "Studies"), ("properties", "Properties")):
+        paths = sorted((results / folder).glob("*.json"))
+        if paths:
+            yield from ["", f"## {title}"]
+        for path in paths:
+            record = {**records.read(path), "claims": []}
+            yield from ["", *markdown(record).rstrip().splitlines(), "", f"- {source(record, path)}"]
