@@ -1,4 +1,4 @@
-"""The command ``involution ablate``: kernel size, channels per group and φ, varied one at a time in a small RedNet."""
+"""The command ``involution ablate``: small nets that differ in one thing, the paper's ablations or the relatives."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = ["ablate"]
 def ablate(
     dataset: str = "cifar10",
     *,
+    nets: str = "paper",
     epochs: int = 4,
     seed: int = 0,
     repeats: int = 1,
@@ -27,14 +28,16 @@ def ablate(
     out: str = "runs",
     fresh: bool = False,
 ) -> None:
-    """Train small RedNets that differ in K, C/G or φ alone, and lay their accuracies beside the paper's ablations.
+    """Train small nets that differ in one thing: the paper's ablations of K, C/G and φ, or involution and its relatives.
 
-    Ten nets of four blocks and an eighth of the width, all trained alike. Writes table.md, trends.png and
-    record.json, anew after every seed. Interrupted, it keeps the nets that are finished and the state of the one in
-    training after its last epoch; the same command goes on from there.
+    Ten or seven nets of four blocks and an eighth of the width, all trained alike. Writes table.md, trends.png and
+    record.json, anew after every seed, of the relatives after every net. Interrupted, it keeps the nets that are
+    finished and the state of the one in training after its last epoch; the same command goes on from there.
 
     Args:
         dataset: cifar10, digits, mnist or fashion_mnist.
+        nets: paper (RedNets that differ in K, C/G or φ, beside the paper's accuracies) or family (ResNet, RedNet,
+            stand-alone self-attention, both forms of SAN, local relation, depthwise convolution).
         epochs: passes over the training images.
         seed: of weights, order and augmentation of the images.
         repeats: train every net this often, with seeds from --seed on, and report means.
@@ -48,13 +51,14 @@ def ablate(
         DataError: the data set is missing, incomplete or damaged.
     """
     from ..data import DATASETS
-    from ..studies.ablation.results import AblationResult, markdown
-    from ..studies.ablation.run import Run
+    from ..studies.ablation.results import AblationResult
+    from ..studies.ablation.run import SETS, Run
 
     choice("data set", dataset, DATASETS)
+    choice("set of nets", nets, SETS)
     check_training(epochs=epochs, repeats=repeats, seed=seed)
     seeds = range(seed, seed + repeats)
-    run = Run.plan(dataset, epochs, seeds, find_device(device), data_root, Path(out))
+    run = Run.plan(nets, dataset, epochs, seeds, find_device(device), data_root, Path(out))
     make_writable(run.folder)
     with kept_for_this_command(run.folder):
         run.data.prepare_data()
@@ -65,5 +69,7 @@ def ablate(
                     results.append(result)
                     accuracy = f"{result.test_accuracy_percent:.2f} % of the test images"
                     print(f"  {result.net}, seed {result.seed}: {accuracy}", flush=True)
+                    if not run.set.whole:
+                        run.write(results)
             path = run.write(results)
-            print(f"\n{markdown(results)}\nrecord: {path}", flush=True)
+            print(f"\n{run.set.markdown(results)}\nrecord: {path}", flush=True)

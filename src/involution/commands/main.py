@@ -32,7 +32,7 @@ _COMMANDS = {
         "involution.commands.compare", "compare", "train convolution against involution on the same data, report"
     ),
     "ablate": Command(
-        "involution.commands.ablate", "ablate", "vary kernel size, channels per group and φ in a small RedNet"
+        "involution.commands.ablate", "ablate", "train small nets that differ in K, C/G or φ, or in the operator"
     ),
     "complexity": Command(
         "involution.commands.complexity", "complexity", "parameters and multiply-adds beside the paper's"

@@ -7,12 +7,27 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
+from torch import nn
+
+from ...models.rednet import RedNet
 from ..costs.published import ABLATIONS
 
-__all__ = ["BASE", "CHANNELS", "PARTS", "AblationResult", "Variant", "figure", "markdown", "net_key"]
+__all__ = [
+    "BASE",
+    "CHANNELS",
+    "LAYERS",
+    "PARTS",
+    "AblationResult",
+    "Variant",
+    "build",
+    "figure",
+    "markdown",
+    "net_key",
+    "nets",
+]
 
-# An eighth of RedNet's widths: small enough for a CPU.
-CHANNELS = (8, 16, 32, 64)
+# A block per stage and an eighth of RedNet's widths: small enough for a CPU.
+LAYERS, CHANNELS = (1, 1, 1, 1), (8, 16, 32, 64)
 BASE: dict[str, Any] = {
     "kernel_size": 7,
     "group_channels": 8,
@@ -73,12 +88,22 @@ def net_key(arguments: Mapping[str, Any]) -> str:
     return f"k{arguments['kernel_size']}-{groups}-{generator}"
 
 
+def nets() -> dict[str, dict[str, Any]]:
+    """Return RedNet's arguments for every net of `PARTS`, by name."""
+    return {net_key(variant.arguments): variant.arguments for variants in PARTS.values() for variant in variants}
+
+
+def build(arguments: Mapping[str, Any], in_chans: int, num_classes: int) -> nn.Module:
+    """Return an untrained net for the arguments of one of `nets`."""
+    return RedNet(LAYERS, stem="small", channels=CHANNELS, in_chans=in_chans, num_classes=num_classes, **arguments)
+
+
 @dataclass(frozen=True)
 class AblationResult:
     """What was measured of one trained net.
 
     Attributes:
-        net: see `net_key`.
+        net: its name.
         seed: of its weights and its training.
         test_accuracy_percent: after the last epoch.
         training_s: seconds spent on training batches, without evaluation.

@@ -1,44 +1,71 @@
-"""One ablation from plan to results: train what is not finished, write table, picture and record."""
+"""Small nets that differ in one thing, from plan to results: train what is not finished, write table, picture and record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ... import records
 from ...counting import count
 from ...data import SmallImages
 from ...errors import CommandError
 from ...files import write_atomically
-from ...models.rednet import RedNet
 from ...pictures.plots import png
 from ...tasks import TrainingError
 from ..comparison.training import RECIPES, Recipe, train
 from ..net_files import NetFiles, name_of
-from .results import BASE, CHANNELS, PARTS, AblationResult, figure, markdown, net_key
+from . import family, results
+from .results import CHANNELS, LAYERS, AblationResult
+from .summaries import summaries
 
-__all__ = ["Run"]
+__all__ = ["SETS", "NetSet", "Run"]
 
-LAYERS = (1, 1, 1, 1)
+
+@dataclass(frozen=True)
+class NetSet:
+    """Nets that are trained alike.
+
+    Attributes:
+        nets: returns what differs, by the nets' names: JSON's types.
+        build: an untrained net, from what differs, the channels of the images and the number of classes.
+        markdown: the results as a table.
+        figure: the results as a picture.
+        whole: whether table and picture need the results of all nets.
+    """
+
+    nets: Callable[[], Mapping[str, Mapping[str, Any]]]
+    build: Callable[[Mapping[str, Any], int, int], nn.Module]
+    markdown: Callable[[Sequence[AblationResult]], str]
+    figure: Callable[[Sequence[AblationResult]], Any]
+    whole: bool
+
+
+SETS = {
+    "paper": NetSet(results.nets, results.build, results.markdown, results.figure, whole=True),
+    "family": NetSet(lambda: family.NETS, family.build, family.markdown, family.figure, whole=False),
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One ablation.
+    """The training of one set of nets.
 
     Attributes:
+        set: which nets.
         settings: of all its nets, JSON's types: data set, device, augmentation and recipe.
         recipe: of the training.
         device: where it trains.
         data: the images.
         folder: of the results.
-        nets: what to train, by name: arguments of RedNet.
+        nets: what to train, by name.
     """
 
+    set: NetSet
     settings: Mapping[str, Any]
     recipe: Recipe
     device: torch.device
@@ -48,9 +75,16 @@ class Run:
 
     @classmethod
     def plan(
-        cls, dataset: str, epochs: int, seeds: Sequence[int], device: torch.device, data_root: str | None, out: Path
+        cls,
+        nets: str,
+        dataset: str,
+        epochs: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        data_root: str | None,
+        out: Path,
     ) -> Run:
-        """Return the ablation of these settings; nothing is written or read yet."""
+        """Return the training of the nets of `SETS` with this name; nothing is written or read yet."""
         # The comparison's recipe for fair nets on photographs, whatever the data set.
         recipe = replace(RECIPES["cifar10", "fair"], epochs=epochs)
         # Digits and clothes are not mirrored; photographs may be.
@@ -59,9 +93,8 @@ class Run:
             dataset, data_root, batch_size=recipe.batch_size, scaling=recipe.scaling, seed=seeds[0], **augmentation
         )
         settings = {"dataset": dataset, "device": str(device), "augmentation": augmentation, "recipe": asdict(recipe)}
-        folder = out / "ablate" / f"{dataset}-{epochs}epochs-{name_of(seeds)}"
-        nets = {net_key(variant.arguments): variant.arguments for variants in PARTS.values() for variant in variants}
-        return cls(settings, recipe, device, data, folder, nets)
+        folder = out / "ablate" / f"{'' if nets == 'paper' else f'{nets}-'}{dataset}-{epochs}epochs-{name_of(seeds)}"
+        return cls(SETS[nets], settings, recipe, device, data, folder, SETS[nets].nets())
 
     def results(self, seed: int, fresh: bool = False) -> Iterator[AblationResult]:
         """Yield the result of every net with this seed, trained now unless it is finished already.
@@ -85,7 +118,7 @@ class Run:
         torch.manual_seed(seed)
         shape = tuple(self.data.train_set.images.shape[1:])
         classes = len(self.data.class_names)
-        net = RedNet(LAYERS, stem="small", channels=CHANNELS, in_chans=shape[0], num_classes=classes, **arguments)
+        net = self.set.build(arguments, shape[0], classes)
         cost = count(net, shape)
         try:
             history = train(
@@ -116,8 +149,13 @@ class Run:
 
     def write(self, results: Sequence[AblationResult]) -> Path:
         """Write ``table.md``, ``trends.png`` and ``record.json``; return the path of the record."""
-        write_atomically(self.folder / "table.md", markdown(results))
-        write_atomically(self.folder / "trends.png", png(figure(results)))
-        settings = {**self.settings, "layers": list(LAYERS), "channels": list(CHANNELS), "default": BASE}
-        payload = {"seed": results[0].seed, "settings": settings, "results": [asdict(result) for result in results]}
+        write_atomically(self.folder / "table.md", self.set.markdown(results))
+        write_atomically(self.folder / "trends.png", png(self.set.figure(results)))
+        settings = {**self.settings, "layers": list(LAYERS), "channels": list(CHANNELS), "nets": self.nets}
+        payload = {
+            "seed": results[0].seed,
+            "settings": settings,
+            "summaries": [asdict(summary) for summary in summaries(results)],
+            "results": [asdict(result) for result in results],
+        }
         return records.write("record", payload, self.folder)
