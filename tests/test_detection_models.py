@@ -15,6 +15,7 @@ from involution.models.backbones import Backbone
 from involution.models.checkpoints import CheckpointError
 from involution.models.detection import ARCHITECTURES, _PlainL1, create
 from involution.models.necks import PyramidBackbone, feature_pyramid
+from involution.upsampling import CARAFE
 
 NARROW = {"channels": [16, 16, 32, 32], "kernel_size": 3}
 SMALL = {
@@ -204,6 +205,10 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
         (lambda: create("retinanet", 0), "num_classes must be at least 1, got 0"),
         (lambda: detector(backbone="rednet27"), "unknown backbone 'rednet27'; expected rednet26, 38, 50, 101, 152"),
         (lambda: detector(neck="inv"), "unknown neck 'inv'; expected 'involution', 'convolution' or a callable"),
+        (
+            lambda: detector(neck_upsampling="bilinear"),
+            "unknown upsampling 'bilinear'; expected one of 'nearest', 'carafe'",
+        ),
         (lambda: detector(head="inv"), "unknown head 'inv'; expected 'involution', 'convolution' or a callable"),
         (
             lambda: detector(bux_channels=3),
@@ -222,6 +227,32 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
 def test_refusals(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_neck_of_carafes_trains_on_odd_maps(architecture):
+    net = detector(architecture, neck="involution", neck_upsampling="carafe")
+    # A CARAFE for every map but the coarsest of the backbone's, the added levels are no enlargements.
+    assert sum(isinstance(m, CARAFE) for m in net.modules()) == len(net.backbone.body.channels) - 1
+    net.transform.size_divisible = 1
+    train_step(net, *batch((71, 83)))
+    grads = [p.grad for m in net.backbone.fpn.upsamplers for p in m.parameters()]
+    # The backbone is untrained, so that all pixels of a window nearly agree and the gradient is small, but there.
+    assert grads and all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)
+
+
+def test_carafe_stands_where_pixels_were_copied():
+    """With kernels that take the middle pixel alone, it is the neck that copies."""
+    torch.manual_seed(0)
+    plain, carafe = (feature_pyramid([8, 12, 16], 8, upsampling=kind) for kind in ("nearest", "carafe"))
+    carafe.load_state_dict(plain.state_dict(), strict=False)
+    for upsampler in carafe.upsamplers:
+        nn.init.zeros_(upsampler.content_encoder.weight)
+        # The logits of the middle of 5×5, for each of the four places that a pixel becomes.
+        upsampler.content_encoder.bias.data.view(25, 4)[12] = 100.0
+    maps = {str(i): torch.randn(2, c, -(-13 // 2**i), -(-10 // 2**i)) for i, c in enumerate((8, 12, 16))}
+    for name, level in plain(maps).items():
+        torch.testing.assert_close(carafe(maps)[name], level)
 
 
 # Saved nets
@@ -287,8 +318,9 @@ def test_a_whole_detector_runs_under_autocast(architecture):
         assert len(net.eval()(images)) == 2
 
 
-def test_backbone_and_neck_compile_and_export():
-    backbone = detector(neck="involution").eval().backbone
+@pytest.mark.parametrize("upsampling", ["nearest", "carafe"])
+def test_backbone_and_neck_compile_and_export(upsampling):
+    backbone = detector(neck="involution", neck_upsampling=upsampling).eval().backbone
     # No level of one pixel: an exported size of one is fixed.
     x = torch.randn(2, 3, 128, 192)
     with torch.no_grad():
