@@ -198,11 +198,10 @@ KEYS = ["table", "name", "params_m", "macs_g", "paper_rule_g", "published_params
 
 
 def test_json_has_the_promised_keys(command, records):
-    # One table of each kind of model, for counting takes its time.
-    for table in ("relatives", "cityscapes"):
-        status, output, complaint = command(table, "--json")
-        assert (status, complaint) == (0, "")
-        assert json.loads(output) == [record for record in records if record["table"] == table]
+    # One table, for counting takes its time.
+    status, output, complaint = command("cityscapes", "--json")
+    assert (status, complaint) == (0, "")
+    assert json.loads(output) == [record for record in records if record["table"] == "cityscapes"]
     assert all(list(record)[: len(KEYS)] == KEYS for record in records)
     assert {record["table"] for record in records} == set(TABLES)
 
@@ -270,7 +269,10 @@ def test_the_command_refuses_in_words(command, tmp_path, arguments, words):
 # The figures
 
 
-def test_figures_show_every_published_point(command, tmp_path, monkeypatch):
+def test_figures_show_every_published_point(command, records, tmp_path, monkeypatch):
+    # What `measure` returned before.
+    counted = {(record["table"], record["name"]): record for record in records}
+    monkeypatch.setattr("involution.studies.costs.envelope.measure", lambda table, row: counted[table, row.name])
     figure_module = pytest.importorskip("matplotlib.figure", reason="the figures are drawn with matplotlib")
     drawn = []
     save = figure_module.Figure.savefig

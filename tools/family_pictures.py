@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from involution.files import write_atomically
 from involution.functional import as_field
-from involution.kernel_generation import create_kernel_generator
+from involution.kernel_generation import (
+    BottleneckKernelGenerator,
+    KernelGenerator,
+    LocalRelationKernelGenerator,
+    OutlookKernelGenerator,
+    SANPairwiseKernelGenerator,
+    SANPatchwiseKernelGenerator,
+    StandAloneKernelGenerator,
+)
 from involution.models.axial import AxialAttention
 from involution.pictures.plots import LIGHT, new_figure, png
 from involution.upsampling import CARAFE
@@ -27,14 +35,17 @@ from involution.upsampling import CARAFE
 SIZE, CHANNELS = 13, 16
 # On the bar, and on the ground near it.
 PIXELS = ((6, 6), (4, 8))
-NAMES = {
-    "involution": "bottleneck",
-    "sasa": "sasa",
-    "san_pairwise": "san_pairwise",
-    "san_patchwise": "san_patchwise",
-    "local_relation": "local_relation",
-    "outlook": "outlook",
+# One kernel per pixel; of the patchwise φ, whose hidden map has a channel per kernel, the first of eight.
+GENERATORS: dict[str, Callable[[], KernelGenerator]] = {
+    "involution": lambda: BottleneckKernelGenerator(CHANNELS, 7, 1, reduction=1),
+    "sasa": lambda: StandAloneKernelGenerator(CHANNELS, 7, 1),
+    "san_pairwise": lambda: SANPairwiseKernelGenerator(CHANNELS, 7, 1, relation_channels=16),
+    "san_patchwise": lambda: SANPatchwiseKernelGenerator(CHANNELS, 7, 8, relation_channels=16),
+    "local_relation": lambda: LocalRelationKernelGenerator(CHANNELS, 7, 1),
+    "outlook": lambda: OutlookKernelGenerator(CHANNELS, 5, 1),
 }
+# How much larger than at the start of a training the weights are made, so that kernels differ visibly.
+FACTORS = {"sasa": 0.6, "san_pairwise": 3.0, "san_patchwise": 2.0, "outlook": 40.0}
 SIGNED = ("involution", "san_patchwise")
 
 
@@ -44,35 +55,20 @@ def map_with_a_bar() -> tuple[Tensor, Tensor]:
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     bar = ((rows - columns).abs() <= 1).float()
     ink, ground = torch.randn(2, CHANNELS, 1, 1, generator=generator)
-    noise = 0.25 * torch.randn(CHANNELS, SIZE, SIZE, generator=generator)
+    noise = 0.15 * torch.randn(CHANNELS, SIZE, SIZE, generator=generator)
     return bar, (bar * ink + (1 - bar) * ground + noise)[None]
 
 
 def generator_of(name: str) -> Callable[[Tensor], Tensor]:
-    """Return what makes the field ``(1, 1, K, K, H, W)`` of a map, with weights that show what it does."""
+    """Return what makes the field ``(1, G, K, K, H, W)`` of a map, with weights that show what it does."""
     torch.manual_seed(0)
-    phi: Any = create_kernel_generator(
-        NAMES[name],
-        in_channels=CHANNELS,
-        kernel_size=5 if name == "outlook" else 7,
-        groups=1,
-        dims=2,
-        reduction=4,
-        norm_layer=None,
-        act_layer=nn.ReLU,
-        stride=1,
-        padding="same",
-        dilation=1,
-    ).eval()
+    phi: Any = GENERATORS[name]().eval()
     with torch.no_grad():
+        for module in phi.modules():
+            if hasattr(module, "weight") and not isinstance(module, nn.BatchNorm2d):
+                module.weight.mul_(FACTORS.get(name, 1.0))
         if hasattr(phi, "key"):
             phi.key.weight.copy_(phi.query.weight)
-        if name == "outlook":
-            phi.attention.weight.mul_(40)
-        if name == "san_pairwise":
-            for layer in phi.relation:
-                if isinstance(layer, nn.Conv2d):
-                    layer.weight.mul_(4)
     return lambda x: as_field(phi(x))
 
 
@@ -82,12 +78,16 @@ def carafe_kernels(x: Tensor) -> Tensor:
     carafe = CARAFE(CHANNELS, 2, compressed_channels=8)
     nn.init.normal_(carafe.content_encoder.weight, std=0.1)
     kernels = carafe.generate_kernels(x)[:, 0]
-    rows = [torch.cat([kernels[:, :, :, a, 0], kernels[:, :, :1, a, 0] * 0, kernels[:, :, :, a, 1]], 2) for a in (0, 1)]
-    return torch.cat([rows[0], rows[0][:, :1] * 0, rows[1]], 1)[:, None]
+    left, right = kernels[:, :, :, :, 0], kernels[:, :, :, :, 1]
+    rows = [
+        torch.cat([left[:, :, :, a], torch.full_like(left[:, :, :1, a], torch.nan), right[:, :, :, a]], 2)
+        for a in (0, 1)
+    ]
+    return torch.cat([rows[0], torch.full_like(rows[0][:, :1], torch.nan), rows[1]], 1)[:, None]
 
 
 def axial_kernels(x: Tensor) -> Tensor:
-    """Return the weights of each pixel's column and row as one kernel ``(1, 1, 2L − 1, 2L − 1, H, W)``, 0 elsewhere."""
+    """Return the weights of each pixel's column and row as one kernel ``(1, 1, 2L − 1, 2L − 1, H, W)``, NaN elsewhere."""
     torch.manual_seed(0)
     attention = AxialAttention(CHANNELS, heads=1).eval()
     with torch.no_grad():
@@ -106,12 +106,14 @@ def axial_kernels(x: Tensor) -> Tensor:
                     kernels[0, 0, taps, middle, i, n] = kernels[0, 0, taps, middle, i, n] + weights[i]
                 else:
                     kernels[0, 0, middle, taps, n, i] = kernels[0, 0, middle, taps, n, i] + weights[i]
-    return kernels
+    cross = torch.zeros(2 * SIZE - 1, 2 * SIZE - 1, dtype=torch.bool)
+    cross[middle], cross[:, middle] = True, True
+    return kernels.masked_fill(~cross[:, :, None, None], torch.nan)
 
 
 def fields() -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     """Yield every operator's name and what makes its kernels."""
-    for name in NAMES:
+    for name in GENERATORS:
         yield name, generator_of(name)
     yield "axial", axial_kernels
     yield "carafe", carafe_kernels
@@ -120,7 +122,7 @@ def fields() -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
 def dependence(field: Callable[[Tensor], Tensor], x: Tensor, pixel: tuple[int, int]) -> Tensor:
     """Return how strongly the kernel of a pixel depends on every pixel, ``(H, W)``, at most 1."""
     x = x.clone().requires_grad_()
-    kernel = field(x)[..., pixel[0], pixel[1]]
+    kernel = field(x)[:, :1, :, :, pixel[0], pixel[1]].nan_to_num()
     weights = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad((kernel * weights).sum(), x)
     strength = gradient[0].abs().sum(0)
@@ -139,13 +141,12 @@ def draw(name: str, field: Callable[[Tensor], Tensor]) -> Any:
     # The square root shows what is weak as well.
     panels[1].imshow(dependence(field, x, PIXELS[0]).sqrt(), cmap="Oranges", vmin=0, vmax=1.2)
     panels[1].set_title("A's kernel depends on", fontsize=9, color=LIGHT.ink)
+    label = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "edgecolor": "none"}
     for axes in panels[:2]:
         for letter, (i, j) in zip("AB", PIXELS, strict=True):
             if letter == "A" or axes is panels[0]:
-                axes.text(
-                    j, i, letter, ha="center", va="center", fontsize=9, fontweight="bold", color=LIGHT.convolution
-                )
-    largest = max(float(kernel.abs().max()) for kernel in kernels)
+                axes.text(j, i, letter, ha="center", va="center", fontsize=8, color=LIGHT.convolution, bbox=label)
+    largest = max(float(kernel.nan_to_num().abs().max()) for kernel in kernels)
     for axes, letter, kernel in zip(panels[2:], "AB", kernels, strict=True):
         colours = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
         if name not in SIGNED:

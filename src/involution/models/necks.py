@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
@@ -34,13 +35,22 @@ class _CarafePyramid(FeaturePyramidNetwork):
         inner = self.inner_blocks[-1](maps[-1])
         results = [self.layer_blocks[-1](inner)]
         for level in range(len(maps) - 2, -1, -1):
-            height, width = maps[level].shape[2:]
-            # An odd map has one row or column less than twice the coarser one.
-            inner = self.inner_blocks[level](maps[level]) + self.upsamplers[level](inner)[:, :, :height, :width]
+            lateral = self.inner_blocks[level](maps[level])
+            inner = lateral + _cropped(self.upsamplers[level](inner), lateral)
             results.insert(0, self.layer_blocks[level](inner))
         if self.extra_blocks is not None:
             results, names = self.extra_blocks(results, maps, names)
         return OrderedDict(zip(names, results, strict=True))
+
+
+def _cropped(x: Tensor, like: Tensor) -> Tensor:
+    """Return the first rows and columns: an odd map has one less than twice the coarser one."""
+    height, width = like.shape[2:]
+    if torch.compiler.is_exporting():
+        # That there are as many is a rule of slices that an exporter with dynamic sizes cannot prove.
+        rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[:, :, :height, :width]
 
 
 _PYRAMIDS = {"nearest": FeaturePyramidNetwork, "carafe": _CarafePyramid}

@@ -27,7 +27,7 @@ _STYLES = {
     "ResNet": ("#3d405b", "s", _Label(2, (20, -8)), _Label(2, (20, -8))),
     "LR-Net": ("#4c8c4a", "^", _Label(2, (-8, 8), "right"), _Label(2, (-8, 6), "right")),
     "Stand-Alone": ("#8d6e63", "v", _Label(0, (-8, -2), "right"), _Label(0, (-8, -2), "right")),
-    "Stand-Alone (conv stem)": ("#c08a3e", "<", _Label(0, (-5, 2), "right"), _Label(2, (8, 9))),
+    "Stand-Alone (conv stem)": ("#c08a3e", "<", _Label(1, (6, -15)), _Label(2, (8, 9))),
     "SAN pairwise": ("#5e7ce2", "D", _Label(0, (-8, -4), "right"), _Label(0, (-8, -4), "right")),
     "SAN patchwise": ("#2a9d8f", "P", _Label(0, (-8, 2), "right"), _Label(2, (8, -5))),
     "Axial": ("#9d6bb3", "X", _Label(2, (0, 9), "right"), _Label(2, (8, 0))),
