@@ -43,7 +43,9 @@ bench: $(STAMP)  ## measure operator and nets on the CPU against their peers and
 	$(BIN)/python -m benchmarks.operator
 	$(BIN)/python -m benchmarks.nets --compile
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.family
 	$(BIN)/python -m tools.tables
+	$(BIN)/python -m tools.family
 
 gpu-compile-check: $(STAMP)  ## compile every GPU kernel without a GPU, check registers, spills and loads
 	$(BIN)/python -m benchmarks.compile_check

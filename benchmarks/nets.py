@@ -28,7 +28,7 @@ import involution.models  # noqa: F401
 from involution import fold_batch_norms, records
 from involution.backends import native
 
-from .memory import in_fresh_process, resident_peak_mib
+from .memory import in_fresh_process, resident_peak_mib, saved_mib
 from .timing import medians
 
 IMAGE, TRAINING_BATCH = 224, 8
@@ -117,23 +117,6 @@ def peak_mib(depth: int, name: str, threads: int) -> float:
     return in_fresh_process(_peak_of, depth, name, threads)
 
 
-def saved_mib(depth: int, name: str) -> float:
-    """Return the memory of the distinct tensors that one forward pass in training keeps for the backward pass."""
-    model = nets(depth)[name]().train().to(memory_format=torch.channels_last)
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = model(images(TRAINING_BATCH))
-    total = sum(t.untyped_storage().nbytes() for address, t in storages.items() if address not in parameters)
-    del y
-    return total / 2**20
-
-
 def show(title: str, times: dict[str, dict[str, float]], depth: int) -> None:
     """Print one line per net."""
     print(f"\n{title}")
@@ -189,7 +172,10 @@ def main() -> None:
             times = medians(steps, rounds)
             del steps
             peak = {name: peak_mib(depth, name, arguments.threads) for name in makers}
-            saved = {name: saved_mib(depth, name) for name in makers}
+            saved = {
+                name: saved_mib(make().train().to(memory_format=torch.channels_last), images(TRAINING_BATCH))
+                for name, make in makers.items()
+            }
             add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
             if arguments.bfloat16:
                 steps = {name: training_step(make, autocast=True) for name, make in makers.items()}

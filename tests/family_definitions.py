@@ -85,6 +85,23 @@ def local_relation(phi, x: Tensor) -> Tensor:
     return field
 
 
+def outlook(attention: nn.Module, x: Tensor, values: Tensor, heads: int, kernel_size: int, stride: int, scale: float):
+    """Outlook attention from section 3.1 of "VOLO": every window's result is added where it belongs (fold)."""
+    (batch, channels, height, width), k = values.shape, kernel_size
+    pooled = average_pool(x, stride)
+    y, d = torch.zeros_like(values), channels // heads
+    for b, i, j in product(range(batch), range(pooled.shape[2]), range(pooled.shape[3])):
+        weights = vector(attention, pooled[b, :, i, j]).view(heads, k * k, k * k) * scale
+        window = list(neighbours(stride * i, stride * j, k))
+        for g, (place, (_, _, p, q)) in product(range(heads), enumerate(window)):
+            if not (0 <= p < height and 0 <= q < width):
+                continue
+            for weight, (_, _, m, n) in zip(weights[g, place].softmax(0), window, strict=True):
+                if 0 <= m < height and 0 <= n < width:
+                    y[b, g * d : (g + 1) * d, p, q] += weight * values[b, g * d : (g + 1) * d, m, n]
+    return y
+
+
 def san_pairwise(phi, x: Tensor) -> Tensor:
     """Field of SAN's pairwise form, the map reflected at its border."""
     (kernel_size, _), (batch, _, height, width) = phi.window.kernel_size, x.shape

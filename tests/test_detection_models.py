@@ -15,6 +15,7 @@ from involution.models.backbones import Backbone
 from involution.models.checkpoints import CheckpointError
 from involution.models.detection import ARCHITECTURES, _PlainL1, create
 from involution.models.necks import PyramidBackbone, feature_pyramid
+from involution.upsampling import CARAFE
 
 NARROW = {"channels": [16, 16, 32, 32], "kernel_size": 3}
 SMALL = {
@@ -204,6 +205,10 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
         (lambda: create("retinanet", 0), "num_classes must be at least 1, got 0"),
         (lambda: detector(backbone="rednet27"), "unknown backbone 'rednet27'; expected rednet26, 38, 50, 101, 152"),
         (lambda: detector(neck="inv"), "unknown neck 'inv'; expected 'involution', 'convolution' or a callable"),
+        (
+            lambda: detector(neck_upsampling="bilinear"),
+            "unknown upsampling 'bilinear'; expected one of 'nearest', 'carafe'",
+        ),
         (lambda: detector(head="inv"), "unknown head 'inv'; expected 'involution', 'convolution' or a callable"),
         (
             lambda: detector(bux_channels=3),
@@ -222,6 +227,53 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
 def test_refusals(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_neck_of_carafes_trains_on_odd_maps(architecture):
+    net = detector(architecture, neck="involution", neck_upsampling="carafe")
+    # A CARAFE for every map but the coarsest of the backbone's, the added levels are no enlargements.
+    assert sum(isinstance(m, CARAFE) for m in net.modules()) == len(net.backbone.body.channels) - 1
+    net.transform.size_divisible = 1
+    train_step(net, *batch((71, 83)))
+    grads = [p.grad for m in net.backbone.fpn.upsamplers for p in m.parameters()]
+    # The backbone is untrained, so that all pixels of a window nearly agree and the gradient is small, but there.
+    assert grads and all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads)
+
+
+def test_carafe_stands_where_pixels_were_copied():
+    """With kernels that take the middle pixel alone, it is the neck that copies."""
+    torch.manual_seed(0)
+    plain, carafe = (feature_pyramid([8, 12, 16], 8, upsampling=kind) for kind in ("nearest", "carafe"))
+    carafe.load_state_dict(plain.state_dict(), strict=False)
+    for upsampler in carafe.upsamplers:
+        nn.init.zeros_(upsampler.content_encoder.weight)
+        # The logits of the middle of 5×5, for each of the four places that a pixel becomes.
+        upsampler.content_encoder.bias.data.view(25, 4)[12] = 100.0
+    maps = {str(i): torch.randn(2, c, -(-13 // 2**i), -(-10 // 2**i)) for i, c in enumerate((8, 12, 16))}
+    for name, level in plain(maps).items():
+        torch.testing.assert_close(carafe(maps)[name], level)
+
+
+def test_a_neck_of_carafes_is_exported_for_any_size():
+    class TwoLevels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.finer, self.coarser = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
+            self.neck = feature_pyramid([8, 16], 8, upsampling="carafe")
+
+        def forward(self, x):
+            finer = self.finer(x)
+            return self.neck({"0": finer, "1": self.coarser(finer)})
+
+    net = TwoLevels().eval()
+    sizes = {2: torch.export.Dim("height", min=8, max=256), 3: torch.export.Dim("width", min=8, max=256)}
+    with torch.no_grad():
+        program = torch.export.export(net, (torch.randn(1, 3, 30, 37),), dynamic_shapes=(sizes,)).module()
+        for size in ((30, 37), (33, 40), (16, 19)):
+            x = torch.randn(1, 3, *size)
+            for name, level in net(x).items():
+                torch.testing.assert_close(program(x)[name], level, rtol=1e-4, atol=1e-5)
 
 
 # Saved nets

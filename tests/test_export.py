@@ -59,18 +59,21 @@ def test_every_case(every_case, case):
 
 
 @pytest.mark.parametrize(
-    ("generator", "stride"),
+    ("generator", "stride", "kernel_size"),
     [
-        ("bottleneck", 2),
-        ("attention", 1),
-        ("sasa", 1),
-        ("san_pairwise", 1),
-        ("san_patchwise", 1),
-        ("local_relation", 1),
+        ("bottleneck", 2, 3),
+        ("attention", 1, 3),
+        ("sasa", 1, 3),
+        ("san_pairwise", 1, 3),
+        ("san_patchwise", 1, 3),
+        ("local_relation", 1, 3),
+        ("outlook", 1, 5),
     ],
 )
-def test_dynamic_batch_and_size(tmp_path, generator, stride):
-    model = nn.Sequential(nn.Conv2d(3, 32, 1), Involution2d(32, 32, 3, stride, kernel_generator=generator), nn.ReLU())
+def test_dynamic_batch_and_size(tmp_path, generator, stride, kernel_size):
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1), Involution2d(32, 32, kernel_size, stride, kernel_generator=generator), nn.ReLU()
+    )
     model(torch.randn(4, 3, 16, 16))
     batch, height, width = (
         torch.export.Dim(n, min=8 if n != "batch" else 1, max=512) for n in ("batch", "height", "width")

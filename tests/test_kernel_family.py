@@ -5,22 +5,28 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from involution import Involution2d, involution2d
+from involution import Involution1d, Involution2d, Involution3d, involution2d
 from involution.functional import as_field
 from involution.kernel_generation import (
     LocalRelationKernelGenerator,
+    OutlookKernelGenerator,
     SANPairwiseKernelGenerator,
     SANPatchwiseKernelGenerator,
     StandAloneKernelGenerator,
 )
 
-NAMES = ("sasa", "san_pairwise", "san_patchwise", "local_relation")
+# Outlook attention has no stride and no dilation.
+STRIDING = ("sasa", "san_pairwise", "san_patchwise", "local_relation")
+NAMES = (*STRIDING, "outlook")
 GENERATORS = {
     "sasa": StandAloneKernelGenerator,
     "san_pairwise": SANPairwiseKernelGenerator,
     "san_patchwise": SANPatchwiseKernelGenerator,
     "local_relation": LocalRelationKernelGenerator,
+    "outlook": OutlookKernelGenerator,
 }
+# The least window of each that sees neighbours.
+TAPS = {name: 5 if name == "outlook" else 3 for name in NAMES}
 
 
 def image(*shape, **options):
@@ -90,7 +96,50 @@ def test_pairwise_san_over_zeros_leaves_out_what_is_outside():
     torch.testing.assert_close(field.sum((2, 3)), torch.ones_like(field[:, :, 0, 0]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("window", "stride"), [(3, 1), (3, 2), (3, 3), (5, 2), (1, 1)])
+def test_outlook_attention_is_its_formula(window, stride):
+    phi = OutlookKernelGenerator(6, 2 * window - 1, 2, window_stride=stride, scale=0.7).double()
+    torch.nn.init.normal_(phi.attention.weight)
+    torch.nn.init.normal_(phi.attention.bias)
+    x, values = image(2, 6, 5, 4), image(2, 4, 5, 4)
+    expected = definitions.outlook(phi.attention, x, values, 2, window, stride, 0.7)
+    torch.testing.assert_close(involution2d(values, phi(x)), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_outlook_attention_takes_the_weights_of_timms(stride):
+    """The whole attention: a value projection, the involution, an output projection."""
+    from timm.models.volo import OutlookAttention
+
+    torch.manual_seed(0)
+    theirs = OutlookAttention(12, 3, stride=stride).double()
+    torch.nn.init.normal_(theirs.attn.weight)
+    phi = OutlookKernelGenerator(12, 5, 3, window_stride=stride).double()
+    phi.load_state_dict({"attention.weight": theirs.attn.weight[:, :, None, None], "attention.bias": theirs.attn.bias})
+    x = torch.randn(2, 12, 5, 7, dtype=torch.float64)
+    last = x.movedim(1, 3)
+    y = theirs.proj(involution2d(theirs.v(last).movedim(3, 1), phi(x)).movedim(1, 3))
+    torch.testing.assert_close(y, theirs(last))
+
+
+@pytest.mark.parametrize(("dims", "layer"), [(1, Involution1d), (3, Involution3d)])
+def test_outlook_attention_in_other_dimensions_is_that_of_a_flat_map(dims, layer):
+    torch.manual_seed(0)
+    flat = OutlookKernelGenerator(4, 5, 2, window_stride=2, dims=1).double()
+    if dims == 1:
+        wide = OutlookKernelGenerator(4, (1, 5), 2, window_stride=(1, 2)).double()
+        shape = (2, 4, 1, 6)
+    else:
+        wide = OutlookKernelGenerator(4, (1, 5, 1), 2, window_stride=(1, 2, 1), dims=3).double()
+        shape = (2, 4, 1, 6, 1)
+    wide.load_state_dict(
+        {key: value.view(getattr(wide.attention, key[10:]).shape) for key, value in flat.state_dict().items()}
+    )
+    x = image(2, 4, 6)
+    torch.testing.assert_close(wide(x.view(shape)).flatten(), flat(x).flatten())
+
+
+@pytest.mark.parametrize("name", STRIDING)
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_in_every_dimension_odd_sizes_and_strides(name, dims):
     x = torch.randn(1, 12, *(5, 4, 3)[:dims], requires_grad=True)
@@ -102,24 +151,25 @@ def test_in_every_dimension_odd_sizes_and_strides(name, dims):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_a_layer_by_name(name):
-    layer = Involution2d(16, 16, 3, stride=2, dilation=2, groups=2, kernel_generator=name)
+    steps = {"stride": 2, "dilation": 2} if name in STRIDING else {}
+    layer = Involution2d(16, 16, TAPS[name], groups=2, kernel_generator=name, **steps)
     assert type(layer.kernel_generator) is GENERATORS[name]
     x = torch.randn(2, 16, 7, 6)
     y = layer(x)
-    assert y.shape == (2, 16, 4, 3)
+    assert y.shape == (2, 16, 4, 3) if steps else x.shape
     y.sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in layer.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_by_differences(name):
-    layer = definitions.with_statistics(Involution2d(4, 4, 3, groups=2, kernel_generator=name))
+    layer = definitions.with_statistics(Involution2d(4, 4, TAPS[name], groups=2, kernel_generator=name))
     assert torch.autograd.gradcheck(layer, image(1, 4, 3, 2, requires_grad=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_stays_near(name):
-    layer = Involution2d(16, 16, 3, groups=2, kernel_generator=name).eval()
+    layer = Involution2d(16, 16, TAPS[name], groups=2, kernel_generator=name).eval()
     x = torch.randn(2, 16, 5, 6)
     with torch.no_grad():
         expected = layer(x)
@@ -128,9 +178,13 @@ def test_half_precision_stays_near(name):
     torch.testing.assert_close(y.float(), expected, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "outlook, every other window"])
 def test_compiled_and_exported_for_any_size(name):
-    layer = Involution2d(16, 16, 3, groups=2, kernel_generator=name).eval()
+    if name in NAMES:
+        layer = Involution2d(16, 16, TAPS[name], groups=2, kernel_generator=name).eval()
+    else:
+        phi = OutlookKernelGenerator(16, 5, 2, window_stride=2)
+        layer = Involution2d(16, 16, 5, groups=2, kernel_generator=phi).eval()
     x = torch.randn(2, 16, 6, 7)
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
@@ -143,7 +197,7 @@ def test_compiled_and_exported_for_any_size(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_traced_by_fx(name):
-    layer = Involution2d(16, 16, 3, groups=2, kernel_generator=name).eval()
+    layer = Involution2d(16, 16, TAPS[name], groups=2, kernel_generator=name).eval()
     x = torch.randn(1, 16, 5, 4)
     torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
 
@@ -168,6 +222,23 @@ def test_one_pixel_in_training():
         (
             lambda: SANPairwiseKernelGenerator(8, 3, 2, padding_mode="circular"),
             r"padding_mode must be 'zeros' or 'reflect', got 'circular'",
+        ),
+        (
+            lambda: Involution2d(8, kernel_generator="outlook"),
+            r"is an involution with kernel_size 2K − 1: 5 for windows of 3, 9 for windows of 5; got \(7, 7\)",
+        ),
+        (
+            lambda: Involution2d(8, 8, 5, stride=2, kernel_generator="outlook"),
+            r"needs stride=1, padding='same' and dilation=1, got stride=\(2, 2\).* two windows are window_stride",
+        ),
+        (
+            lambda: OutlookKernelGenerator(8, 5, 2, padding="valid"),
+            r"folds its windows back .* got stride=1, padding='valid'",
+        ),
+        (lambda: OutlookKernelGenerator(8, 5, 2, dilation=2), r"folds its windows back .* and dilation=2"),
+        (
+            lambda: OutlookKernelGenerator(8, 5, 2, window_stride=4),
+            r"window_stride must be at most K=\(3, 3\), got \(4, 4\): no window would hold the pixels between",
         ),
         (lambda: SANPatchwiseKernelGenerator(8, 4, 2), r"padding='same' needs an odd kernel size"),
         (

@@ -21,10 +21,12 @@ def small(neck="involution", **options):
 
 
 @pytest.mark.parametrize("size", [(65, 97), (64, 64), (33, 50), (1, 7)])
-@pytest.mark.parametrize("neck", ["convolution", "involution"])
-def test_any_size_gives_logits_of_its_size(neck, size):
+@pytest.mark.parametrize(
+    ("neck", "upsampling"), [("convolution", "nearest"), ("involution", "nearest"), ("involution", "carafe")]
+)
+def test_any_size_gives_logits_of_its_size(neck, upsampling, size):
     with torch.no_grad():
-        assert small(neck)(torch.randn(2, 3, *size)).shape == (2, 5, *size)
+        assert small(neck, neck_upsampling=upsampling)(torch.randn(2, 3, *size)).shape == (2, 5, *size)
 
 
 def test_the_neck_is_what_it_is_said_to_be():

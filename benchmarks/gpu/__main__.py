@@ -18,7 +18,7 @@ import torch
 from involution import backends
 from involution.files import replaced, write_atomically
 
-from . import models, operators, parity, report
+from . import family, models, operators, parity, report
 from .processes import Task, spread
 from .records import Records, environment
 
@@ -95,6 +95,7 @@ def sections(process: subprocess.Popen, output: Path) -> list[Section]:
         ("copy", bandwidth, 10),
         ("operators", lambda r, s: operators.run(r, copy, s), 110),
         ("nets", lambda r, s: models.run(r, ("eager", "graph"), (64,), s), 60),
+        ("family", family.run, 40),
         ("operators, compiled", lambda r, s: operators.run_compiled(r, copy, s), 60),
         ("nets, compiled", lambda r, s: models.run(r, ("compiled",), (64,), s), 600),
     ]

@@ -11,7 +11,7 @@ _ON, _OFF = "reached", "not reached"
 
 
 def tables(rows: Sequence[Row]) -> list[str]:
-    """Return lines of Markdown: the aims, the times of the operator, then the nets."""
+    """Return lines of Markdown: the aims, the times of the operator, of the layers, then of the nets."""
     lines = ["**Aims**", "", "| aim | measured | |", "| --- | --- | --- |"]
     lines += [f"| {aim} | {measured} | {verdict} |" for aim, measured, verdict in aims(rows)]
     shapes = defaultdict(list)
@@ -24,6 +24,15 @@ def tables(rows: Sequence[Row]) -> list[str]:
         for row in found:
             numbers = [str(row.get(key, "")) for key in ("median_us", "gb_per_s", "of_copy")]
             lines.append(f"| {_cell(row.get('name', ''), row.get('failed', ''))} | {' | '.join(numbers)} |")
+    layers = [row for row in rows if "layer" in row]
+    if layers:
+        lines += ["", "**Layers**", "", "| layer | stage | batch | forward µs | backward µs | peak MiB |"]
+        lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in layers:
+        numbers = [row.get(key, "") for key in ("at_stage", "batch", "forward_us", "backward_us", "peak_mib")]
+        lines.append(
+            f"| {_cell(row['layer'], row.get('failed', row.get('stopped', '')))} | {' | '.join(map(_cell, numbers))} |"
+        )
     lines += ["", "**Nets**", "", "| net | step | mode | batch | images/s | peak MiB |", "|---|---|---|---:|---:|---:|"]
     for row in rows:
         if "net" in row:

@@ -186,9 +186,9 @@ class Involution2d(_Involution):
         reduction: r, the ratio C to hidden width of the bottleneck φ.
         bias: add a learned offset per output channel (the paper has none).
         kernel_generator: φ: ``"bottleneck"`` (the paper's, default), ``"linear"``, ``"attention"``, ``"sasa"``,
-            ``"san_pairwise"``, ``"san_patchwise"``, ``"local_relation"``, or any callable from ``(B, C, H', W')`` to
-            the field ``(B, G, K, K, H', W')`` or to a `involution.Span`, whose field is never kept in memory (so do
-            the bottleneck, the linear and the patchwise φ).
+            ``"san_pairwise"``, ``"san_patchwise"``, ``"local_relation"``, ``"outlook"`` (kernel_size 2K − 1 for windows
+            of K), or any callable from ``(B, C, H', W')`` to the field ``(B, G, K, K, H', W')`` or to a
+            `involution.Span`, whose field is never kept in memory (so do the bottleneck, the linear and the patchwise φ).
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.

@@ -17,7 +17,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import baselines, models, operators, parity, processes, report, timing
+from benchmarks.gpu import baselines, family, models, operators, parity, processes, report, timing
 from benchmarks.gpu.records import Records, environment
 from fake_gpu import pretend
 
@@ -48,6 +48,7 @@ def gpu(monkeypatch):
         (operators, "FIRST", first),
         (operators, "PLAN", (first,)),
         (operators, "measure", once),
+        (family, "measure", lambda function, milliseconds: once(function)),
         (operators, "_COPY_BYTES", 1 << 16),
         (timing, "_FLUSH_BYTES", 1 << 16),
         (models, "throughput", partial(timing.throughput, seconds=0, warm_ups=1)),
@@ -97,9 +98,12 @@ def test_every_section(gpu, tmp_path, monkeypatch):
     }
     nets = {(line["step"], line["mode"]) for line in lines if "images_per_s" in line}
     assert nets == {(step, mode) for step in ("inference", "training") for mode in ("eager", "graph", "compiled")}
+    layers = {line["layer"]: line for line in lines if "forward_us" in line}
+    assert {"bottleneck", "sasa", "san_pairwise", "outlook", "axial"} < set(layers)
     assert read(tmp_path / "gpu-nvidia-nothing-1.json")["results"] == lines
     summary = (tmp_path / "summary.md").read_text()
-    assert "**Stage 1, batch 3, bfloat16**" in summary and "| rednet50 | training | graph | 64 |" in summary
+    assert "**Stage 1, batch 3, bfloat16**" in summary and "| outlook | 1 | 3 |" in summary
+    assert "| rednet50 | training | graph | 64 |" in summary
 
 
 def test_a_section_that_fails_or_takes_too_long_keeps_the_others(tmp_path, monkeypatch):

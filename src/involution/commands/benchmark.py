@@ -78,7 +78,9 @@ def benchmark(
             raise CommandError(f"unknown net {model}; expected a name of timm, or a folder that involution fit wrote")
     if accuracy is not None:
         if not accuracy.is_dir():
-            raise CommandError(f"--accuracy takes a folder with one folder of images per class; {accuracy} is no folder")
+            raise CommandError(
+                f"--accuracy takes a folder with one folder of images per class; {accuracy} is no folder"
+            )
         named = [model for model in plan.models if not Path(model).is_dir()]
         if named:
             raise CommandError(

@@ -22,12 +22,12 @@ def complexity(
     """Parameters and multiply-adds of RedNet, its controls, ablations and detectors, beside the published figures.
 
     Args:
-        table: only this table: imagenet, ablation, relatives, coco or cityscapes.
+        table: only this table: imagenet, ablation, relatives, coco, carafe or cityscapes.
         name: only rows whose name contains this, such as rednet50.
         json: print a list of records.
         markdown: print Markdown tables.
         update: write the Markdown tables into this file, between its two marker comments, and print nothing else.
-        plot: draw accuracy against multiply-adds and against parameters into this folder, from published figures.
+        plot: draw published accuracy against multiply-adds and against parameters, published and counted, into this folder.
     """
     from ..studies.costs import text
     from ..studies.costs.complexity import measure, select

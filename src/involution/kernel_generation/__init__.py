@@ -5,6 +5,7 @@ from .base import KernelGenerator, SpanMatrix
 from .bottleneck import BottleneckKernelGenerator, LinearKernelGenerator
 from .create import create_kernel_generator
 from .local_relation import LocalRelationKernelGenerator
+from .outlook import OutlookKernelGenerator
 from .san import SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
 from .stand_alone import StandAloneKernelGenerator
 from .windows import softmax_inside, to_output_grid
@@ -15,6 +16,7 @@ __all__ = [
     "LinearKernelGenerator",
     "LocalAttentionKernelGenerator",
     "LocalRelationKernelGenerator",
+    "OutlookKernelGenerator",
     "SANPairwiseKernelGenerator",
     "SANPatchwiseKernelGenerator",
     "SpanMatrix",

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import IntOrTuple, Padding, to_tuple, to_window
-from .base import CONVOLUTIONS, KernelGenerator
-from .windows import correlate, softmax_inside, to_output_grid
+from .query_key import QueryKeyKernelGenerator
+from .windows import correlate, softmax_inside
 
 __all__ = ["LocalAttentionKernelGenerator"]
 
 
-class LocalAttentionKernelGenerator(KernelGenerator):
+class LocalAttentionKernelGenerator(QueryKeyKernelGenerator):
     r"""Local self-attention as kernel generation: queries against the keys of the K×K neighbourhood.
 
     .. math::
@@ -37,8 +37,6 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         ValueError: a size is below 1, or the kernel is even with ``padding="same"``.
     """
 
-    pooled = False
-
     def __init__(
         self,
         in_channels: int,
@@ -53,12 +51,10 @@ class LocalAttentionKernelGenerator(KernelGenerator):
         dilation: IntOrTuple = 1,
         dims: int = 2,
     ) -> None:
-        super().__init__()
         (head_channels,) = to_tuple(head_channels or max(1, in_channels // groups), 1, "head_channels")
-        self.dims, self.groups, self.head_channels, self.softmax = dims, groups, head_channels, softmax
-        self.window = to_window(kernel_size, stride, padding, dilation, dims)
-        self.query = CONVOLUTIONS[dims](in_channels, groups * head_channels, 1, bias=False)
-        self.key = CONVOLUTIONS[dims](in_channels, groups * head_channels, 1, bias=False)
+        window = to_window(kernel_size, stride, padding, dilation, dims)
+        super().__init__(in_channels, groups, groups * head_channels, window)
+        self.head_channels, self.softmax = head_channels, softmax
         self.relative_position = (
             nn.Parameter(torch.empty(groups, head_channels, *self.window.kernel_size)) if relative_position else None
         )
@@ -66,15 +62,13 @@ class LocalAttentionKernelGenerator(KernelGenerator):
 
     def reset_parameters(self) -> None:
         """Initialise both projections to keep the variance of queries and keys, embeddings to a small normal."""
-        for projection in (self.query, self.key):
-            nn.init.xavier_normal_(projection.weight)
+        super().reset_parameters()
         if self.relative_position is not None:
             nn.init.normal_(self.relative_position, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
-        query = self.query(to_output_grid(x, self.window))
-        query = query * self.head_channels**-0.5
+        query = self.queries(x) * self.head_channels**-0.5
         field = correlate(query, self.key(x), self.window, self.groups)
         if self.relative_position is not None:
             q = query.unflatten(1, (self.groups, self.head_channels)).flatten(3)

@@ -10,6 +10,7 @@ from .attention import LocalAttentionKernelGenerator
 from .base import KernelGenerator
 from .bottleneck import BottleneckKernelGenerator, LinearKernelGenerator
 from .local_relation import LocalRelationKernelGenerator
+from .outlook import OutlookKernelGenerator
 from .san import SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
 from .stand_alone import StandAloneKernelGenerator
 
@@ -32,6 +33,7 @@ _GENERATORS = {
     "san_pairwise": _Entry(SANPairwiseKernelGenerator, ("norm_layer", *_WINDOW)),
     "san_patchwise": _Entry(SANPatchwiseKernelGenerator, ("norm_layer", *_WINDOW)),
     "local_relation": _Entry(LocalRelationKernelGenerator, _WINDOW),
+    "outlook": _Entry(OutlookKernelGenerator, _WINDOW),
 }
 
 
@@ -39,8 +41,8 @@ def create_kernel_generator(name: str, **arguments: Any) -> nn.Module:
     """Build φ by name, from the arguments of the layer that it belongs to.
 
     Args:
-        name: ``"bottleneck"``, ``"linear"``, ``"attention"``, ``"sasa"``, ``"san_pairwise"``, ``"san_patchwise"`` or
-            ``"local_relation"``.
+        name: ``"bottleneck"``, ``"linear"``, ``"attention"``, ``"sasa"``, ``"san_pairwise"``, ``"san_patchwise"``,
+            ``"local_relation"`` or ``"outlook"``.
         **arguments: all that a layer knows: ``in_channels``, ``kernel_size``, ``groups``, ``dims``, ``reduction``,
             ``norm_layer``, ``act_layer``, ``stride``, ``padding`` and ``dilation``; φ takes those that it has.
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import IntOrTuple, Padding, to_tuple, to_window
-from .base import CONVOLUTIONS, KernelGenerator
-from .windows import correlate, differences, fill_outside, softmax_over_taps, to_output_grid
+from .query_key import QueryKeyKernelGenerator
+from .windows import correlate, differences, fill_outside, softmax_over_taps
 
 __all__ = ["LocalRelationKernelGenerator"]
 
@@ -17,7 +17,7 @@ Appearance = Literal["squared_difference", "absolute_difference", "product"]
 _APPEARANCES = ("squared_difference", "absolute_difference", "product")
 
 
-class LocalRelationKernelGenerator(KernelGenerator):
+class LocalRelationKernelGenerator(QueryKeyKernelGenerator):
     r"""The kernel of the local relation layer.
 
     .. math::
@@ -46,7 +46,6 @@ class LocalRelationKernelGenerator(KernelGenerator):
         ValueError: a size is below 1, the appearance is unknown, or the kernel is even with ``padding="same"``.
     """
 
-    pooled = False
     offsets: Tensor
 
     def __init__(
@@ -63,14 +62,11 @@ class LocalRelationKernelGenerator(KernelGenerator):
         dilation: IntOrTuple = 1,
         dims: int = 2,
     ) -> None:
-        super().__init__()
         if appearance not in _APPEARANCES:
             raise ValueError(f"unknown appearance {appearance!r}; expected one of {', '.join(map(repr, _APPEARANCES))}")
         (hidden,) = to_tuple(groups if geometry_channels is None else geometry_channels, 1, "geometry_channels")
-        self.groups, self.appearance, self.border = groups, appearance, border
-        self.window = to_window(kernel_size, stride, padding, dilation, dims)
-        self.query = CONVOLUTIONS[dims](in_channels, groups, 1, bias=False)
-        self.key = CONVOLUTIONS[dims](in_channels, groups, 1, bias=False)
+        super().__init__(in_channels, groups, groups, to_window(kernel_size, stride, padding, dilation, dims))
+        self.appearance, self.border = appearance, border
         self.geometry = nn.Sequential(nn.Linear(dims, hidden), nn.ReLU(), nn.Linear(hidden, groups))
         axes = [torch.arange(k) - (k - 1) / 2 for k in self.window.kernel_size]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * torch.tensor(self.window.dilation)
@@ -79,15 +75,14 @@ class LocalRelationKernelGenerator(KernelGenerator):
 
     def reset_parameters(self) -> None:
         """Initialise both projections to keep the variance of queries and keys, the prior as PyTorch does."""
-        for projection in (self.query, self.key):
-            nn.init.xavier_normal_(projection.weight)
+        super().reset_parameters()
         for layer in self.geometry:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
-        query, key = self.query(to_output_grid(x, self.window)), self.key(x)
+        query, key = self.queries(x), self.key(x)
         if self.appearance == "product":
             field = correlate(query, key, self.window, self.groups)
         else:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..functional import Span
 from ..geometry import IntOrTuple, Padding, Window, to_tuple, to_window
-from .base import CONVOLUTIONS, NORMS, KernelGenerator, SpanMatrix, normalise
+from .base import CONVOLUTIONS, NORMS, SpanMatrix, normalise
+from .query_key import QueryKeyKernelGenerator
 from .windows import (
     coordinates,
     differences,
@@ -27,32 +28,36 @@ __all__ = ["SANPairwiseKernelGenerator", "SANPatchwiseKernelGenerator"]
 PaddingMode = Literal["zeros", "reflect"]
 
 
-class _SANKernelGenerator(KernelGenerator):
-    """What both forms have: a query and a key, both with bias, and how a map goes on beyond its border."""
-
-    pooled = False
+class _SANKernelGenerator(QueryKeyKernelGenerator):
+    """What both forms have: their arguments, a query and a key with bias, and how a map goes on beyond its border."""
 
     def __init__(
         self,
         in_channels: int,
         kernel_size: IntOrTuple,
         groups: int,
-        relation_channels: int | None,
-        padding_mode: PaddingMode,
-        stride: IntOrTuple,
-        padding: Padding,
-        dilation: IntOrTuple,
-        dims: int,
+        *,
+        relation_channels: int | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+        padding_mode: PaddingMode = "zeros",
+        stride: IntOrTuple = 1,
+        padding: Padding = "same",
+        dilation: IntOrTuple = 1,
+        dims: int = 2,
     ) -> None:
-        super().__init__()
         if padding_mode not in ("zeros", "reflect"):
             raise ValueError(f"padding_mode must be 'zeros' or 'reflect', got {padding_mode!r}")
         relation_channels = max(1, in_channels // 16) if relation_channels is None else relation_channels
-        (self.relation_channels,) = to_tuple(relation_channels, 1, "relation_channels")
-        self.groups, self.padding_mode = groups, padding_mode
-        self.window = to_window(kernel_size, stride, padding, dilation, dims)
-        self.query = CONVOLUTIONS[dims](in_channels, self.relation_channels, 1)
-        self.key = CONVOLUTIONS[dims](in_channels, self.relation_channels, 1)
+        (relation_channels,) = to_tuple(relation_channels, 1, "relation_channels")
+        window = to_window(kernel_size, stride, padding, dilation, dims)
+        super().__init__(in_channels, groups, relation_channels, window, bias=True)
+        self.padding_mode = padding_mode
+        self._add_network(relation_channels, norm_layer)
+        self.reset_parameters()
+
+    def _add_network(self, width: int, norm_layer: Callable[[int], nn.Module] | None) -> None:
+        """Add the modules of γ, for queries and keys of ``width`` channels."""
+        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Initialise all convolutions as PyTorch does (the authors' code): without a softmax, larger kernels run away."""
@@ -103,24 +108,8 @@ class SANPairwiseKernelGenerator(_SANKernelGenerator):
             the call) a map is too small to be reflected.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        kernel_size: IntOrTuple,
-        groups: int,
-        *,
-        relation_channels: int | None = None,
-        norm_layer: Callable[[int], nn.Module] | None = None,
-        padding_mode: PaddingMode = "zeros",
-        stride: IntOrTuple = 1,
-        padding: Padding = "same",
-        dilation: IntOrTuple = 1,
-        dims: int = 2,
-    ) -> None:
-        super().__init__(
-            in_channels, kernel_size, groups, relation_channels, padding_mode, stride, padding, dilation, dims
-        )
-        norm_layer, width = norm_layer or nn.BatchNorm2d, self.relation_channels
+    def _add_network(self, width: int, norm_layer: Callable[[int], nn.Module] | None) -> None:
+        dims, norm_layer = len(self.window.kernel_size), norm_layer or nn.BatchNorm2d
         self.position = CONVOLUTIONS[dims](dims, dims, 1)
         self.relation = nn.Sequential(
             norm_layer(width + dims),
@@ -128,14 +117,13 @@ class SANPairwiseKernelGenerator(_SANKernelGenerator):
             nn.Conv2d(width + dims, width, 1, bias=False),
             norm_layer(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, groups, 1),
+            nn.Conv2d(width, self.groups, 1),
         )
-        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
         dims = len(self.window.kernel_size)
-        query = self.query(to_output_grid(x, self.window))
+        query = self.queries(x)
         key, window = self.continued(self.key(x))
         place = self.position(coordinates(x))
         content = differences(query, key, window)
@@ -161,52 +149,25 @@ class SANPatchwiseKernelGenerator(_SANKernelGenerator):
     It ends in one matrix, so that the field is never kept. The patches, ``(K² + 1)·C_rel`` values per pixel, are kept
     for the backward pass, before and after their norm.
 
-    Args:
-        in_channels: C, channels of the map it looks at.
-        kernel_size: K, taps per dimension.
-        groups: G, number of kernels per pixel; the paper's nets share one among 8 channels.
-        relation_channels: C_rel, channels of query and key; ``max(1, C // 16)`` by default.
-        norm_layer: from a number of channels to a module; batch norm of the right rank by default.
-        padding_mode: how keys go on beyond the map: ``"reflect"`` as in the paper's nets, where the values have to be
-            reflected as well, or ``"zeros"``.
-        stride: as in the involution that uses the field; queries come from the pooled map.
-        padding: likewise.
-        dilation: likewise.
-        dims: spatial dimensions, 1 to 3.
+    Arguments as in `SANPairwiseKernelGenerator`; its norms are of maps ``(B, channels, H', W')``.
 
     Raises:
         ValueError: as in `SANPairwiseKernelGenerator`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        kernel_size: IntOrTuple,
-        groups: int,
-        *,
-        relation_channels: int | None = None,
-        norm_layer: Callable[[int], nn.Module] | None = None,
-        padding_mode: PaddingMode = "zeros",
-        stride: IntOrTuple = 1,
-        padding: Padding = "same",
-        dilation: IntOrTuple = 1,
-        dims: int = 2,
-    ) -> None:
-        super().__init__(
-            in_channels, kernel_size, groups, relation_channels, padding_mode, stride, padding, dilation, dims
-        )
+    def _add_network(self, width: int, norm_layer: Callable[[int], nn.Module] | None) -> None:
+        dims, groups = len(self.window.kernel_size), self.groups
         norm_layer = norm_layer or NORMS[dims]
-        patch = self.relation_channels * (prod(self.window.kernel_size) + 1)
+        patch = width * (prod(self.window.kernel_size) + 1)
         self.patch_norm = norm_layer(patch)
         self.reduce = CONVOLUTIONS[dims](patch, groups, 1, bias=False)
         self.norm = norm_layer(groups)
         self.act = nn.ReLU(inplace=True)
         self.span = SpanMatrix(groups, self.window.kernel_size, groups, bias=True, dims=dims)
-        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Span:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``, as a `Span`."""
-        query = self.query(to_output_grid(x, self.window))
+        query = self.queries(x)
         key, window = self.continued(self.key(x))
         patch = torch.cat([query, neighbourhoods(key, query, window).flatten(1, 1 + len(self.window.kernel_size))], 1)
         hidden = self.reduce(self.act(normalise(self.patch_norm, patch)))

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import IntOrTuple, Padding, to_tuple, to_window
-from .base import CONVOLUTIONS, KernelGenerator
-from .windows import correlate, softmax_inside, to_output_grid
+from .query_key import QueryKeyKernelGenerator
+from .windows import correlate, softmax_inside
 
 __all__ = ["StandAloneKernelGenerator"]
 
 
-class StandAloneKernelGenerator(KernelGenerator):
+class StandAloneKernelGenerator(QueryKeyKernelGenerator):
     r"""The kernel of stand-alone self-attention.
 
     .. math::
@@ -42,8 +42,6 @@ class StandAloneKernelGenerator(KernelGenerator):
             with ``padding="same"``.
     """
 
-    pooled = False
-
     def __init__(
         self,
         in_channels: int,
@@ -56,17 +54,15 @@ class StandAloneKernelGenerator(KernelGenerator):
         dilation: IntOrTuple = 1,
         dims: int = 2,
     ) -> None:
-        super().__init__()
         (head_channels,) = to_tuple(head_channels or max(1, in_channels // groups), 1, "head_channels")
         if head_channels % dims:
             raise ValueError(
                 f"head_channels must be divisible by {dims}, one part per axis, got {head_channels}; "
                 "choose another head_channels or number of groups"
             )
-        self.groups, self.head_channels = groups, head_channels
-        self.window = to_window(kernel_size, stride, padding, dilation, dims)
-        self.query = CONVOLUTIONS[dims](in_channels, groups * head_channels, 1, bias=False)
-        self.key = CONVOLUTIONS[dims](in_channels, groups * head_channels, 1, bias=False)
+        window = to_window(kernel_size, stride, padding, dilation, dims)
+        super().__init__(in_channels, groups, groups * head_channels, window)
+        self.head_channels = head_channels
         # One table per axis: rows, then columns.
         self.offsets = nn.ParameterList(
             nn.Parameter(torch.empty(head_channels // dims, taps)) for taps in self.window.kernel_size
@@ -75,14 +71,13 @@ class StandAloneKernelGenerator(KernelGenerator):
 
     def reset_parameters(self) -> None:
         """Initialise both projections to keep the variance of queries and keys, embeddings to a small normal."""
-        for projection in (self.query, self.key):
-            nn.init.xavier_normal_(projection.weight)
+        super().reset_parameters()
         for table in self.offsets:
             nn.init.normal_(table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""
-        query = self.query(to_output_grid(x, self.window))
+        query = self.queries(x)
         field = correlate(query, self.key(x), self.window, self.groups)
         dims = len(self.window.kernel_size)
         heads, width = query.unflatten(1, (self.groups, self.head_channels)), self.head_channels // dims

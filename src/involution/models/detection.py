@@ -30,7 +30,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from ..modules import Involution2d
 from . import trained
 from .backbones import Backbone
-from .necks import PyramidBackbone, feature_pyramid
+from .necks import PyramidBackbone, Upsampling, feature_pyramid
 from .spatial import SpatialLayer, SpatialLayerName, resolve, swap
 
 __all__ = ["ARCHITECTURES", "FasterRCNN", "MaskRCNN", "RetinaNet", "create", "faster_rcnn", "mask_rcnn", "retinanet"]
@@ -108,6 +108,7 @@ def retinanet(
     backbone: str = "rednet50",
     *,
     neck: Spatial = "convolution",
+    neck_upsampling: Upsampling = "nearest",
     head: Spatial = "convolution",
     weights: str | Path | None = None,
     frozen_levels: int = 0,
@@ -126,6 +127,7 @@ def retinanet(
         backbone: name of a timm network.
         neck: what computes the outputs of the feature pyramid: ``"convolution"``, ``"involution"``, or a callable, see
             `involution.models.necks.feature_pyramid`.
+        neck_upsampling: how the pyramid enlarges its levels, ``"nearest"`` or ``"carafe"``, likewise.
         head: likewise for the two towers of the head (the paper's rows leave them convolutions).
         weights: of the backbone, to start from, see `involution.models.backbones.Backbone`; where they say how images
             were normalised, ``image_mean`` and ``image_std`` are theirs unless given.
@@ -158,7 +160,7 @@ def retinanet(
     layer = _layer(head, spatial_args)
     swap(tower.classification_head.conv, layer)
     swap(tower.regression_head.conv, layer)
-    pyramid = _pyramid(body, channels, neck, coarser, spatial_args)
+    pyramid = _pyramid(body, channels, neck, neck_upsampling, coarser, spatial_args)
     options = _normalised(_known(options, tv.RetinaNet), weights)
     return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=tower, **options)
 
@@ -191,9 +193,9 @@ def mask_rcnn(num_classes: int = 80, backbone: str = "rednet50", **arguments: An
     Args:
         num_classes: number of classes, the background not counted.
         backbone: name of a timm network.
-        **arguments: ``neck``, ``weights``, ``frozen_levels``, ``norm_eval``, ``backbone_args``, ``spatial_args`` and
-            ``channels`` as in `retinanet`; ``head``: what stands for the 3×3 convolutions of the region proposal
-            network and of the mask head; ``anchor_sizes``: side of the anchors of each of the five levels in pixels;
+        **arguments: ``neck``, ``neck_upsampling``, ``weights``, ``frozen_levels``, ``norm_eval``, ``backbone_args``,
+            ``spatial_args`` and ``channels`` as in `retinanet`; ``head``: what stands for the 3×3 convolutions of the
+            region proposal network and of the mask head; ``anchor_sizes``: side of the anchors of each of the five levels in pixels;
             ``out_indices``: feature levels of the backbone, to which a coarser one is added; ``box_channels``: width of
             the box head, 1,024; ``roi_sampling_ratio``: samples per bin and axis of RoIAlign, 2, or 0 for as many as
             the box has pixels; ``box_loss``: ``"l1"`` (the published one) or ``"smooth_l1"``; and those of
@@ -220,6 +222,7 @@ def _rcnn(
     backbone: str,
     *,
     neck: Spatial = "convolution",
+    neck_upsampling: Upsampling = "nearest",
     head: Spatial = "convolution",
     weights: str | Path | None = None,
     frozen_levels: int = 0,
@@ -252,7 +255,7 @@ def _rcnn(
             "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
         }
     return cls(
-        _pyramid(body, channels, neck, LastLevelMaxPool(), spatial_args),
+        _pyramid(body, channels, neck, neck_upsampling, LastLevelMaxPool(), spatial_args),
         rpn_anchor_generator=anchors,
         rpn_head=proposals,
         box_roi_pool=align(output_size=7),
@@ -286,9 +289,21 @@ def _layer(spatial_layer: Spatial, arguments: Mapping[str, Any] | None) -> Spati
 
 
 def _pyramid(
-    body: Backbone, channels: int, neck: Spatial, coarser: ExtraFPNBlock, arguments: Mapping[str, Any] | None
+    body: Backbone,
+    channels: int,
+    neck: Spatial,
+    upsampling: Upsampling,
+    coarser: ExtraFPNBlock,
+    arguments: Mapping[str, Any] | None,
 ) -> PyramidBackbone:
-    fpn = feature_pyramid(body.channels, channels, spatial_layer=neck, extra_blocks=coarser, **(arguments or {}))
+    fpn = feature_pyramid(
+        body.channels,
+        channels,
+        spatial_layer=neck,
+        upsampling=upsampling,
+        extra_blocks=coarser,
+        **(arguments or {}),
+    )
     return PyramidBackbone(body, fpn, channels)
 
 

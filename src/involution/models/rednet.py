@@ -65,7 +65,8 @@ class RedNet(ResNet):
         group_channels: C / G of all involutions where ``groups`` is not given.
         reduction: r of all involutions.
         kernel_generator: φ of the stages' involutions by name, as `Involution2d` knows them: ``"bottleneck"``, ``"linear"``,
-            ``"attention"``, ``"sasa"``, ``"san_pairwise"``, ``"san_patchwise"`` or ``"local_relation"``.
+            ``"attention"``, ``"sasa"``, ``"san_pairwise"``, ``"san_patchwise"`` or ``"local_relation"``. (``"outlook"`` has
+            no stride, which some blocks need.)
         act_layer: the activations, those of φ included, as a class or by timm's name.
         norm_layer: the norms, those of φ included, as a class or by timm's name, e.g. ``"groupnorm1"``.
         **kwargs: arguments of ``timm.models.resnet.ResNet``.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones import Backbone
-from .necks import feature_pyramid
+from .necks import Upsampling, feature_pyramid
 from .spatial import SpatialLayer, SpatialLayerName
 
 __all__ = ["SegmentationNet", "SemanticFPNHead", "create", "semantic_fpn", "upernet"]
@@ -110,6 +110,7 @@ def semantic_fpn(
     backbone: str = "rednet50",
     *,
     neck: SpatialLayerName | SpatialLayer = "convolution",
+    neck_upsampling: Upsampling = "nearest",
     neck_channels: int = 256,
     head_channels: int = 128,
     norm: Norm = "batch",
@@ -124,6 +125,7 @@ def semantic_fpn(
         num_classes: number of classes.
         backbone: name of a timm network whose levels have the strides 4, 8, 16 and 32.
         neck: the pyramid's output layers: ``"convolution"`` (3×3), ``"involution"`` (7×7), or see `feature_pyramid`.
+        neck_upsampling: how the pyramid enlarges its levels, ``"nearest"`` or ``"carafe"``, see `feature_pyramid`.
         neck_channels: of the pyramid's levels.
         head_channels: of the head.
         norm: of the head: ``"batch"`` (the paper's, synchronised by ``trainer.sync_batchnorm``) or ``"group"``.
@@ -144,7 +146,9 @@ def semantic_fpn(
         torch.Size([1, 11, 65, 97])
     """
     body = Backbone(backbone, weights=weights, **(backbone_args or {}))
-    pyramid = feature_pyramid(body.channels, neck_channels, spatial_layer=neck, **(neck_args or {}))
+    pyramid = feature_pyramid(
+        body.channels, neck_channels, spatial_layer=neck, upsampling=neck_upsampling, **(neck_args or {})
+    )
     head = SemanticFPNHead(neck_channels, head_channels, num_classes, body.strides, norm=norm, dropout=dropout)
     return SegmentationNet(body, _PyramidDecoder(pyramid, head))
 

@@ -47,7 +47,7 @@ def measure(table: str, row: Row) -> dict[str, Any]:
 
     Returns:
         ``table``, ``name``, ``params_m`` (millions), ``macs_g`` and ``paper_rule_g`` (10⁹), ``published_params_m`` and
-        ``published_flops_g`` (None where there are none), ``params_difference_percent`` and
+        ``published_flops_g``, ``params_difference_percent`` (each None where nothing was published) and
         ``flops_difference_percent`` (of the count by the paper's rule), ``published_accuracy`` (percent, by metric),
         ``note`` (what explains a difference), and how to build the network again: ``model``, ``options``,
         ``input_size``.
@@ -69,7 +69,7 @@ def measure(table: str, row: Row) -> dict[str, Any]:
         "params_m": params_m,
         "macs_g": cost.macs / 1e9,
         "paper_rule_g": paper_rule_g,
-        "published_params_m": float(published.params_m),
+        "published_params_m": None if published.params_m is None else float(published.params_m),
         "published_flops_g": None if published.flops_g is None else float(published.flops_g),
         "params_difference_percent": _difference(params_m, published.params_m),
         "flops_difference_percent": _difference(paper_rule_g, published.flops_g),

@@ -1,4 +1,4 @@
-"""The envelope figures: accuracy on ImageNet against cost, RedNet among the networks of its time, as published."""
+"""The envelope figures: published accuracy on ImageNet against cost, as published and as counted here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ...files import write_atomically
 from ...pictures.plots import png
+from .complexity import measure, select
 from .published import ENVELOPE
 
 __all__ = ["draw_envelopes"]
@@ -26,22 +27,34 @@ _STYLES = {
     "ResNet": ("#3d405b", "s", _Label(2, (20, -8)), _Label(2, (20, -8))),
     "LR-Net": ("#4c8c4a", "^", _Label(2, (-8, 8), "right"), _Label(2, (-8, 6), "right")),
     "Stand-Alone": ("#8d6e63", "v", _Label(0, (-8, -2), "right"), _Label(0, (-8, -2), "right")),
-    "Stand-Alone (conv stem)": ("#c08a3e", "<", _Label(0, (-5, 2), "right"), _Label(2, (8, 9))),
+    "Stand-Alone (conv stem)": ("#c08a3e", "<", _Label(1, (6, -15)), _Label(2, (8, 9))),
     "SAN pairwise": ("#5e7ce2", "D", _Label(0, (-8, -4), "right"), _Label(0, (-8, -4), "right")),
     "SAN patchwise": ("#2a9d8f", "P", _Label(0, (-8, 2), "right"), _Label(2, (8, -5))),
     "Axial": ("#9d6bb3", "X", _Label(2, (0, 9), "right"), _Label(2, (8, 0))),
     "Axial (conv stem)": ("#c27bb0", "d", _Label(1, (78, 15)), _Label(0, (-6, 20), "center")),
 }
 _AXES = {
-    "macs": ("flops_g", "multiply-adds as published (10⁹, logarithmic)", (1.2, 13.5), (1.5, 2, 3, 4, 6, 8, 12)),
+    "macs": ("flops_g", "multiply-adds by the paper's rule (10⁹, logarithmic)", (1.2, 13.5), (1.5, 2, 3, 4, 6, 8, 12)),
     "params": ("params_m", "parameters (10⁶, logarithmic)", (6, 70), (7, 10, 15, 20, 30, 40, 60)),
+}
+_COUNTS = {"macs": "paper_rule_g", "params": "params_m"}
+
+# The rows of the cost tables that are the points of a curve, by what their names begin and end with. The curves without
+# are not reproduced: LR-Net's and Axial-ResNet's nets are not public, nor is a stand-alone stem of attention built here.
+COUNTED = {
+    "RedNet": ("imagenet", "RedNet-", ", stem K=7"),
+    "ResNet": ("imagenet", "ResNet-", ""),
+    "Stand-Alone (conv stem)": ("relatives", "Stand-alone ResNet-", ""),
+    "SAN pairwise": ("relatives", "SAN-", ", pairwise"),
+    "SAN patchwise": ("relatives", "SAN-", ", patchwise"),
 }
 
 
 def draw_envelopes(folder: Path) -> list[Path]:
-    """Draw top-1 accuracy against multiply-adds and against parameters, from `published.ENVELOPE`.
+    """Draw top-1 accuracy against multiply-adds and against parameters, from `published.ENVELOPE` and our counts.
 
-    Figures that were printed are filled points, those digitised from a drawing hollow ones.
+    Figures that were printed are filled points, those digitised from a drawing hollow ones; a cross is the cost counted
+    here, at the published accuracy.
 
     Args:
         folder: made where it does not exist.
@@ -61,12 +74,14 @@ def draw_envelopes(folder: Path) -> list[Path]:
             'drawing the figures needs matplotlib; install it with: pip install "involution[train]"'
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    counted, paths = {name: _counted(*rows) for name, rows in COUNTED.items()}, []
     for number, (quantity, (attribute, title, limits, ticks)) in enumerate(_AXES.items()):
         figure = Figure(figsize=(8.4, 5.2), layout="constrained")
         axes = figure.add_subplot(xscale="log", xlim=limits, ylim=(73.2, 79.8))
         for name in ENVELOPE:
             _draw_family(axes, name, attribute, number)
+        for name, records in counted.items():
+            _draw_counts(axes, name, [record[_COUNTS[quantity]] for record in records])
         for label in axes.texts:
             # Some names cannot but cross a curve.
             label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
@@ -77,11 +92,24 @@ def draw_envelopes(folder: Path) -> list[Path]:
         axes.grid(color="#e8e8e8", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        legend = "filled: printed figures\nhollow: digitised from a drawing"
+        legend = "filled: printed figures\nhollow: digitised from a drawing\n×: cost counted here, where reproduced"
         axes.text(0.99, 0.02, legend, transform=axes.transAxes, ha="right", color="#555555", fontsize=9)
         paths.append(folder / f"envelope_{quantity}.png")
         write_atomically(paths[-1], png(figure, dpi=130))
     return paths
+
+
+def _counted(table: str, start: str, end: str) -> list[dict[str, Any]]:
+    """Count the nets of the rows whose names begin and end so, from small to large."""
+    rows = [row for _, row in select(table) if row.name.startswith(start) and row.name.endswith(end)]
+    return [measure(table, row) for row in rows]
+
+
+def _draw_counts(axes: Any, name: str, costs: list[float]) -> None:
+    accuracies = [float(point.accuracy["top-1"]) for point in ENVELOPE[name].points]
+    axes.scatter(
+        costs, accuracies, marker="x", s=34, linewidths=1.4, color="#111111", zorder=4, label=f"{name}, counted"
+    )
 
 
 def _draw_family(axes: Any, name: str, attribute: str, number: int) -> None:

@@ -9,9 +9,11 @@ from decimal import Decimal
 __all__ = [
     "ABLATIONS",
     "AXIAL_RESNET_26S",
+    "CARAFE",
     "CITYSCAPES",
     "COCO",
     "ENVELOPE",
+    "LR_NET",
     "REDNET",
     "RELEASED_TOP1",
     "RESNET",
@@ -28,12 +30,12 @@ class Published:
     """Cost and accuracy of one network as printed: the number of decimals says how each was rounded.
 
     Attributes:
-        params_m: parameters in millions.
+        params_m: parameters in millions; None where none were published.
         flops_g: "FLOPs" in 10⁹ (multiply-adds); None where none were published for this very network.
         accuracy: percent, by the name of the metric.
     """
 
-    params_m: Decimal
+    params_m: Decimal | None
     flops_g: Decimal | None
     accuracy: Mapping[str, Decimal]
 
@@ -105,6 +107,12 @@ SAN = {
     ("patchwise", 19): _top1("20.5 3.3 78.5"),
 }
 
+# By depth, digitised from the two figures in the README of https://github.com/d-li14/involution.
+LR_NET = {26: _top1("14.7 2.6 75.7"), 50: _top1("23.3 4.3 77.3"), 101: _top1("42.0 8.0 78.5")}
+
+# Faster R-CNN with ResNet-50 and CARAFE in the pyramid: configs/carafe/README.md of https://github.com/open-mmlab/mmdetection.
+CARAFE = Published(None, None, {"box AP": Decimal("38.6")})
+
 # README of https://github.com/csrhddlam/axial-deeplab.
 AXIAL_RESNET_26S = Published(Decimal("5.9"), None, {})
 
@@ -170,7 +178,7 @@ CITYSCAPES = {
 ENVELOPE = {
     "RedNet": Family(tuple(REDNET.values()), tuple(map(str, REDNET)), digitised=False),
     "ResNet": Family(tuple(RESNET.values()), tuple(map(str, RESNET))),
-    "LR-Net": Family((_top1("14.7 2.6 75.7"), _top1("23.3 4.3 77.3"), _top1("42.0 8.0 78.5"))),
+    "LR-Net": Family(tuple(LR_NET.values())),
     "Stand-Alone": Family((_top1("10.3 2.4 74.8"), _top1("14.1 3.0 76.9"), _top1("18.0 3.6 77.6"))),
     "Stand-Alone (conv stem)": Family((_top1("10.3 2.3 75.8"), _top1("14.1 2.4 77.1"), _top1("18.0 3.5 77.4"))),
     "SAN pairwise": Family((_top1("10.5 2.2 75.5"), _top1("14.1 3.0 77.1"), _top1("17.6 3.8 77.4"))),

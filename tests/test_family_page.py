@@ -1,0 +1,71 @@
+"""The page of the relatives: its tables are what the code counts and the records hold, its pictures are there."""
+
+import re
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("timm", reason="the nets are timm's")
+pytest.importorskip("matplotlib", reason="the small nets are drawn with matplotlib")
+
+from benchmarks.family import LAYERS
+from involution.studies.ablation import family
+from involution.studies.ablation.results import AblationResult
+from tools import family as page
+
+from involution import records
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def between(text, begin, end):
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def test_the_counts_on_the_page_are_those_of_the_layers():
+    text = (DOCS / "family.md").read_text(encoding="utf-8")
+    assert between(text, page.COUNTS, page.COUNTS_END) == "\n".join(page.counts()).strip()
+    # The formula on the page, C²/r + K²GC/r + K²C per pixel; φ's bias is none.
+    macs = 56 * 56 * ((64 * 64 + 49 * 4 * 64) / 4 + 49 * 64) / 1e6
+    (row,) = re.findall(r"\| `bottleneck` \| [\d.]+ / ([\d.]+) \|", between(text, page.COUNTS, page.COUNTS_END))
+    assert row == f"{macs:.1f}"
+
+
+def test_pictures_are_there_and_small():
+    text = (DOCS / "family.md").read_text(encoding="utf-8")
+    names = re.findall(r"\]\(images/(family_\w+\.png)\)", text)
+    assert len(names) >= 8
+    for name in names:
+        assert 2_000 < (DOCS / "images" / name).stat().st_size < 100_000, name
+
+
+def test_records_become_tables_and_a_picture(tmp_path, monkeypatch):
+    for folder in ("docs", "results"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(DOCS / "family.md", tmp_path / "docs")
+    monkeypatch.setattr(
+        sys, "argv", ["family", "--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")]
+    )
+    page.main()
+    text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
+    assert between(text, page.COSTS, page.COSTS_END) == between(text, page.NETS, page.NETS_END) == page.NOTHING
+    shape = {
+        "channels": 64,
+        "size": 56,
+        "batch": 1,
+        **{part: {name: {"median_ms": 1.5} for name in LAYERS} for part in ("forward", "backward")},
+        **{part: dict.fromkeys(LAYERS, 2.5) for part in ("saved_mib", "peak_mib")},
+    }
+    nets = {name: {"inference_ms": 3.0, "training_ms": 9.0} for name in family.NETS}
+    records.write("family-cpu-2-threads", {"seed": 0, "results": [shape], "nets": nets}, tmp_path / "results")
+    results = [asdict(AblationResult(net, 0, 50.0, 1.0, 1.0, 9, 9, [], "2026-01-01")) for net in family.NETS]
+    recipe = {"recipe": {"epochs": 2, "batch_size": 128}}
+    records.write("family-cifar10", {"seed": 0, "settings": recipe, "results": results}, tmp_path / "results")
+    page.main()
+    text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
+    assert "| `san_pairwise` | 1.50 / 1.50 |" in text and "| `outlook` | 2.5 / 2.5 |" in text
+    assert "| RedNet | 50.00 | 9 | 0.00 | 3.0 | 9.0 |" in text and "2 epochs of CIFAR-10" in text
+    assert (tmp_path / "docs" / "images" / "family_nets.png").read_bytes().startswith(b"\x89PNG")

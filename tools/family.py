@@ -1,0 +1,93 @@
+"""Write the tables of docs/family.md from the records in results/.
+
+python -m tools.family [--results results] [--docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.family import LAYERS
+from benchmarks.operator import SHAPES
+
+from involution import records
+from involution.counting import count
+
+from .tables import source, table, write_between
+
+COUNTS, COUNTS_END = "<!-- counts: made by python -m tools.family -->", "<!-- end of counts -->"
+COSTS, COSTS_END = "<!-- costs: made by python -m tools.family -->", "<!-- end of costs -->"
+NETS, NETS_END = "<!-- nets: made by python -m tools.family -->", "<!-- end of nets -->"
+NOTHING = "No record of this is in `results/` yet."
+
+
+def counts() -> Iterator[str]:
+    """Yield the parameters and multiply-adds of every layer at every shape."""
+    rows = []
+    for name, make in LAYERS.items():
+        cells = []
+        for channels, size in SHAPES:
+            with torch.device("meta"):
+                cost = count(make(channels, size), (channels, size, size))
+            cells.append(f"{cost.params / 1e3:.1f} / {cost.macs / 1e6:.1f}")
+        rows.append([label(name), *cells])
+    yield from ["", "**Parameters, thousands / multiply-adds, millions**", ""]
+    yield from table(["layer", *(f"{channels}×{size}²" for channels, size in SHAPES)], rows)
+
+
+def costs(path: Path) -> Iterator[str]:
+    """Yield the time and the memory of every layer at every shape."""
+    record = records.read(path)
+    rows = record["results"]
+    shapes, names = [f"{row['channels']}×{row['size']}²" for row in rows], list(rows[0]["forward"])
+    batch = rows[0]["batch"]
+    yield from ["", f"**Forward / backward, median ms, batch {batch}**", ""]
+    yield from table(["layer", *shapes], [[label(name), *(times(row, name) for row in rows)] for name in names])
+    yield from ["", f"**Kept for the backward pass / raise of the process's peak, MiB, batch {batch}**", ""]
+    yield from table(["layer", *shapes], [[label(name), *(memory(row, name) for row in rows)] for name in names])
+    yield from ["", f"- {source(record, path)}"]
+
+
+def label(name: str) -> str:
+    """Return a layer's name, as code where it is that of a φ."""
+    return f"`{name}`" if name.islower() and name.isidentifier() else name
+
+
+def times(row: dict[str, Any], name: str) -> str:
+    """Return a layer's times at one shape."""
+    return " / ".join(f"{row[part][name]['median_ms']:.2f}" for part in ("forward", "backward"))
+
+
+def memory(row: dict[str, Any], name: str) -> str:
+    """Return a layer's memory at one shape."""
+    return " / ".join(f"{row[part][name]:.1f}" for part in ("saved_mib", "peak_mib"))
+
+
+def nets(path: Path) -> Iterator[str]:
+    """Yield the times of the small nets."""
+    record = records.read(path)
+    rows = [
+        [name, *(f"{net[key]:.1f}" for key in ("inference_ms", "training_ms"))] for name, net in record["nets"].items()
+    ]
+    yield from ["", *table(["net", "inference of 128 images, ms", "training step of 128 images, ms"], rows)]
+    yield from ["", f"- {source(record, path)}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    timing = sorted(arguments.results.glob("family-cpu-*.json"))
+    page = arguments.docs / "family.md"
+    write_between(page, COUNTS, COUNTS_END, counts())
+    write_between(page, COSTS, COSTS_END, costs(timing[-1]) if timing else [NOTHING])
+    write_between(page, NETS, NETS_END, nets(timing[-1]) if timing else [NOTHING])
+
+
+if __name__ == "__main__":
+    main()
