@@ -13,7 +13,7 @@ from involution.models.segmentation import semantic_fpn
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-TRAINED = Path(__file__).parents[1] / "weights" / "cifar10" / "rednet14_eighth"
+TRAINED = Path(__file__).parents[1] / "src" / "involution" / "weights" / "rednet14_eighth.cifar10"
 SMALL = {"channels": (16, 16, 32, 32), "layers": (1, 1, 1, 1)}
 
 

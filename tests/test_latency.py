@@ -23,8 +23,8 @@ from involution.studies.latency.engines import ENGINES
 from involution.studies.latency.results import Row
 from involution.studies.latency.worker import Failure, Job, Worker
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "cifar10"
-REDNET, RESNET = str(WEIGHTS / "rednet14_eighth"), str(WEIGHTS / "resnet14_eighth")
+WEIGHTS = Path(__file__).parents[1] / "src" / "involution" / "weights"
+REDNET, RESNET = str(WEIGHTS / "rednet14_eighth.cifar10"), str(WEIGHTS / "resnet14_eighth.cifar10")
 HAS_ONNX = pytest.mark.skipif(
     find_spec("onnxscript") is None or find_spec("onnxruntime") is None,
     reason="onnxscript or onnxruntime is not installed",

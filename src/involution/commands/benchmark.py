@@ -32,8 +32,8 @@ def benchmark(
     ends the measurement and keeps what is finished.
 
     Args:
-        models: timm names such as rednet50, whose weights are random, or folders that ``involution fit`` wrote; rednet50
-            and resnet50 by default.
+        models: timm names, such as rednet50 for random weights or rednet26_half.imagenette for trained ones, or folders
+            that ``involution fit`` wrote; rednet50 and resnet50 by default.
         engines: eager, folded, compiled, aotinductor, onnxruntime, onnxruntime-custom, openvino, openvino-extension; all by
             default.
         dtype: float32, bfloat16, int8; float32 by default.
@@ -57,6 +57,7 @@ def benchmark(
     from ..studies.latency.engines import DTYPES, ENGINES
     from ..studies.latency.results import Row, as_text, best, line
     from ..studies.latency.run import Plan, measure, write
+    from ..studies.latency.worker import is_trained
 
     plan = Plan(
         models=tuple(models or ("rednet50", "resnet50")),
@@ -81,10 +82,11 @@ def benchmark(
             raise CommandError(
                 f"--accuracy takes a folder with one folder of images per class; {accuracy} is no folder"
             )
-        named = [model for model in plan.models if not Path(model).is_dir()]
-        if named:
+        untrained = [model for model in plan.models if not is_trained(model)]
+        if untrained:
             raise CommandError(
-                f"--accuracy is of trained nets, and {named[0]} has random weights; name folders that involution fit wrote"
+                f"--accuracy is of trained nets, and {untrained[0]} has random weights; name weights, such as "
+                "rednet26_half.imagenette, or folders that involution fit wrote"
             )
     make_writable(out)
     rows: list[Row] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -110,18 +112,31 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
         calibrater.collect_data(Reader(graph.input[0].name))
         ranges = Path(folder) / "ranges.json"
         save_tensors_data(calibrater.compute_data(), ranges)
-        quantize_static(
-            file,
-            file,
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_TYPES,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
-            calibrate_method=CalibrationMethod.MinMax,
-            calibration_cache_path=ranges,
-        )
+        with _quiet():
+            quantize_static(
+                file,
+                file,
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=_TYPES,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=excluded,
+                calibrate_method=CalibrationMethod.MinMax,
+                calibration_cache_path=ranges,
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tool's advice from the user: to prepare by another tool of its own a graph that is prepared here."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def quantise_openvino(file: Path, floating: set[str], batches: Sequence[Tensor], extension: Path | None) -> None:

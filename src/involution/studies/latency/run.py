@@ -34,7 +34,8 @@ class Plan:
     """What is measured.
 
     Attributes:
-        models: timm names, whose weights are random, or folders with trained nets; the last is the control.
+        models: timm names, whose weights are random unless they have a tag, or folders with trained nets; the last is the
+            control.
         engines: of `ENGINES`.
         dtypes: of `DTYPES`.
         batches: images that pass together.

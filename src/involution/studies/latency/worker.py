@@ -23,7 +23,7 @@ from . import clock, quantisation
 from .accuracy import LabelledImages
 from .engines import ENGINES
 
-__all__ = ["Failure", "Job", "Worker"]
+__all__ = ["Failure", "Job", "Worker", "is_trained"]
 
 SEED = 0
 
@@ -37,7 +37,7 @@ class Job:
     """A net, an engine, and how the one runs the other.
 
     Attributes:
-        model: a timm name, whose weights are random, or a folder with a trained net.
+        model: a timm name, whose weights are random unless it has a tag, or a folder with a trained net.
         engine: of `ENGINES`.
         dtype: of `DTYPES`.
         batch: images that pass together.
@@ -57,7 +57,12 @@ class Job:
     def load(self) -> named.NamedNet:
         """Load the net; of one without weights, every process gets the same random ones."""
         torch.manual_seed(SEED)
-        return named.load(self.model, None if Path(self.model).is_dir() else "random")
+        return named.load(self.model, None if is_trained(self.model) else "random")
+
+
+def is_trained(model: str) -> bool:
+    """Whether a net has weights: in its folder, or named as timm names them, ``NAME.TAG``."""
+    return Path(model).is_dir() or "." in model
 
 
 class Worker:
