@@ -54,8 +54,8 @@ LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
     "san_patchwise": lambda c, n: _involution("san_patchwise", c),
     "san_pairwise": lambda c, n: _involution("san_pairwise", c),
     "outlook": lambda c, n: _involution("outlook", c, 5, 32),
-    "axial": lambda c, n: _axial(c, n, lambda span: PositionSensitiveAttention(c, 8, span)),
-    "axial, no positions": lambda c, n: _axial(c, n, lambda span: AxialAttention(c, 8)),
+    "axial attention": lambda c, n: _axial(c, n, lambda span: PositionSensitiveAttention(c, 8, span)),
+    "axial attention, no positions": lambda c, n: _axial(c, n, lambda span: AxialAttention(c, 8)),
     "CARAFE to twice the size": lambda c, n: CARAFE(c, 2),
 }
 

@@ -27,6 +27,7 @@ CLAIMS = {
     "backbone": ("model_args.backbone", "model_args.backbone_args"),
     "backbone and the warm-up": ("model_args.backbone", "model_args.backbone_args", "warmup_iterations"),
     "neck": ("model_args.neck",),
+    "enlargement of the pyramid": ("model_args.neck_upsampling",),
     "spatial layers": ("model_args.spatial_layer", "model_args.kernel_size", "model_args.group_channels"),
     "spatial layers and the stem": ("model_args.spatial_layer", "model_args.stem"),
 }
@@ -116,8 +117,9 @@ def test_the_pages_name_recipes_that_are_there():
 
 @pytest.mark.parametrize("file", [f for f in RECIPES if "resnet" in f.stem], ids=name)
 def test_a_control_says_how_it_differs(file):
-    pair = file.stem.replace("resnet", "rednet")
-    assert re.search(rf"differs from {pair}\.yaml in the [\w -]+ alone", " ".join(comment(file)))
+    # From RedNet's recipe, or from the control that it varies.
+    pair, varied = file.stem.replace("resnet", "rednet"), file.stem.rpartition("_")[0]
+    assert re.search(rf"differs from ({pair}|{varied})\.yaml in the [\w -]+ alone", " ".join(comment(file)))
 
 
 @pytest.mark.parametrize("file", [f for f in RECIPES if "differs from" in f.read_text("utf-8")], ids=name)

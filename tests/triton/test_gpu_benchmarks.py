@@ -99,7 +99,7 @@ def test_every_section(gpu, tmp_path, monkeypatch):
     nets = {(line["step"], line["mode"]) for line in lines if "images_per_s" in line}
     assert nets == {(step, mode) for step in ("inference", "training") for mode in ("eager", "graph", "compiled")}
     layers = {line["layer"]: line for line in lines if "forward_us" in line}
-    assert {"bottleneck", "sasa", "san_pairwise", "outlook", "axial"} < set(layers)
+    assert {"bottleneck", "sasa", "san_pairwise", "outlook", "axial attention"} < set(layers)
     assert read(tmp_path / "gpu-nvidia-nothing-1.json")["results"] == lines
     summary = (tmp_path / "summary.md").read_text()
     assert "**Stage 1, batch 3, bfloat16**" in summary and "| outlook | 1 | 3 |" in summary
