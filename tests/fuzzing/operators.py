@@ -1,25 +1,36 @@
 """Random calls of operators and layers: right by the definition, or refused in a sentence."""
 
+import copy
 import random
+from collections.abc import Sequence
 
 import definition
 import torch
 from cases import Case
-from torch import nn
+from torch import Tensor, nn
 
-from involution import Involution1d, Involution2d, Involution3d, involution1d, involution2d, involution3d
+from involution import Involution1d, Involution2d, Involution3d, Span, involution1d, involution2d, involution3d
 
 OPERATORS = (involution1d, involution2d, involution3d)
 LAYERS = (Involution1d, Involution2d, Involution3d)
 # Of the largest value of the exact result.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# A layer's, whose norms divide by what may be small.
+LAYER_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}
 
 
 def check_sentence(refused: Exception) -> None:
     assert "\n" not in str(refused) and len(str(refused)) > 20, refused
 
 
-def call_operator(dice: random.Random) -> None:
+def compare(given: Sequence[Tensor], right: Sequence[Tensor], tolerance: float, what: object) -> None:
+    for one, exact in zip(given, right, strict=True):
+        assert one.shape == exact.shape, (what, one.shape, exact.shape)
+        error = (one.detach().double() - exact.detach()).abs().max() if one.numel() else torch.zeros(())
+        assert error <= tolerance * max(1.0, exact.abs().max().item() if one.numel() else 0.0), (what, error)
+
+
+def call_operator(dice: random.Random) -> str:
     """Compare a call and its gradients with sums written out from the definition."""
     dims = dice.choice([1, 2, 2, 2, 3])
     groups = dice.choice([1, 2, 3])
@@ -37,27 +48,23 @@ def call_operator(dice: random.Random) -> None:
         size = case.output_size
     except ValueError as refused:
         check_sentence(refused)
-        return
+        return "refused"
     assert min(size) >= 1, case
     torch.manual_seed(dice.getrandbits(32))
     dtype = dice.choice(list(TOLERANCE))
     x, h, dy = case.tensors(dtype, channels_last=dims == 2 and dice.random() < 0.3)
+    exact = [value.double().requires_grad_() for value in (x, h)]
+    right = definition.by_indices(*exact, case.window)
     x, h = x.requires_grad_(), h.requires_grad_()
     y = OPERATORS[dims - 1](x, h, **case.parameters)
-    y.backward(dy)
-    exact = definition.forward(case, x.detach(), h.detach())
-    for given, right in (
-        (y, exact),
-        (x.grad, definition.input_gradient(case, dy, h.detach())),
-        (h.grad, definition.kernel_gradient(case, dy, x.detach())),
-    ):
-        assert given.shape == right.shape and given.dtype == dtype, case
-        error = (given.detach().double() - right).abs().max()
-        assert error <= TOLERANCE[dtype] * max(1.0, right.abs().max().item()), (case, dtype, error)
+    assert y.dtype == dtype, case
+    given_gradients = torch.autograd.grad(y, (x, h), dy)
+    compare((y, *given_gradients), (right, *torch.autograd.grad(right, exact, dy.double())), TOLERANCE[dtype], case)
+    return "taken"
 
 
-def call_layer(dice: random.Random) -> None:
-    """Build a layer of any arguments and, where there is one, apply it to an input of any size, forward and backward."""
+def call_layer(dice: random.Random) -> str:
+    """Build a layer of any arguments and, where there is one, compare it and all its gradients with the definition."""
     dims = dice.choice([1, 2, 3])
     channels = dice.choice([1, 2, 6, 8, 16, 24, 0, -1])
     arguments = {
@@ -70,17 +77,32 @@ def call_layer(dice: random.Random) -> None:
         "kernel_generator": dice.choice(["bottleneck", "linear", "attention"]),
         "bias": dice.random() < 0.5,
         "norm_layer": dice.choice([None, lambda width: nn.GroupNorm(1, width)]),
+        "act_layer": dice.choice([nn.ReLU, nn.Identity, nn.SiLU]),
+        "dtype": dice.choice(list(LAYER_TOLERANCE)),
     }
-    size = [dice.randint(1, 7) for _ in range(dims)]
+    size = [dice.randint(1, {1: 12, 2: 7, 3: 4}[dims]) for _ in range(dims)]
+    torch.manual_seed(dice.getrandbits(32))
+    training = dice.random() < 0.5
     try:
-        layer = LAYERS[dims - 1](channels, dice.choice([channels, 8, 12]), **arguments).eval()
-        x = torch.randn(dice.randint(1, 2), max(1, channels), *size, requires_grad=True)
+        layer = LAYERS[dims - 1](channels, dice.choice([channels, 8, 12]), **arguments).train(training)
+        x = torch.randn(dice.randint(1, 2), max(1, channels), *size, dtype=arguments["dtype"], requires_grad=True)
+        judge = copy.deepcopy(layer).double()
         y = layer(x)
     except (ValueError, TypeError) as refused:
         check_sentence(refused)
-        return
-    y.square().sum().backward()
-    assert y.isfinite().all() and x.grad.isfinite().all(), arguments
+        return "refused"
+    exact = x.detach().double().requires_grad_()
+    kernel = judge.generate_kernel(exact)
+    field = kernel.field() if isinstance(kernel, Span) else kernel
+    right = definition.by_indices(judge.value(exact), field, layer.window)
+    if judge.bias is not None:
+        right = right + judge.bias.view(-1, *[1] * dims)
+    dy = torch.randn_like(y)
+    what = (LAYERS[dims - 1].__name__, channels, size, training, arguments)
+    given = torch.autograd.grad(y, (x, *layer.parameters()), dy)
+    expected = torch.autograd.grad(right, (exact, *judge.parameters()), dy.double())
+    compare((y, *given), (right, *expected), LAYER_TOLERANCE[arguments["dtype"]], what)
+    return "taken"
 
 
 CALLS = {"operator": call_operator, "layer": call_layer}

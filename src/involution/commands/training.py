@@ -23,10 +23,11 @@ from ..files import replaced_files
 from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
+from ..tasks.interruption import InterruptionCheckpoint
 from ..tasks.sharding import is_sharded
 from .options import kept_for_this_command
 from .recipes import RecipeParser
-from .termination import Terminated, terminable
+from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
 _TALKERS = ("utilities.rank_zero", "callbacks.model_summary")
@@ -58,9 +59,9 @@ class SaveModel(Callback):
 class _Cli(LightningCLI):
     """Lightning's command line; ``--run`` names the folder of the training."""
 
-    def __init__(self, folders: ExitStack, **options: Any) -> None:
+    def __init__(self, folders: ExitStack, delay: Delay, **options: Any) -> None:
         # Keeps the folder of the training for this process, for as long as it is open.
-        self.folders = folders
+        self.folders, self.delay = folders, delay
         super().__init__(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -124,6 +125,9 @@ class _Cli(LightningCLI):
                     )
                 # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
                 callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
+                callbacks.append(
+                    InterruptionCheckpoint(folder / "last.ckpt", hold=self.delay.hold, release=self.delay.release)
+                )
             callbacks.append(SaveModel(run / "model"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
@@ -146,11 +150,12 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         ".*does not have many workers",
     ):
         warnings.filterwarnings("ignore", words)
-    end = TrainingEnd()
+    end, delay = TrainingEnd(), Delay()
     try:
-        with terminable(), _without_advertisements(), ExitStack() as folders:
+        with terminable(delay), _without_advertisements(), ExitStack() as folders:
             _Cli(
                 folders,
+                delay,
                 model_class=LightningModule,
                 datamodule_class=LightningDataModule,
                 subclass_mode_model=True,
