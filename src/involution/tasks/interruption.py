@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class InterruptionCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the first epoch begins with, and be asked before a batch is drawn: then the last step is whole."""
         if _is_resumable(trainer):
-            trainer.train_dataloader.before_batch = self._end_between_steps
+            trainer.train_dataloader.before_batch = partial(self._end_between_steps, trainer)
         if trainer.global_step == 0 and not self.path.exists():
             trainer.save_checkpoint(self._start)
 
@@ -74,7 +75,9 @@ class InterruptionCheckpoint(Callback):
             self._start.replace(self.path)
         self.on_train_end(trainer, pl_module)
 
-    def _end_between_steps(self) -> None:
+    def _end_between_steps(self, trainer: Trainer) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches:
+            return
         self._is_between_steps = True
         self._release()
         self._is_between_steps = False
