@@ -49,7 +49,7 @@ def test_mutations_are_those_of_their_seed_and_change_something():
     assert sum(changed != content for changed in first) > 45 and len(set(first)) > 45
 
 
-@cases(*(case for case in CASES if prod(case.output_size) * prod(case.kernel_size) * case.channels < 20_000))
+@cases(*(case for case in CASES if prod(case.output_size) * prod(case.kernel_size) * case.channels < 2_000))
 def test_the_judge_equals_the_definition(case):
     """In sums, and in the gradients that PyTorch makes of them."""
     x, h, dy = case.tensors()
@@ -97,6 +97,6 @@ def test_a_file_that_a_reader_changes_or_adds_is_found(monkeypatch, tmp_path):
     for change in (lambda path: path.write_bytes(b""), lambda path: (path.parent / "more").touch()):
         monkeypatch.setitem(READERS, "index", reader._replace(read=change))
         monkeypatch.setattr("fuzzing.__main__.FAILURES", tmp_path)
-        with pytest.raises(AssertionError, match="was changed|files appeared"):
+        with pytest.raises(AssertionError, match=r"was changed|files appeared"):
             once("index", 0)
         assert [path.name for path in (tmp_path / "index").iterdir()]

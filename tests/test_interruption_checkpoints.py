@@ -21,9 +21,8 @@ FLAGS = [
     *TINY,
     "--trainer.limit_train_batches=4",
     "--data.shift=1",
-    "--data.batch_size=32",
-    "--model.model_args={stem: small, channels: [8, 8, 8, 8], in_chans: 1, kernel_size: 3, group_channels: 4, "
-    "drop_path_rate: 0.2}",
+    "--model.model_args={layers: [1, 1, 1, 1], stem: small, channels: [8, 8, 8, 8], in_chans: 1, kernel_size: 3, "
+    "group_channels: 4, drop_path_rate: 0.2}",
 ]
 
 
@@ -69,8 +68,7 @@ def behind(run):
     return loops["epoch_progress"]["current"]["completed"], loops["epoch_loop.batch_progress"]["current"]["completed"]
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+@pytest.mark.parametrize(("number", "status", "batch"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)])
 def test_the_step_is_finished_and_the_next_one_begins_the_rest(
     whole, tmp_path, interrupt, capsys, number, status, batch
 ):
@@ -86,7 +84,7 @@ def test_the_step_is_finished_and_the_next_one_begins_the_rest(
 
 def test_one_training_is_interrupted_again_and_again(whole, tmp_path, interrupt, recwarn):
     run, more = tmp_path / "run", []
-    for epoch, batch in ((0, 1), (0, 2), (1, 0), (1, 2)):
+    for epoch, batch in ((0, 1), (0, 2), (1, 0)):
         undo = interrupt(signal.SIGTERM, epoch, batch)
         assert main(["fit", *FLAGS, f"--run={run}", *more]) == 143
         assert behind(run) == (epoch, batch + 1)
@@ -133,7 +131,7 @@ def test_worker_processes_draw_what_they_would_have_drawn(tmp_path, interrupt):
     flags = [
         *(flag for flag in TINY if not flag.startswith(changed)),
         "--model.num_classes=2",
-        "--model.model_args={stem: small, channels: [8, 8, 8, 8], kernel_size: 3, group_channels: 4}",
+        "--model.model_args={layers: [1, 1, 1, 1], stem: small, channels: [8, 8, 8, 8], kernel_size: 3, group_channels: 4}",
         "--data=involution.data.ImageFolders",
         f"--data.root={root}",
         "--data.batch_size=4",

@@ -101,7 +101,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round; the next ones count on")
     parser.add_argument("--only", nargs="*", choices=[*CALLS, *READERS], default=[*CALLS, *READERS])
-    parser.add_argument("--calls", type=int, default=50, help="of operators and of layers each, for every file of a reader")
+    parser.add_argument(
+        "--calls", type=int, default=50, help="of operators and of layers each, for every file of a reader"
+    )
     parser.add_argument("--out", type=Path, help="folder for a record of what was tried")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
