@@ -26,8 +26,7 @@ from involution import records
 
 EPOCHS = 4
 REPLACED = (
-    "--data=",
-    "--data.dataset",
+    "--data",
     "--model.num_classes",
     "--model.model_args",
     "--trainer.limit",

@@ -127,7 +127,7 @@ def test_worker_processes_draw_what_they_would_have_drawn(tmp_path, interrupt):
         for i in range(12 if part == "train" else 2):
             pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(root / part / label / f"{i}.png")
-    changed = ("--data=", "--data.dataset", "--model.num_classes", "--model.model_args", "--trainer.limit")
+    changed = ("--data", "--model.num_classes", "--model.model_args", "--trainer.limit")
     flags = [
         *(flag for flag in TINY if not flag.startswith(changed)),
         "--model.num_classes=2",

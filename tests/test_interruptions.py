@@ -168,7 +168,7 @@ def pictures(tmp_path_factory):
 
 def flags(root):
     """Return a training of seconds on image files, read by worker processes."""
-    changed = ("--data=", "--data.dataset", "--model.num_classes", "--model.model_args", "--trainer.limit")
+    changed = ("--data", "--model.num_classes", "--model.model_args", "--trainer.limit")
     return [
         *(flag for flag in TINY if not flag.startswith(changed)),
         "--model.num_classes=2",

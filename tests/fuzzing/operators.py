@@ -17,7 +17,7 @@ LAYERS = (Involution1d, Involution2d, Involution3d)
 # Of the largest value of the exact result.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # A layer's, whose norms divide by what may be small.
-LAYER_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}
+LAYER_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 def check_sentence(refused: Exception) -> None:
@@ -86,10 +86,13 @@ def call_layer(dice: random.Random) -> str:
         "act_layer": dice.choice([nn.ReLU, nn.Identity, nn.SiLU]),
         "dtype": dice.choice(list(LAYER_TOLERANCE)),
     }
+    training = dice.random() < 0.5
+    if arguments["dtype"] == torch.float32:
+        # A norm of few values multiplies what single precision rounds off by whatever it divides by.
+        training, arguments["norm_layer"] = False, None
     out_channels = any_of([channels, channels, 12], [8])
     size = [dice.randint(1, {1: 12, 2: 7, 3: 4}[dims]) for _ in range(dims)]
     torch.manual_seed(dice.getrandbits(32))
-    training = dice.random() < 0.5
     try:
         layer = LAYERS[dims - 1](channels, out_channels, **arguments).train(training)
         x = torch.randn(dice.randint(1, 2), max(1, channels), *size, dtype=arguments["dtype"], requires_grad=True)
