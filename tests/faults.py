@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ import torch
 from PIL import Image
 from trainings import TINY
 
+import involution.commands.training  # noqa: F401  (so that its copies have it)
 from involution import records
 
 EPOCHS = 4
@@ -76,29 +78,78 @@ class Scene:
             *more,
         ]
 
-    def start(self, *more: str, prelude: str = "", before: tuple[str, ...] = (), **options) -> subprocess.Popen:
+    def start(self, *more: str, prelude: str = "", before: tuple[str, ...] = ()) -> "Training":
         """Start the training, after some statements of Python's, by another command where ``before`` names one."""
-        # What a shell starts in its background is deaf to Ctrl-C; what is tried here is not.
-        code = (
-            "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            f"from involution.commands.main import main\n{prelude}\nsys.exit(main(sys.argv[1:]))"
-        )
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [*before, sys.executable, "-c", code, *self.arguments(*more)]
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
-        )
+        return Training([*self.arguments(*more)], prelude, before, self.run.with_name(f"said-{time.monotonic_ns()}"))
 
-    def end(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
-        _, said = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, "", said)
+    def end(self, training: "Training") -> subprocess.CompletedProcess:
+        status = training.wait(300)
+        return subprocess.CompletedProcess(self.arguments(), status, "", training.said.read_text())
 
-    def wait_for(self, path: Path, process: subprocess.Popen) -> None:
-        while not path.exists() and process.poll() is None:
+    def wait_for(self, path: Path, training: "Training") -> None:
+        while not path.exists() and training.poll() is None:
             time.sleep(0.01)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return torch.load(self.last, weights_only=True)["state_dict"]
+
+
+class Training:
+    """The command ``fit`` in a process of its own, a copy of this one, which has loaded what it needs.
+
+    Args:
+        arguments: of the command.
+        prelude: statements of Python's before it.
+        before: a command that starts it, in the place of the copy.
+        said: file for what it says to the user.
+    """
+
+    def __init__(self, arguments: list[str], prelude: str, before: tuple[str, ...], said: Path) -> None:
+        self.said, self._status = said, None
+        # What a shell starts in its background is deaf to Ctrl-C; what is tried here is not.
+        code = (
+            "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"from involution.commands.main import main\n{prelude}\nstatus = main(sys.argv[1:])"
+        )
+        self.pid = os.fork()
+        if self.pid:
+            return
+        status = 1
+        try:
+            for number, target in ((1, os.devnull), (2, str(said))):
+                os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+            if before:
+                os.execvp(before[0], [*before, sys.executable, "-c", f"{code}\nsys.exit(status)", *arguments])
+            sys.argv = ["involution", *arguments]
+            names: dict[str, int] = {"__name__": "__main__"}
+            exec(code, names)
+            status = names["status"]
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+    def wait(self, seconds: float) -> int:
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"the training {self.pid} took more than {seconds} s")
+            time.sleep(0.02)
+        return self._status
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def send(number: signal.Signals, *, file: str = "last.ckpt") -> Callable[[Scene], subprocess.CompletedProcess]:
@@ -186,9 +237,9 @@ FAULTS = (
     *(
         Fault(f"{number.name} in the first epoch, {i + 1}", send(number, file=FIRST), statuses)
         for number, statuses in SIGNALS
-        for i in range(3)
+        for i in range(2)
     ),
-    *(Fault(f"{number.name} later, {i + 1}", send(number), statuses) for number, statuses in SIGNALS for i in range(5)),
+    *(Fault(f"{number.name} later, {i + 1}", send(number), statuses) for number, statuses in SIGNALS for i in range(3)),
     Fault("data worker killed", act(KILL_WORKER), (2,)),
     Fault("files may not grow beyond 20 kB", allow_small_files, (2,)),
     Fault("the disk is full", on_a_disk(FILL), (2,)),
@@ -237,6 +288,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the record")
     arguments = parser.parse_args()
+    # A copy of a process with threads can hang.
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         whole = Scene(Path(folder), random.Random(0))
         ended = whole.end(whole.start())

@@ -71,6 +71,21 @@ def test_a_misspelt_flag_is_in_the_first_of_few_lines(tmp_path, capsys, flag, wo
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict"], "the following arguments are required: images"),
+        (["predict", "a.png", "--top", "x"], "--top: Expected a <class 'int'>"),
+        (["compare", "--epochs", "many"], "--epochs"),
+        (["export"], "required"),
+    ],
+)
+def test_a_wrong_usage_of_a_command(capsys, arguments, words):
+    assert ended(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert words in lines[0] and len(lines) <= 10
+
+
+@pytest.mark.parametrize(
     "text",
     ["a: &a [*a]", "model: &m {class_path: x, init_args: *m}", "&a {b: *a}"]
     + [

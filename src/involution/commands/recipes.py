@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from jsonargparse import get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import CommandError, in_one_line
+from .parsing import refuse
 
 _DEEPEST, _MOST_VALUES = 50, 100_000
 
@@ -45,15 +45,7 @@ class RecipeParser(LightningArgumentParser):
         """End with what is wrong in the first line, and no more than nine others."""
         if not self.exit_on_error:
             super().error(message, ex)
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        # The parser wraps a reason into those of everything around it; the innermost comes last.
-        first, others = lines[-1].lstrip("- "), lines[:-1]
-        print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def _cut(line: str, length: int = 300) -> str:
-    return line if len(line) <= length else line[: length - 1] + "…"
+        refuse(message)
 
 
 def _refuse_tangled(recipe: dict[str, Any], path: str) -> None:
