@@ -123,5 +123,5 @@ def test_only_what_is_news_is_said(tmp_path, capsys, caplog):
     assert main(["fit", *flags, f"--run={tmp_path / 'run'}", "--trainer.max_epochs=1"]) == 0
     said = capsys.readouterr()
     text = said.out + said.err + caplog.text
-    for words in ("Tip", "litlogger", "Total Flops", "many workers"):
+    for words in ("Tip", "litlogger", "Total Flops", "many workers", "LeafSpec", "logging interval", "weights_only"):
         assert words not in text

@@ -30,7 +30,7 @@ from .recipes import RecipeParser
 from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
-_TALKERS = ("utilities.rank_zero", "callbacks.model_summary")
+_TALKERS = ("utilities.rank_zero", "callbacks.model_summary", "trainer.connectors.checkpoint_connector")
 
 
 class SaveModel(Callback):
@@ -148,6 +148,8 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         "Checkpoint directory .* exists and is not empty",
         ".*callbacks used to create",
         ".*does not have many workers",
+        "The number of training batches .* is smaller than the logging interval",
+        ".*isinstance.treespec, LeafSpec.",
     ):
         warnings.filterwarnings("ignore", words)
     end, delay = TrainingEnd(), Delay()
@@ -194,7 +196,8 @@ def _without_advertisements() -> Iterator[None]:
         lines = str(record.msg).split("\n")
         if lines[-1].split() == ["0", "Total", "Flops"]:
             record.msg = "\n".join(lines[:-1])
-        return not lines[0].startswith("💡")
+        # Checkpoints are read by this library's own reader, which takes weights alone.
+        return not lines[0].startswith(("💡", "`weights_only` was not set"))
 
     loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
     for logger in loggers:
