@@ -5,6 +5,7 @@ import yaml
 from trainings import TINY, refusal
 
 from involution.commands.main import main
+from involution.commands.parsing import reason
 
 
 def ended(*arguments):
@@ -68,6 +69,16 @@ def test_a_misspelt_flag_is_in_the_first_of_few_lines(tmp_path, capsys, flag, wo
     assert ended("fit", *TINY, f"--run={tmp_path / 'run'}", flag) == 2
     lines = capsys.readouterr().err.splitlines()
     assert word in lines[0] and len(lines) <= 10 and all(len(line) <= 310 for line in lines)
+
+
+def test_what_matters_of_a_message_of_the_parser_is_found():
+    around = (
+        "Does not validate against any of the Union subtypes\nSubtypes: [<class 'A'>, <class 'NoneType'>]\nErrors:\n"
+    )
+    after = "- Expected a <class 'NoneType'>\nGiven value type: <class 'B'>"
+    assert reason(f"{around}- batch_size must be at least 1, got 0\n{after}") == "batch_size must be at least 1, got 0"
+    assert reason("Parser key \"top\":\n  Expected a <class 'int'>. Got value: x").startswith("--top: Expected a ")
+    assert reason("") == ""
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-__all__ = ["CommandParser", "refuse"]
+__all__ = ["CommandParser", "reason", "refuse"]
 
 # What the parser adds around the reason: the other kinds that the value is not, and the value once more.
 _AROUND = ("Given value", "- Expected a <class 'NoneType'>", "Expected a <class 'NoneType'>")
@@ -24,21 +24,25 @@ class CommandParser(ArgumentParser):
         refuse(message)
 
 
-def refuse(message: Any) -> NoReturn:
-    """End with the status 2 and what is wrong in the first line, and no more than nine others.
-
-    Args:
-        message: of the parser, which wraps a reason into those of everything around it: the innermost comes last.
-    """
-    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-    reasons = [line for line in lines if not line.startswith(_AROUND)] or lines
-    first = reasons[-1].lstrip("- ")
-    keys = re.findall(r'Parser key "([^"]+)"', str(message))
-    if keys and keys[-1].rpartition(".")[2] not in first:
-        first = f"--{keys[-1]}: {first}"
+def refuse(message: str) -> NoReturn:
+    """End with the status 2 and what is wrong in the first line, and no more than nine others."""
+    first = reason(message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     others = [line for line in lines if line.lstrip("- ") not in first]
     print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
     raise SystemExit(2)
+
+
+def reason(message: str) -> str:
+    """Return what matters of what the parser says.
+
+    It wraps a reason into those of everything around it: the innermost comes last, after the name of its argument.
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reasons = [line for line in lines if not line.startswith(_AROUND)] or lines or [message]
+    first = reasons[-1].lstrip("- ")
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    return first if not keys or keys[-1].rpartition(".")[2] in first else f"--{keys[-1]}: {first}"
 
 
 def _cut(line: str, length: int = 300) -> str:

@@ -26,6 +26,7 @@ from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
 from ..tasks.sharding import is_sharded
 from .options import kept_for_this_command
+from .parsing import reason
 from .recipes import RecipeParser
 from .termination import Delay, Terminated, terminable
 
@@ -99,7 +100,7 @@ class _Cli(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise find_refusal(error) or CommandError(in_one_line(error)) from error
+            raise find_refusal(error) or CommandError(in_one_line(reason(str(error)))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""
