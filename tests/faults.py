@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +23,12 @@ import torch
 from PIL import Image
 from trainings import TINY
 
+import involution.commands.training  # noqa: F401  (so that its copies have it)
 from involution import records
 
 EPOCHS = 4
 REPLACED = (
-    "--data=",
-    "--data.dataset",
+    "--data",
     "--model.num_classes",
     "--model.model_args",
     "--trainer.limit",
@@ -77,33 +78,86 @@ class Scene:
             *more,
         ]
 
-    def start(self, *more: str, prelude: str = "", **options) -> subprocess.Popen:
-        """Start the training, after some statements of Python's."""
-        code = f"import sys\nfrom involution.commands.main import main\n{prelude}\nsys.exit(main(sys.argv[1:]))"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", code, *self.arguments(*more)]
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
-        )
+    def start(self, *more: str, prelude: str = "", before: tuple[str, ...] = ()) -> "Training":
+        """Start the training, after some statements of Python's, by another command where ``before`` names one."""
+        return Training([*self.arguments(*more)], prelude, before, self.run.with_name(f"said-{time.monotonic_ns()}"))
 
-    def end(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
-        _, said = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, "", said)
+    def end(self, training: "Training") -> subprocess.CompletedProcess:
+        status = training.wait(300)
+        return subprocess.CompletedProcess(self.arguments(), status, "", training.said.read_text())
 
-    def wait_for_a_checkpoint(self, process: subprocess.Popen) -> None:
-        while not self.last.exists() and process.poll() is None:
+    def wait_for(self, path: Path, training: "Training") -> None:
+        while not path.exists() and training.poll() is None:
             time.sleep(0.01)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return torch.load(self.last, weights_only=True)["state_dict"]
 
 
-def send(number: signal.Signals) -> Callable[[Scene], subprocess.CompletedProcess]:
-    """Send a signal at a random moment after the first checkpoint."""
+class Training:
+    """The command ``fit`` in a process of its own, a copy of this one, which has loaded what it needs.
+
+    Args:
+        arguments: of the command.
+        prelude: statements of Python's before it.
+        before: a command that starts it, in the place of the copy.
+        said: file for what it says to the user.
+    """
+
+    def __init__(self, arguments: list[str], prelude: str, before: tuple[str, ...], said: Path) -> None:
+        self.said, self._status = said, None
+        # What a shell starts in its background is deaf to Ctrl-C; what is tried here is not.
+        code = (
+            "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"from involution.commands.main import main\n{prelude}\nstatus = main(sys.argv[1:])"
+        )
+        self.pid = os.fork()
+        if self.pid:
+            return
+        status = 1
+        try:
+            for number, target in ((1, os.devnull), (2, str(said))):
+                os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+            if before:
+                os.execvp(before[0], [*before, sys.executable, "-c", f"{code}\nsys.exit(status)", *arguments])
+            sys.argv = ["involution", *arguments]
+            names: dict[str, int] = {"__name__": "__main__"}
+            exec(code, names)
+            status = names["status"]
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+    def wait(self, seconds: float) -> int:
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"the training {self.pid} took more than {seconds} s")
+            time.sleep(0.02)
+        return self._status
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def send(number: signal.Signals, *, file: str = "last.ckpt") -> Callable[[Scene], subprocess.CompletedProcess]:
+    """Send a signal at a random moment of the second after a file appears among the checkpoints."""
 
     def inflict(scene: Scene) -> subprocess.CompletedProcess:
         process = scene.start()
-        scene.wait_for_a_checkpoint(process)
+        scene.wait_for(scene.last.with_name(file), process)
         time.sleep(scene.dice.uniform(0, 1))
         process.send_signal(number)
         return scene.end(process)
@@ -133,35 +187,68 @@ def act(action: str) -> Callable[[Scene], subprocess.CompletedProcess]:
 def allow_small_files(scene: Scene) -> subprocess.CompletedProcess:
     """Let no file grow beyond 20 kB, after the first checkpoint, as a quota or a full disk does."""
     process = scene.start()
-    scene.wait_for_a_checkpoint(process)
+    scene.wait_for(scene.last, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
     return scene.end(process)
 
 
 def start_another(scene: Scene) -> subprocess.CompletedProcess:
     first = scene.start()
-    while not (scene.run / ".lock").exists() and first.poll() is None:
-        time.sleep(0.01)
+    scene.wait_for(scene.run / ".lock", first)
     second = scene.end(scene.start())
     assert scene.end(first).returncode == 0
     return second
 
 
+# A file system of the training's own, in a name space that ends with it; what it holds is copied out then.
+DISK = 'mount -t tmpfs -o size=16m none "$0" && kept=$1 && shift && "$@"; status=$?; cp -a "$0"/. "$kept"; exit $status'
+
+
+def on_a_disk(action: str) -> Callable[[Scene], subprocess.CompletedProcess]:
+    """Do something to the file system that the folder of the training is on, at the start of its third epoch."""
+
+    def inflict(scene: Scene) -> subprocess.CompletedProcess:
+        scene.run.mkdir()
+        kept = scene.run.with_name("kept")
+        kept.mkdir()
+        before = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", DISK, str(scene.run), str(kept))
+        ended = scene.end(scene.start(prelude=AT_EPOCH.format(action=action.format(scene=scene)), before=before))
+        (kept / "filling").unlink(missing_ok=True)
+        scene.run.rmdir()
+        kept.rename(scene.run)
+        return ended
+
+    return inflict
+
+
+FILL = "open('{scene.run}/filling', 'wb', 0).write(bytes(2**24))"
+SEAL = (
+    "import subprocess; run = '{scene.run}'; subprocess.run(['mount', '--bind', run, run], check=True); "
+    "subprocess.run(['mount', '-o', 'remount,bind,ro', run], check=True)"
+)
 KILL_WORKER = (
     "import os; from involution.data import image_folders; me = os.getpid(); "
     "read = image_folders.FolderImages.__getitem__; "
     "image_folders.FolderImages.__getitem__ = lambda s, i: read(s, i) if os.getpid() == me else os.kill(os.getpid(), 9)"
 )
+FIRST = ".last-start.ckpt"
+SIGNALS = ((signal.SIGKILL, (-signal.SIGKILL, 0)), (signal.SIGTERM, (143, 0)), (signal.SIGINT, (130, 0)))
 FAULTS = (
-    *(Fault(f"SIGKILL, {i + 1}", send(signal.SIGKILL), (-signal.SIGKILL, 0)) for i in range(3)),
-    *(Fault(f"SIGTERM, {i + 1}", send(signal.SIGTERM), (143, 0)) for i in range(3)),
-    *(Fault(f"SIGINT, {i + 1}", send(signal.SIGINT), (130, 0)) for i in range(3)),
     Fault("data worker killed", act(KILL_WORKER), (2,)),
-    Fault("no space for a checkpoint", allow_small_files, (2,)),
+    Fault("files may not grow beyond 20 kB", allow_small_files, (2,)),
+    Fault("the disk is full", on_a_disk(FILL), (2,)),
+    Fault("the disk can only be read", on_a_disk(SEAL), (2,)),
     Fault("an image deleted under way", act("import os; os.remove('{scene.images}/train/dark/3.png')"), (2,), False),
     Fault("the checkpoints deleted under way", act("import shutil; shutil.rmtree('{scene.run}/checkpoints')"), (0,)),
     Fault("two writers", start_another, (2,)),
     Fault("the clock jumps back a year", act("import time; now = time.time; time.time = lambda: now() - 3e7"), (0,)),
+    Fault("the clock jumps ahead a year", act("import time; now = time.time; time.time = lambda: now() + 3e7"), (0,)),
+    *(
+        Fault(f"{number.name} in the first epoch, {i + 1}", send(number, file=FIRST), statuses)
+        for number, statuses in SIGNALS
+        for i in range(2)
+    ),
+    *(Fault(f"{number.name} later, {i + 1}", send(number), statuses) for number, statuses in SIGNALS for i in range(2)),
 )
 
 
@@ -169,7 +256,7 @@ def run(fault: Fault, expected: dict[str, torch.Tensor], seed: int) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), random.Random(f"{fault.title} {seed}"))
         ended = fault.inflict(scene)
-        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+        lines = [line for line in ended.stderr.splitlines() if line.startswith("involution ")]
         sentence = lines[-1].replace(folder, "…") if lines and ended.returncode else ""
         problems = []
         if ended.returncode not in fault.statuses:
@@ -201,6 +288,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the record")
     arguments = parser.parse_args()
+    # A copy of a process with threads can hang.
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         whole = Scene(Path(folder), random.Random(0))
         ended = whole.end(whole.start())

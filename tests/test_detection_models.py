@@ -21,7 +21,7 @@ NARROW = {"channels": [16, 16, 32, 32], "kernel_size": 3}
 SMALL = {
     "backbone": "rednet26",
     "backbone_args": NARROW,
-    "channels": 16,
+    "neck_channels": 16,
     "anchor_sizes": [8, 16, 32, 64, 128],
     "min_size": 64,
     "max_size": 96,
@@ -214,6 +214,7 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
             lambda: detector(bux_channels=3),
             "unknown argument 'bux_channels'; torchvision's FasterRCNN takes .*, box_batch_size",
         ),
+        (lambda: detector(channels=64), r"channels are those of a backbone's stages .* feature pyramid neck_channels"),
         (lambda: detector(box_loss="l2"), "unknown box_loss 'l2'; expected 'l1' or 'smooth_l1'"),
         (lambda: detector(anchor_sizes=[8]), "anchor_sizes needs one value for each of the 5 levels, got 1"),
         (lambda: detector(frozen_levels=9), "frozen_levels must be between 0 and the 5 levels of rednet26, got 9"),
@@ -296,7 +297,7 @@ def test_a_saved_net_comes_back_and_misfits_are_named(tmp_path):
     content = json.loads(config.read_text())
     for change, words in (
         ({"arguments": {**arguments, "neck": "convolution"}}, "does not fit its description: missing backbone.fpn"),
-        ({"arguments": {**arguments, "channels": 32}}, "has shape"),
+        ({"arguments": {**arguments, "neck_channels": 32}}, "has shape"),
         ({"architecture": "yolo"}, "describes a net that cannot be built: unknown detector 'yolo'"),
         ({"task": "depth"}, "unknown task 'depth'; expected detection, segmentation"),
         ({"shape": 3}, "is no description of this version's"),

@@ -19,7 +19,7 @@ from involution.tasks import DetectionTask, TrainingError
 from involution.tasks.schedules import warmed_up
 
 ARGUMENTS = (
-    "{backbone: rednet26, backbone_args: {channels: [16, 16, 32, 32], kernel_size: 3}, neck: involution, channels: 16, "
+    "{backbone: rednet26, backbone_args: {channels: [16, 16, 32, 32], kernel_size: 3}, neck: involution, neck_channels: 16, "
     "anchor_sizes: [8, 16, 32, 64, 128], min_size: 48, max_size: 64%s}"
 )
 FLAGS = [

@@ -86,7 +86,7 @@ def test_segmentation_nets_give_logits_of_every_pixel(tmp_path, capsys):
 
 
 def test_of_a_detector_backbone_and_neck_are_exported(tmp_path, capsys):
-    arguments = {"backbone": "rednet26", "neck": "involution", "channels": 32, "min_size": 64, "max_size": 80}
+    arguments = {"backbone": "rednet26", "neck": "involution", "neck_channels": 32, "min_size": 64, "max_size": 80}
     arguments |= {"backbone_args": SMALL, "neck_upsampling": "carafe"}
     net = retinanet(2, **arguments).eval()
     saved.save(tmp_path / "net", net, describe("detection", "retinanet", arguments, tuple("ab")))

@@ -2,9 +2,11 @@
 
 import copy
 
+import definition
 import pytest
 import torch
 from cases import relative_error
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from involution import Involution1d, Involution2d, Involution3d, backends, involution_of_span
@@ -185,3 +187,20 @@ def test_a_generator_of_another_size_is_refused_with_the_operators_words():
     module = Involution2d(16, kernel_size=3, kernel_generator=BottleneckKernelGenerator(16, 3, 5))
     with pytest.raises(ValueError, match="divisible by the groups, got 16 channels and 5 groups"):
         module(torch.randn(1, 16, 5, 5))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_second_derivatives_through_a_batch_norm_of_one_image(batch):
+    """PyTorch's batch norm misreads gradients of some strides; without an activation they would reach it."""
+    layer = Involution2d(8, 8, 3, groups=2, reduction=1, act_layer=nn.Identity, dtype=torch.float64)
+    x = torch.randn(batch, 8, 5, 4, dtype=torch.float64, requires_grad=True)
+    weights = (layer.kernel_generator.reduce.weight, layer.kernel_generator.norm.bias)
+    dy = torch.randn(batch, 8, 5, 4, dtype=torch.float64)
+
+    def second(y):
+        gradients = torch.autograd.grad(y, (x, *layer.parameters()), dy, create_graph=True)
+        return torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), (x, *weights))
+
+    exact = definition.by_indices(x, layer.generate_kernel(x).field(), layer.window)
+    for given, right in zip(second(layer(x)), second(exact), strict=True):
+        torch.testing.assert_close(given, right)

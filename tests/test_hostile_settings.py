@@ -5,6 +5,7 @@ import yaml
 from trainings import TINY, refusal
 
 from involution.commands.main import main
+from involution.commands.parsing import reason
 
 
 def ended(*arguments):
@@ -70,6 +71,31 @@ def test_a_misspelt_flag_is_in_the_first_of_few_lines(tmp_path, capsys, flag, wo
     assert word in lines[0] and len(lines) <= 10 and all(len(line) <= 310 for line in lines)
 
 
+def test_what_matters_of_a_message_of_the_parser_is_found():
+    around = (
+        "Does not validate against any of the Union subtypes\nSubtypes: [<class 'A'>, <class 'NoneType'>]\nErrors:\n"
+    )
+    after = "- Expected a <class 'NoneType'>\nGiven value type: <class 'B'>"
+    assert reason(f"{around}- batch_size must be at least 1, got 0\n{after}") == "batch_size must be at least 1, got 0"
+    assert reason("Parser key \"top\":\n  Expected a <class 'int'>. Got value: x").startswith("--top: Expected a ")
+    assert reason("") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict"], "the following arguments are required: images"),
+        (["predict", "a.png", "--top", "x"], "--top: Expected a <class 'int'>"),
+        (["compare", "--epochs", "many"], "--epochs"),
+        (["export"], "required"),
+    ],
+)
+def test_a_wrong_usage_of_a_command(capsys, arguments, words):
+    assert ended(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert words in lines[0] and len(lines) <= 10
+
+
 @pytest.mark.parametrize(
     "text",
     ["a: &a [*a]", "model: &m {class_path: x, init_args: *m}", "&a {b: *a}"]
@@ -108,5 +134,5 @@ def test_only_what_is_news_is_said(tmp_path, capsys, caplog):
     assert main(["fit", *flags, f"--run={tmp_path / 'run'}", "--trainer.max_epochs=1"]) == 0
     said = capsys.readouterr()
     text = said.out + said.err + caplog.text
-    for words in ("Tip", "litlogger", "Total Flops", "many workers"):
+    for words in ("Tip", "litlogger", "Total Flops", "many workers", "LeafSpec", "logging interval", "weights_only"):
         assert words not in text

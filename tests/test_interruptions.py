@@ -10,65 +10,68 @@ import time
 import pytest
 from trainings import TINY, assert_same_weights, refusal
 
+from involution.commands import training
 from involution.commands.main import main
+from involution.data.image_folders import FolderImages
 from involution.files import locked
+from involution.tasks.callbacks import EpochSeed
 
-# What is done at the start of an epoch of a training in a process of its own.
-PROGRAM = """
+
+@pytest.fixture(autouse=True)
+def _can_be_interrupted():
+    """A shell starts what runs in its background deaf to Ctrl-C, tests as well."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def at_epoch(monkeypatch, epoch, act):
+    """Do something at the start of an epoch of the trainings that follow."""
+    seed = EpochSeed.on_train_epoch_start
+
+    def act_once(self, trainer, module):
+        seed(self, trainer, module)
+        if trainer.current_epoch == epoch:
+            act()
+
+    monkeypatch.setattr(EpochSeed, "on_train_epoch_start", act_once)
+
+
+def kill(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_interruption_says_how_it_goes_on(tmp_path, monkeypatch, capsys, number, status, epoch):
+    at_epoch(monkeypatch, epoch, kill(number))
+    assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == status
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    words = f"involution fit: interrupted in epoch {epoch}; go on from {last}, which is whole, with --ckpt_path last"
+    assert refusal(capsys) == words
+    assert last.exists() and not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_process_that_is_interrupted_ends_with_the_status(tmp_path):
+    program = """
 import os, signal, sys
 from involution.commands.main import main
 from involution.tasks.callbacks import EpochSeed
-
-def act(self, trainer, module):
-    if trainer.current_epoch == {epoch}:
-        {action}
-
-EpochSeed.on_train_epoch_start = act
-# A shell starts what runs in its background deaf to Ctrl-C, tests as well.
+EpochSeed.on_train_epoch_start = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def run_with(tmp_path, action, *more, epoch=1):
-    program = PROGRAM.format(epoch=epoch, action=action)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, "fit", *TINY, f"--run={tmp_path / 'run'}", *more]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-
-
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_an_interruption_says_how_it_goes_on(tmp_path, name, status, epoch):
-    done = run_with(tmp_path, f"os.kill(os.getpid(), signal.{name})", epoch=epoch)
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    sentence = f"involution fit: interrupted in epoch {epoch}; "
-    if epoch:
-        sentence += f"go on from {last}, which is whole, with --ckpt_path last"
-    else:
-        sentence += "no epoch was finished, start again"
-    assert done.stderr.splitlines()[-1] == sentence, done.stderr
-    assert done.returncode == status and last.exists() == bool(epoch)
-    assert "Traceback" not in done.stderr and not (tmp_path / "run" / ".lock").exists()
-
-
-def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path):
-    assert run_with(tmp_path, "os.kill(os.getpid(), signal.SIGTERM)").returncode == 143
-    assert main(["fit", *TINY, f"--run={tmp_path / 'run'}", "--ckpt_path=last"]) == 0
-    assert main(["fit", *TINY, f"--run={tmp_path / 'whole'}"]) == 0
-    assert_same_weights(tmp_path / "whole", tmp_path / "run")
-
-
-def test_no_success_is_reported_after_the_last_batch(tmp_path):
-    """Where nothing is left to interrupt, as when the model is being saved."""
-    action = "from involution.commands import training; training.SaveModel.on_fit_end = lambda *_: end()"
-    program = PROGRAM.format(epoch=1, action=action).replace(
-        "def act", "def end():\n    os.kill(os.getpid(), signal.SIGTERM)\n\ndef act"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, "fit", *TINY, f"--run={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 143 and "with --ckpt_path last" in done.stderr.splitlines()[-1]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("involution fit: interrupted in epoch 0; go on from ")
+
+
+def test_no_success_is_reported_after_the_last_batch(tmp_path, monkeypatch, capsys):
+    """Where nothing is left to interrupt, as when the model is being saved."""
+    monkeypatch.setattr(training.SaveModel, "on_fit_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == 143
+    assert refusal(capsys).endswith("with --ckpt_path last")
 
 
 def test_a_signal_that_is_swallowed_ends_the_command_at_its_end(capsys):
@@ -117,16 +120,17 @@ def test_a_second_training_in_a_folder_is_refused_from_its_first_second(tmp_path
     assert not (run / ".lock").exists()
 
 
-def test_a_training_holds_its_folder(tmp_path):
-    action = (
-        "import subprocess; "
-        "code = 'import sys; from involution.files import locked\\nwith locked(sys.argv[1]): pass'; "
-        f"done = subprocess.run([sys.executable, '-c', code, {str(tmp_path / 'run')!r}], capture_output=True, text=True); "
-        "print('second:', done.stderr.splitlines()[-1], file=sys.stderr)"
-    )
-    done = run_with(tmp_path, action)
-    assert done.returncode == 0, done.stderr
-    assert "second: involution.errors.FolderInUseError: " in done.stderr
+def test_a_training_holds_its_folder(tmp_path, monkeypatch, capsys):
+    run, said = tmp_path / "run", []
+    code = "import sys; from involution.files import locked\nwith locked(sys.argv[1]): pass"
+
+    def try_it():
+        done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, timeout=300)
+        said.append(done.stderr.splitlines()[-1])
+
+    at_epoch(monkeypatch, 1, try_it)
+    assert main(["fit", *TINY, f"--run={run}"]) == 0
+    assert said[0].startswith(f"involution.errors.FolderInUseError: {run} is in use by process {os.getpid()} on ")
 
 
 def test_evaluation_looks_on_while_a_training_runs(tmp_path):
@@ -164,7 +168,7 @@ def pictures(tmp_path_factory):
 
 def flags(root):
     """Return a training of seconds on image files, read by worker processes."""
-    changed = ("--data=", "--data.dataset", "--model.num_classes", "--model.model_args", "--trainer.limit")
+    changed = ("--data", "--model.num_classes", "--model.model_args", "--trainer.limit")
     return [
         *(flag for flag in TINY if not flag.startswith(changed)),
         "--model.num_classes=2",
@@ -178,20 +182,12 @@ def flags(root):
     ]
 
 
-def test_a_killed_worker_is_a_sentence(pictures, tmp_path):
+def test_a_killed_worker_is_a_sentence(pictures, tmp_path, monkeypatch, capsys):
     """It is what a machine does that runs out of memory."""
-    action = (
-        "from involution.data import image_folders; import os as system; "
-        "main_process = system.getpid(); read = image_folders.FolderImages.__getitem__; "
-        "image_folders.FolderImages.__getitem__ = lambda self, i: "
-        "read(self, i) if system.getpid() == main_process else system.kill(system.getpid(), 9)"
-    )
-    program = PROGRAM.format(epoch=0, action=action)
-    command = [sys.executable, "-c", program, "fit", *flags(pictures), f"--run={tmp_path / 'run'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2, done.stderr
+    me = os.getpid()
+    monkeypatch.setattr(FolderImages, "__getitem__", lambda *_: me == os.getpid() or os.kill(os.getpid(), 9))
+    assert main(["fit", *flags(pictures), f"--run={tmp_path / 'run'}"]) == 2
+    last = refusal(capsys)
     assert last.startswith("involution fit: a process that reads images ended in epoch 0 (worker (pid")
     assert last.endswith("where memory ran out, lower --data.num_workers, and start again")
 

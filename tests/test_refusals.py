@@ -13,7 +13,15 @@ import involution.models.checkpoints
 import involution.tasks
 from involution import errors
 from involution.commands import main as cli
-from involution.errors import CheckpointError, CommandError, DataError, InvolutionError, TrainingError, find_refusal
+from involution.errors import (
+    CheckpointError,
+    CommandError,
+    DataError,
+    InvolutionError,
+    TrainingError,
+    find_refusal,
+    in_one_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +103,8 @@ def test_a_fault_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "_call", call)
     with pytest.raises(KeyError):
         cli.main(["fit"])
+
+
+def test_an_error_that_says_a_number_alone_is_named_by_its_kind():
+    assert in_one_line(KeyError(101)) == "KeyError 101" and in_one_line(EOFError()) == "EOFError"
+    assert in_one_line(ValueError("a\n  b")) == "a b" and len(in_one_line("a " * 500)) == 300

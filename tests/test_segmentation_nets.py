@@ -44,17 +44,17 @@ def test_any_backbone_of_timm_serves():
 
 def test_upernet_has_an_auxiliary_head_for_training_only():
     pytest.importorskip("transformers", reason="UPerNet's heads are transformers'")
-    net = upernet(4, "rednet26", channels=16, auxiliary_channels=8, backbone_args=NARROW)
+    net = upernet(4, "rednet26", head_channels=16, auxiliary_channels=8, backbone_args=NARROW)
     logits, auxiliary = net(torch.randn(2, 3, 70, 45)), net.with_auxiliary(torch.randn(2, 3, 70, 45))[1]
     assert logits.shape == auxiliary.shape == (2, 4, 70, 45)
     assert [type(head.classifier[0]) for head in (net.decoder, net.auxiliary)] == [nn.Dropout2d] * 2
-    without = upernet(4, "rednet26", channels=16, auxiliary_channels=0, backbone_args=NARROW)
+    without = upernet(4, "rednet26", head_channels=16, auxiliary_channels=0, backbone_args=NARROW)
     assert without.with_auxiliary(torch.randn(2, 3, 64, 64))[1] is None
 
 
 def test_every_weight_of_a_net_learns():
     pytest.importorskip("transformers", reason="UPerNet's heads are transformers'")
-    for net in (small().train(), upernet(5, "rednet26", channels=16, auxiliary_channels=8, backbone_args=NARROW)):
+    for net in (small().train(), upernet(5, "rednet26", head_channels=16, auxiliary_channels=8, backbone_args=NARROW)):
         logits, auxiliary = net.with_auxiliary(torch.randn(2, 3, 64, 64))
         (logits.square().mean() + (0 if auxiliary is None else auxiliary.square().mean())).backward()
         # The last norm of a block begins at zero, which holds back the gradients of what is before it in the block.

@@ -86,5 +86,8 @@ def first_line(error: BaseException) -> str:
 
 def in_one_line(said: BaseException | str, length: int = 300) -> str:
     """Return what another library says, on one line and not longer than a sentence; the kind of an error without words."""
-    words = " ".join(str(said).split()) or type(said).__name__
+    words = " ".join(str(said).split())
+    if isinstance(said, BaseException) and not any(letter.isalpha() for letter in words):
+        # A key that is missing, for one, is all that its error says.
+        words = f"{type(said).__name__} {words}".strip()
     return words if len(words) <= length else words[: length - 1] + "…"

@@ -26,11 +26,18 @@ from involution.recipes import resolve
 
 
 class Reader(NamedTuple):
-    """A reader: the files that it is tried on by name, and the function that reads a file in a folder of its own."""
+    """A reader: the files that it is tried on by name, and the function that reads a file in a folder of its own.
+
+    It may write the files of these names beside it, and no others.
+    """
 
     files: dict[str, bytes]
     read: Callable[[Path], object]
     is_text: bool = False
+    writes: tuple[str, ...] = ()
+
+    def written(self, path: Path) -> list[Path]:
+        return [path.parent / name for name in self.writes]
 
 
 def _saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -197,7 +204,7 @@ READERS = {
     "label image": Reader(_labels(), lambda path: read_labels(path, TABLE)),
     "classes": Reader({"classes.json": CLASSES, "classes.txt": b"a\nb\n"}, ClassTable.read, True),
     "coco": Reader({"a.json": _coco()}, read_annotations, True),
-    "voc": Reader({"a.xml": VOC}, read_voc, True),
+    "voc": Reader({"a.xml": VOC}, read_voc, True, ("out.json",)),
     "recipe": Reader({"a.yaml": RECIPE}, read_recipe, True),
     "checkpoint": Reader({"a.ckpt": _checkpoint()}, checkpoints.read_training),
     "weights": Reader({f"a{end}": _weights(end) for end in (".safetensors", ".pdparams", ".pth")}, read_weights),

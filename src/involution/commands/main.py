@@ -147,7 +147,10 @@ def _call(name: str, arguments: Sequence[str]) -> Any:
     optional = _positionals(function)[1]
     hint = "".join(f" [{word}" for word in optional) + "]" * len(optional)
     with terminable():
-        return auto_cli(function, args=_normalised(function, arguments), prog=f"involution {name}{hint}")
+        from .parsing import CommandParser
+
+        words = _normalised(function, arguments)
+        return auto_cli(function, args=words, prog=f"involution {name}{hint}", parser_class=CommandParser)
 
 
 def _positionals(function: Callable[..., Any]) -> tuple[list[str], list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import CommandError
 from ..recipes import load, resolve
+from .parsing import refuse
 
 _DEEPEST, _MOST_VALUES = 50, 100_000
 
@@ -41,15 +41,7 @@ class RecipeParser(LightningArgumentParser):
         """End with what is wrong in the first line, and no more than nine others."""
         if not self.exit_on_error:
             super().error(message, ex)
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        # The parser wraps a reason into those of everything around it; the innermost comes last.
-        first, others = lines[-1].lstrip("- "), lines[:-1]
-        print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def _cut(line: str, length: int = 300) -> str:
-    return line if len(line) <= length else line[: length - 1] + "…"
+        refuse(message)
 
 
 def _refuse_tangled(recipe: dict[str, Any], path: str) -> None:

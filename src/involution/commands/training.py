@@ -25,13 +25,15 @@ from ..files import replaced_files, write_atomically
 from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
+from ..tasks.interruption import InterruptionCheckpoint
 from ..tasks.sharding import is_sharded
 from .options import kept_for_this_command
+from .parsing import reason
 from .recipes import RecipeParser
-from .termination import Terminated, terminable
+from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
-_TALKERS = ("utilities.rank_zero", "callbacks.model_summary")
+_TALKERS = ("utilities.rank_zero", "callbacks.model_summary", "trainer.connectors.checkpoint_connector")
 
 
 class SaveModel(Callback):
@@ -71,9 +73,9 @@ class KeepEnvironment(Callback):
 class _Cli(LightningCLI):
     """Lightning's command line; ``--run`` names the folder of the training."""
 
-    def __init__(self, folders: ExitStack, **options: Any) -> None:
+    def __init__(self, folders: ExitStack, delay: Delay, **options: Any) -> None:
         # Keeps the folder of the training for this process, for as long as it is open.
-        self.folders = folders
+        self.folders, self.delay = folders, delay
         super().__init__(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -111,7 +113,7 @@ class _Cli(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise find_refusal(error) or CommandError(in_one_line(error)) from error
+            raise find_refusal(error) or CommandError(in_one_line(reason(str(error)))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""
@@ -137,6 +139,9 @@ class _Cli(LightningCLI):
                     )
                 # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
                 callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
+                callbacks.append(
+                    InterruptionCheckpoint(folder / "last.ckpt", hold=self.delay.hold, release=self.delay.release)
+                )
             callbacks += [SaveModel(run / "model"), KeepEnvironment()]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
@@ -157,13 +162,16 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         "Checkpoint directory .* exists and is not empty",
         ".*callbacks used to create",
         ".*does not have many workers",
+        "The number of training batches .* is smaller than the logging interval",
+        ".*isinstance.treespec, LeafSpec.",
     ):
         warnings.filterwarnings("ignore", words)
-    end = TrainingEnd()
+    end, delay = TrainingEnd(), Delay()
     try:
-        with terminable(), _without_advertisements(), ExitStack() as folders:
+        with terminable(delay), _without_advertisements(), ExitStack() as folders:
             _Cli(
                 folders,
+                delay,
                 model_class=LightningModule,
                 datamodule_class=LightningDataModule,
                 subclass_mode_model=True,
@@ -202,7 +210,8 @@ def _without_advertisements() -> Iterator[None]:
         lines = str(record.msg).split("\n")
         if lines[-1].split() == ["0", "Total", "Flops"]:
             record.msg = "\n".join(lines[:-1])
-        return not lines[0].startswith("💡")
+        # Checkpoints are read by this library's own reader, which takes weights alone.
+        return not lines[0].startswith(("💡", "`weights_only` was not set"))
 
     loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
     for logger in loggers:

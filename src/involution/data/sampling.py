@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import DataError, InvolutionWarning
+from .epochs import EpochLoader
 
 __all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of", "worker_options"]
 
@@ -157,9 +158,22 @@ class ResumableDataModule(LightningDataModule):
         sampler = EpochSampler(
             dataset, generator, self._first_epoch, seed=self.seed, drop_last=drop_last, **self._processes
         )
-        return DataLoader(
-            dataset, self.batch_size, sampler=sampler, generator=generator, drop_last=drop_last, **options
+        return EpochLoader(
+            dataset,
+            self._count_batches,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            generator=generator,
+            drop_last=drop_last,
+            **options,
         )
+
+    def _count_batches(self) -> int:
+        """Return how many batches of an epoch that is not finished the training has behind it."""
+        if self.trainer is None or self.trainer.world_size > 1:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return 0 if progress.is_last_batch else progress.current.processed
 
     def ordered_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         """Return batches in order; each process of a distributed evaluation gets its share, no image twice."""

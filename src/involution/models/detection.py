@@ -115,7 +115,7 @@ def retinanet(
     norm_eval: bool = False,
     backbone_args: Mapping[str, Any] | None = None,
     spatial_args: Mapping[str, Any] | None = None,
-    channels: int = 256,
+    neck_channels: int = 256,
     anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
     out_indices: Sequence[int] = (2, 3, 4),
     **options: Any,
@@ -135,7 +135,7 @@ def retinanet(
         norm_eval: of the backbone, likewise; true for the published recipes.
         backbone_args: further arguments of the backbone in timm, e.g. ``{"stem_kernel_size": 7}``.
         spatial_args: of the involutions in neck and head, see `involution.Involution2d`.
-        channels: of the pyramid and the head.
+        neck_channels: of the pyramid and the head.
         anchor_sizes: side of the smallest anchor of each level in pixels; each has two more, ∛2 and ∛4 times as large,
             all in three shapes.
         out_indices: feature levels of the backbone that enter the pyramid, which adds two coarser ones.
@@ -153,14 +153,14 @@ def retinanet(
         ['boxes', 'labels', 'scores']
     """
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
-    coarser = LastLevelP6P7(body.channels[-1], channels)
+    coarser = LastLevelP6P7(body.channels[-1], neck_channels)
     sizes = tuple((s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in anchor_sizes)
     anchors = _anchors(sizes, len(body.channels) + 2)
-    tower = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes)
+    tower = RetinaNetHead(neck_channels, anchors.num_anchors_per_location()[0], num_classes)
     layer = _layer(head, spatial_args)
     swap(tower.classification_head.conv, layer)
     swap(tower.regression_head.conv, layer)
-    pyramid = _pyramid(body, channels, neck, neck_upsampling, coarser, spatial_args)
+    pyramid = _pyramid(body, neck_channels, neck, neck_upsampling, coarser, spatial_args)
     options = _normalised(_known(options, tv.RetinaNet), weights)
     return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=tower, **options)
 
@@ -194,8 +194,9 @@ def mask_rcnn(num_classes: int = 80, backbone: str = "rednet50", **arguments: An
         num_classes: number of classes, the background not counted.
         backbone: name of a timm network.
         **arguments: ``neck``, ``neck_upsampling``, ``weights``, ``frozen_levels``, ``norm_eval``, ``backbone_args``,
-            ``spatial_args`` and ``channels`` as in `retinanet`; ``head``: what stands for the 3×3 convolutions of the
-            region proposal network and of the mask head; ``anchor_sizes``: side of the anchors of each of the five levels in pixels;
+            ``spatial_args`` and ``neck_channels`` as in `retinanet`; ``head``: what stands for the 3×3 convolutions of the
+            region proposal network and of the mask head; ``anchor_sizes``: side of the anchors of each of the five levels
+            in pixels;
             ``out_indices``: feature levels of the backbone, to which a coarser one is added; ``box_channels``: width of
             the box head, 1,024; ``roi_sampling_ratio``: samples per bin and axis of RoIAlign, 2, or 0 for as many as
             the box has pixels; ``box_loss``: ``"l1"`` (the published one) or ``"smooth_l1"``; and those of
@@ -229,7 +230,7 @@ def _rcnn(
     norm_eval: bool = False,
     backbone_args: Mapping[str, Any] | None = None,
     spatial_args: Mapping[str, Any] | None = None,
-    channels: int = 256,
+    neck_channels: int = 256,
     box_channels: int = 1024,
     roi_sampling_ratio: int = 2,
     anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
@@ -242,24 +243,24 @@ def _rcnn(
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
     layer = _layer(head, spatial_args)
     anchors = _anchors(tuple((size,) for size in anchor_sizes), len(body.channels) + 1)
-    proposals = RPNHead(channels, anchors.num_anchors_per_location()[0])
+    proposals = RPNHead(neck_channels, anchors.num_anchors_per_location()[0])
     swap(proposals.conv, layer)
     # torchvision's maps are "0", "1", …; the added level makes proposals only.
     align = partial(MultiScaleRoIAlign, [str(i) for i in range(len(body.channels))], sampling_ratio=roi_sampling_ratio)
     if cls is MaskRCNN:
-        masks = MaskRCNNHeads(channels, (channels,) * 4, 1)
+        masks = MaskRCNNHeads(neck_channels, (neck_channels,) * 4, 1)
         swap(masks, layer)
         options |= {
             "mask_roi_pool": align(output_size=14),
             "mask_head": masks,
-            "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
+            "mask_predictor": MaskRCNNPredictor(neck_channels, neck_channels, num_classes + 1),
         }
     return cls(
-        _pyramid(body, channels, neck, neck_upsampling, LastLevelMaxPool(), spatial_args),
+        _pyramid(body, neck_channels, neck, neck_upsampling, LastLevelMaxPool(), spatial_args),
         rpn_anchor_generator=anchors,
         rpn_head=proposals,
         box_roi_pool=align(output_size=7),
-        box_head=TwoMLPHead(channels * 7 * 7, box_channels),
+        box_head=TwoMLPHead(neck_channels * 7 * 7, box_channels),
         box_predictor=FastRCNNPredictor(box_channels, num_classes + 1),
         **ours,
         **options,
@@ -311,6 +312,10 @@ def _known(options: Mapping[str, Any], cls: Any) -> dict[str, Any]:
     """Return ``options``; torchvision's classes would swallow a misspelt one."""
     known = {*signature(cls).parameters, *signature(GeneralizedRCNNTransform).parameters}
     unknown = sorted(set(options) - known - {"kwargs"})
+    if "channels" in unknown:
+        raise ValueError(
+            "channels are those of a backbone's stages (backbone_args); name those of the feature pyramid neck_channels"
+        )
     if unknown:
         raise ValueError(
             f"unknown argument {unknown[0]!r}; torchvision's {cls.__name__} takes {', '.join(sorted(known))}"

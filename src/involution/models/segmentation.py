@@ -157,7 +157,7 @@ def upernet(
     num_classes: int,
     backbone: str = "rednet50",
     *,
-    channels: int = 512,
+    head_channels: int = 512,
     pool_scales: Sequence[int] = (1, 2, 3, 6),
     auxiliary_channels: int = 256,
     dropout: float = 0.1,
@@ -169,7 +169,7 @@ def upernet(
     Args:
         num_classes: number of classes.
         backbone: name of a timm network whose levels have the strides 4, 8, 16 and 32.
-        channels: of the head.
+        head_channels: of the head.
         pool_scales: sides of the maps that the pyramid pooling module pools to.
         auxiliary_channels: of the auxiliary head; 0 for none.
         dropout: probability of dropping a channel before a classifier.
@@ -190,11 +190,11 @@ def upernet(
         ) from error
     body = Backbone(backbone, weights=weights, **(backbone_args or {}))
     config = UperNetConfig(
-        hidden_size=channels,
+        hidden_size=head_channels,
         pool_scales=list(pool_scales),
         num_labels=num_classes,
         use_auxiliary_head=bool(auxiliary_channels),
-        auxiliary_channels=auxiliary_channels or channels,
+        auxiliary_channels=auxiliary_channels or head_channels,
         auxiliary_in_channels=body.channels[2],
     )
     heads: list[Any] = [UperNetHead(config, body.channels)]

@@ -217,12 +217,39 @@ def _differentiable_backward(
 ) -> tuple[Tensor, ...]:
     """Return the same gradients by operators that have derivatives themselves."""
     matrix, dims = weight.flatten(1), value.ndim - 2
+    hidden = _ContiguousGradient.apply(hidden)
     kernel = _field(hidden, weight, bias, groups, window)
     dvalue = contraction.input_gradient(dy, kernel, value.shape[2:], window, backend)
     dfield = contraction.kernel_gradient(dy, value, groups, window, backend).flatten(1, 1 + dims)
     dhidden = torch.einsum("nc,bn...->bc...", matrix, dfield)
     dweight = torch.einsum("bnp,bcp->nc", dfield.flatten(2), hidden.flatten(2)).view(weight.shape)
     return dvalue, dhidden, dweight, dfield.flatten(2).sum((0, 2))
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """A copy whose gradient lies in memory as a contiguous tensor does.
+
+    PyTorch's batch norm, which may have made the hidden map, misreads a gradient of one image whose channels come together
+    in memory where the stride of the batch is not that of a whole image; einsum's derivatives give such strides.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.clone()
 
 
 def _vmap_rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:

@@ -27,6 +27,9 @@ __all__ = ["Failure", "Job", "Worker", "is_trained"]
 
 SEED = 0
 
+# For the end of a process that has nothing to do; one that computes is not waited for any longer.
+_PATIENCE_S = 3.0
+
 
 class Failure(InvolutionError):
     """A process could not do what it was asked; the message says why, in one line."""
@@ -123,9 +126,13 @@ class Worker:
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        self._process.kill()
-        self._process.join()
+        # Without anybody to ask, it ends by itself and puts back what it shares with others; killed, it would leave that to
+        # a process of Python's that complains of it.
         self._connection.close()
+        self._process.join(_PATIENCE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
     def __enter__(self) -> Worker:
         return self

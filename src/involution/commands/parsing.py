@@ -1,0 +1,49 @@
+"""What the user reads of a wrong usage: the line that matters first, and few others."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+__all__ = ["CommandParser", "reason", "refuse"]
+
+# What the parser adds around the reason: the other kinds that the value is not, and the value once more.
+_AROUND = ("Given value", "- Expected a <class 'NoneType'>", "Expected a <class 'NoneType'>")
+
+
+class CommandParser(ArgumentParser):
+    """A parser of a command's arguments that ends with `refuse`."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with what is wrong."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        refuse(message)
+
+
+def refuse(message: str) -> NoReturn:
+    """End with the status 2 and what is wrong in the first line, and no more than nine others."""
+    first = reason(message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    others = [line for line in lines if line.lstrip("- ") not in first]
+    print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def reason(message: str) -> str:
+    """Return what matters of what the parser says.
+
+    It wraps a reason into those of everything around it: the innermost comes last, after the name of its argument.
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reasons = [line for line in lines if not line.startswith(_AROUND)] or lines or [message]
+    first = reasons[-1].lstrip("- ")
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    return first if not keys or keys[-1].rpartition(".")[2] in first else f"--{keys[-1]}: {first}"
+
+
+def _cut(line: str, length: int = 300) -> str:
+    return line if len(line) <= length else line[: length - 1] + "…"
