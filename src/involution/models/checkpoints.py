@@ -7,6 +7,7 @@ that knows arrays and nothing else.
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -318,7 +319,7 @@ def _read_torch(path: Path) -> Any:
         ) from error
     except Exception as error:
         # Damaged pickles make the unpickler raise anything.
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = in_one_line(error).partition(". This is an internal miniz error")[0]
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
 
 
@@ -344,10 +345,20 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def _check_numbers_of_objects(path: Path) -> None:
+    """Refuse a pickle that gives an object a number beyond its bytes: the unpickler would make a table of that length."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > size:
+                raise ValueError(f"it numbers an object {argument} and has {size} bytes")
+
+
 def _read_paddle(path: Path) -> Any:
     import numpy as np
 
     try:
+        _check_numbers_of_objects(path)
         with path.open("rb") as stream:
             content = _ArrayUnpickler(stream, encoding="latin1").load()
         arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
