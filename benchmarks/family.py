@@ -107,7 +107,8 @@ def measure(channels: int, size: int, batch: int, rounds: int) -> dict[str, Any]
     }
 
 
-def _net(arguments: Mapping[str, Any]) -> nn.Module:
+def net_of(arguments: Mapping[str, Any]) -> nn.Module:
+    """Return the untrained net of a recipe's ``model``."""
     net = timm.create_model(arguments["model"], num_classes=arguments["num_classes"], **arguments["model_args"])
     return net.to(memory_format=torch.channels_last)
 
@@ -117,7 +118,7 @@ def small_nets(rounds: int) -> dict[str, dict[str, float]]:
     images = torch.randn(IMAGES, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (IMAGES,))
     trainings = {entry.net: entry.plan for entry in declaration.read(STUDY).entries()}
-    nets = {name: _net(plan["model"]["init_args"]) for name, plan in trainings.items()}
+    nets = {name: net_of(plan["model"]["init_args"]) for name, plan in trainings.items()}
     with torch.no_grad():
         inference = medians({name: partial(net.eval(), images) for name, net in nets.items()}, rounds)
 

@@ -3,20 +3,17 @@
 import re
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("timm", reason="the nets are timm's")
-pytest.importorskip("matplotlib", reason="the small nets are drawn with matplotlib")
 
-from benchmarks.family import LAYERS
-from involution.studies.ablation import family
-from involution.studies.ablation.results import AblationResult
+from benchmarks.family import LAYERS, STUDY, net_of
 from tools import family as page
 
 from involution import records
+from involution.studies.declared.declaration import read
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -42,7 +39,7 @@ def test_pictures_are_there_and_small():
         assert 2_000 < (DOCS / "images" / name).stat().st_size < 100_000, name
 
 
-def test_records_become_tables_and_a_picture(tmp_path, monkeypatch):
+def test_records_become_tables(tmp_path, monkeypatch):
     for folder in ("docs", "results"):
         (tmp_path / folder).mkdir()
     shutil.copy(DOCS / "family.md", tmp_path / "docs")
@@ -59,13 +56,22 @@ def test_records_become_tables_and_a_picture(tmp_path, monkeypatch):
         **{part: {name: {"median_ms": 1.5} for name in LAYERS} for part in ("forward", "backward")},
         **{part: dict.fromkeys(LAYERS, 2.5) for part in ("saved_mib", "peak_mib")},
     }
-    nets = {name: {"inference_ms": 3.0, "training_ms": 9.0} for name in family.NETS}
+    nets = {net: {"inference_ms": 3.0, "training_ms": 9.0} for net in ("sasa", "san_pairwise")}
     records.write("family-cpu-2-threads", {"seed": 0, "results": [shape], "nets": nets}, tmp_path / "results")
-    results = [asdict(AblationResult(net, 0, 50.0, 1.0, 1.0, 9, 9, [], "2026-01-01")) for net in family.NETS]
-    recipe = {"recipe": {"epochs": 2, "batch_size": 128}}
-    records.write("family-cifar10", {"seed": 0, "settings": recipe, "results": results}, tmp_path / "results")
     page.main()
     text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
     assert "| `san_pairwise` | 1.50 / 1.50 |" in text and "| `outlook` | 2.5 / 2.5 |" in text
-    assert "| RedNet | 50.00 | 9 | 0.00 | 3.0 | 9.0 |" in text and "2 epochs of CIFAR-10" in text
-    assert (tmp_path / "docs" / "images" / "family_nets.png").read_bytes().startswith(b"\x89PNG")
+    assert "| sasa | 3.0 | 9.0 |" in text
+
+
+def test_the_small_nets_differ_in_their_spatial_layers_alone():
+    plans = {entry.net: entry.plan for entry in read(STUDY).entries()}
+    assert len(plans) == 7
+    layers = {name: net_of(plan["model"]["init_args"]).layer1[0].conv2 for name, plan in plans.items()}
+    assert layers["depthwise"].groups == layers["depthwise"].in_channels and layers["convolution"].kernel_size == (3, 3)
+    assert len({type(getattr(layer, "kernel_generator", layer)) for layer in layers.values()}) == 6
+    rest = {
+        name: sum(p.numel() for key, p in net_of(plan["model"]["init_args"]).named_parameters() if ".conv2." not in key)
+        for name, plan in plans.items()
+    }
+    assert len(set(rest.values())) == 1, rest
