@@ -62,8 +62,9 @@ def test_one_size_without_folding(tmp_path, capsys, monkeypatch):
     arguments = ["--batch", "3", "--size", "24", "40", "--no-fold", "--format", "pt2", "--compiled", "false"]
     assert main(["export", str(TRAINED), *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "folded" not in printed and "wrote rednet14_eighth.pt2 (" in printed and "for images of 3×3×24×40" in printed
-    assert [path.name for path in tmp_path.iterdir()] == ["rednet14_eighth.pt2"]
+    file = "rednet14_eighth.cifar10.pt2"
+    assert "folded" not in printed and f"wrote {file} (" in printed and "for images of 3×3×24×40" in printed
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 def test_segmentation_nets_give_logits_of_every_pixel(tmp_path, capsys):

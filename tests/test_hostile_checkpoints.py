@@ -115,11 +115,17 @@ def test_no_checkpoint_is_a_sentence(run, tmp_path, capsys, command, kind):
             "has 2 epochs behind it and the training shall have 1; raise --trainer.max_epochs",
         ),
         (
-            ["--model.model_args={stem: small, channels: [16, 16, 16, 16], in_chans: 1, kernel_size: 3}"],
+            [
+                "--model.model_args={layers: [1, 1, 1, 1], stem: small, channels: [16, 16, 16, 16], in_chans: 1, "
+                "kernel_size: 3, group_channels: 4}"
+            ],
             "does not fit the model: size mismatch for ",
         ),
         (
-            ["--model.model_args={stem: small, channels: [8, 8, 8, 8], in_chans: 3, kernel_size: 3}"],
+            [
+                "--model.model_args={layers: [1, 1, 1, 1], stem: small, channels: [8, 8, 8, 8], in_chans: 3, "
+                "kernel_size: 3, group_channels: 4}"
+            ],
             "does not fit the model",
         ),
     ],

@@ -254,7 +254,7 @@ def test_a_batch_norm_with_a_single_value_is_explained():
     pytest.importorskip("transformers", reason="UPerNet's heads are transformers'")
     arguments = {
         "backbone": "rednet26",
-        "channels": 8,
+        "head_channels": 8,
         "auxiliary_channels": 0,
         "backbone_args": {"channels": [16] * 4},
     }

@@ -17,6 +17,7 @@ _EXTRAS = {
         "jsonargparse",
         "lightning",
         "matplotlib",
+        "scipy",
         "sklearn",
         "tensorboard",
         "torchmetrics",
