@@ -1,5 +1,9 @@
+import errno
 import io
+import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,8 +11,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from involution.commands.training import SaveModel
+from involution.errors import InvolutionWarning
 from involution.tasks import ClassificationTask
 from involution.tasks.callbacks import History, RunProgressBar, Snapshot
+from involution.tasks.interruption import InterruptionCheckpoint
 
 
 class Terminal(io.StringIO):
@@ -64,3 +71,36 @@ def test_history_and_snapshot(tmp_path):
     restored = History()
     restored.load_state_dict(next(state for name, state in saved["callbacks"].items() if name.startswith("History")))
     assert restored.rows == history.rows
+
+
+class Saved(nn.Module):
+    """A task that writes its net as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(2, 2)
+
+    def save_model(self, folder):
+        torch.save(self.model.state_dict(), folder / "model.pt")
+
+
+def test_a_best_checkpoint_that_is_gone_leaves_the_last_weights(tmp_path):
+    task = Saved()
+    trainer = SimpleNamespace(is_global_zero=True, checkpoint_callback=SimpleNamespace(best_model_path="gone.ckpt"))
+    with pytest.warns(InvolutionWarning, match=r"gone.ckpt is gone; .* gets the weights that the training ended with"):
+        SaveModel(tmp_path / "model").on_fit_end(trainer, task)
+    assert torch.equal(torch.load(tmp_path / "model" / "model.pt")["weight"], task.model.weight)
+
+
+def test_a_disk_that_refuses_to_be_tidied_up_hides_no_error(tmp_path, monkeypatch):
+    callback = InterruptionCheckpoint(tmp_path / "last.ckpt", hold=lambda: None, release=lambda: None)
+    (tmp_path / ".last-start.ckpt").write_bytes(b"")
+
+    def refuse(path, missing_ok=False):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    trainer = SimpleNamespace(is_global_zero=True, train_dataloader=None, world_size=1)
+    callback.on_exception(trainer, nn.Identity(), OSError(errno.EROFS, "what happened"))
+    with pytest.raises(OSError, match="Read-only"):
+        callback.on_train_end(trainer, nn.Identity())

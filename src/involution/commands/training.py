@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from .. import records
-from ..errors import CommandError, find_refusal, in_one_line
+from ..errors import CommandError, InvolutionWarning, find_refusal, in_one_line
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
@@ -48,6 +48,13 @@ class SaveModel(Callback):
         if not trainer.is_global_zero or not hasattr(task, "save_model"):
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best and not Path(best).exists():
+            warnings.warn(
+                f"the best checkpoint {best} is gone; {self.folder} gets the weights that the training ended with",
+                InvolutionWarning,
+                stacklevel=2,
+            )
+            best = ""
         # What is divided among processes has whole weights in its checkpoints alone.
         if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
             return

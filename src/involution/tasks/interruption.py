@@ -71,9 +71,11 @@ class InterruptionCheckpoint(Callback):
             if is_whole and _is_resumable(trainer) and _is_within_epoch(trainer):
                 trainer.save_checkpoint(self.path)
         is_interruption = isinstance(exception, (KeyboardInterrupt, SystemExit))
-        if is_interruption and trainer.is_global_zero and self._start.exists() and not self.path.exists():
-            self._start.replace(self.path)
-        self.on_train_end(trainer, pl_module)
+        # A disk that refuses this as well has its sentence already.
+        with suppress(OSError):
+            if is_interruption and trainer.is_global_zero and self._start.exists() and not self.path.exists():
+                self._start.replace(self.path)
+            self.on_train_end(trainer, pl_module)
 
     def _end_between_steps(self, trainer: Trainer) -> None:
         if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches:
