@@ -88,8 +88,11 @@ def call_layer(dice: random.Random) -> str:
     }
     training = dice.random() < 0.5
     if arguments["dtype"] == torch.float32:
-        # A norm of few values multiplies what single precision rounds off by whatever it divides by.
+        # A norm of few values multiplies what single precision rounds off by whatever it divides by; a ReLU's gradient
+        # jumps where a value that is zero but for rounding has another sign.
         training, arguments["norm_layer"] = False, None
+        if arguments["act_layer"] is nn.ReLU:
+            arguments["act_layer"] = nn.SiLU
     out_channels = any_of([channels, channels, 12], [8])
     size = [dice.randint(1, {1: 12, 2: 7, 3: 4}[dims]) for _ in range(dims)]
     torch.manual_seed(dice.getrandbits(32))
