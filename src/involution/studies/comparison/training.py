@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from torch import nn
 from ...data.small_images import Scaling, SmallImages
 from ...tasks.callbacks import EpochSeed, History, Row, RunProgressBar, Snapshot
 from ...tasks.classification import ClassificationTask
+from ..logs import errors_alone
 
 __all__ = ["RECIPES", "Recipe", "train"]
 
@@ -144,15 +144,9 @@ def _threads(number: int | None) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's remarks on the machine and on worker processes, for images that lie in memory."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            # Its use of PyTorch's older interfaces.
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
-            warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
+    with errors_alone("lightning.pytorch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        # Its use of PyTorch's older interfaces.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        yield

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +14,7 @@ from ...errors import DataError
 from ...export.sessions import openvino_core
 from ...kernel_generation import SpanMatrix
 from ...models.named import NamedNet
+from ..logs import errors_alone
 
 __all__ = ["calibration_batches", "kernel_weights", "quantise_onnx", "quantise_openvino"]
 
@@ -112,7 +111,8 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
         calibrater.collect_data(Reader(graph.input[0].name))
         ranges = Path(folder) / "ranges.json"
         save_tensors_data(calibrater.compute_data(), ranges)
-        with _quiet():
+        # Its advice is to prepare by another tool of its own a graph that is prepared here.
+        with errors_alone():
             quantize_static(
                 file,
                 file,
@@ -125,18 +125,6 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_cache_path=ranges,
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the tool's advice from the user: to prepare by another tool of its own a graph that is prepared here."""
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def quantise_openvino(file: Path, floating: set[str], batches: Sequence[Tensor], extension: Path | None) -> None:

@@ -1,0 +1,25 @@
+"""What other libraries say to a log, and nobody who runs a study needs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["errors_alone"]
+
+
+@contextmanager
+def errors_alone(name: str | None = None) -> Iterator[None]:
+    """Let a logger say errors alone until the block ends.
+
+    Args:
+        name: of the logger; None for the one that all others belong to.
+    """
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
