@@ -8,7 +8,8 @@ torch.compile, and folded under torch.compile with Inductor's freezing. Peak mem
     python -m benchmarks.nets [--threads 2] [--batch 1 8] [--rounds 30] [--depths 26 38 50 101 152] [--quick]
                               [--compile] [--freeze] [--bfloat16] [--skip-training] [--run N] [--output results]
 
-With ``--freeze`` the frozen nets alone are timed. With ``--bfloat16`` inference is timed in bfloat16 too, and the training step under autocast. Machines have faster and
+With ``--compile`` the nets are compiled, too, the training step among them. With ``--freeze`` the frozen nets alone are
+timed. With ``--bfloat16`` inference is timed in bfloat16 too, and the training step under autocast. Machines have faster and
 slower minutes: several runs (``--run 2`` adds to the record's name) say what a ratio is worth.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -87,9 +89,11 @@ def inference(
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
 
-def training_step(make: Callable[[], nn.Module], autocast: bool = False) -> Callable[[], None]:
+def training_step(make: Callable[[], nn.Module], autocast: bool = False, compiled: bool = False) -> Callable[[], None]:
     """Return a function that takes one step of SGD on one batch."""
-    model = make().train().to(memory_format=torch.channels_last)
+    model: Any = make().train().to(memory_format=torch.channels_last)
+    if compiled:
+        model = torch.compile(model, dynamic=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     x, labels = images(TRAINING_BATCH), torch.randint(1000, (TRAINING_BATCH,))
 
@@ -131,7 +135,9 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[26, 38, 50, 101, 152])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--quick", action="store_true", help="depth 50 only, ten rounds")
-    parser.add_argument("--compile", action="store_true", help="time depth 50 under torch.compile too")
+    parser.add_argument(
+        "--compile", action="store_true", help="time depth 50 under torch.compile too, and its training step"
+    )
     parser.add_argument(
         "--freeze", action="store_true", help="time depth 50 folded, compiled and frozen, and nothing else"
     )
@@ -177,9 +183,13 @@ def main() -> None:
                 for name, make in makers.items()
             }
             add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
-            if arguments.bfloat16:
-                steps = {name: training_step(make, autocast=True) for name, make in makers.items()}
-                add("training step, autocast to bfloat16", depth, TRAINING_BATCH, medians(steps, rounds))
+            for compiled in (False, True) if arguments.compile else (False,):
+                for autocast in (False, True) if arguments.bfloat16 else (False,):
+                    if compiled or autocast:
+                        steps = {name: training_step(make, autocast, compiled) for name, make in makers.items()}
+                        kind = f"training step{', compiled' * compiled}{', autocast to bfloat16' * autocast}"
+                        add(kind, depth, TRAINING_BATCH, medians(steps, rounds))
+                        del steps
             for name in makers:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
     # Latency alone, of all depths, stands beside the measurement of one depth in full.

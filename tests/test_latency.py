@@ -37,7 +37,7 @@ def test_two_nets_are_measured_in_turn(tmp_path, capsys):
         (images / name).mkdir(parents=True)
         Image.fromarray(torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()).save(images / name / "1.png")
     command = ["benchmark", REDNET, RESNET, "--engines", "folded", "onnxruntime", "--dtype", "bfloat16"]
-    command += ["--size", "32", "--threads", "1", "--rounds", "3", "--out", str(tmp_path)]
+    command += ["--size", "32", "--threads", "1", "--rounds", "3", "--processes", "2", "--out", str(tmp_path)]
     command += ["--accuracy", str(images)]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -48,7 +48,9 @@ def test_two_nets_are_measured_in_turn(tmp_path, capsys):
     rednet, resnet, *missing = record["results"]
     assert (rednet["model"], resnet["model"]) == (REDNET, RESNET)
     for row in (rednet, resnet):
-        assert row["reason"] == "" and len(row["times_ms"]) == 3 and 0 < row["difference"] < 0.1
+        assert (
+            row["reason"] == "" and len(row["times_ms"]) == 6 and row["processes"] == 2 and 0 < row["difference"] < 0.1
+        )
         assert 0 < row["median_ms"] <= row["p90_ms"] and row["images_per_s"] == pytest.approx(1e3 / row["median_ms"])
         assert 10 * row["accuracy"] in range(11)
         assert row["peak_mib"] is None or 0 < row["peak_mib"] < 500
@@ -57,6 +59,13 @@ def test_two_nets_are_measured_in_turn(tmp_path, capsys):
     assert [row["median_ms"] for row in missing] == [None, None]
     assert (tmp_path / "engines-cpu-1-thread.md").read_text().count("\n") == 6
     assert (tmp_path / "engines-cpu-1-thread.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_process_has_its_median():
+    row = Row("rednet50", "eager", "float32", 1, (1.0, 2.0, 9.0, 4.0, 8.0, 5.0), processes=2)
+    assert row.process_medians_ms == (2.0, 5.0) and row.median_ms == 4.5
+    assert Row.of(row.record()) == row
+    assert Row("rednet50", "eager", "float32", 1).process_medians_ms == ()
 
 
 def test_what_a_process_cannot_do_is_a_line(tmp_path):
@@ -90,6 +99,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         (["--engines", "fast"], "unknown engine 'fast'; expected one of eager, folded, compiled"),
         (["--dtype", "int4"], "unknown dtype 'int4'; expected one of float32, bfloat16, int8"),
         (["--rounds", "0"], "must be at least 1"),
+        (["--processes", "0"], "must be at least 1"),
         (["--size", "1", "2", "3"], "--size (height and width)"),
         (["resnet18", "resnet18"], "every net may be named once"),
         (["resnet18", "--accuracy", "nowhere"], "nowhere is no folder"),

@@ -9,12 +9,14 @@ import argparse
 import re
 import statistics
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import report
 
 from involution import records
+from involution.studies.latency.engines import DTYPES
 from involution.studies.latency.results import Row, as_markdown, best
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
@@ -228,20 +230,59 @@ def detector_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table([f"image {size}", "", "median ms (quartiles)", "to ResNet", "peak MiB"], rows)]
 
 
-def engine_tables(record: dict[str, Any]) -> list[str]:
-    """Return the latency of nets in every engine, and their fastest engines."""
-    rows = [Row.of(result) for result in record["results"]]
-    size = "×".join(map(str, record["settings"]["size"]))
-    engines = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
-    models = list(dict.fromkeys(row.model for row in rows))
+def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
+    """Return the latency of nets in every engine, medians of the runs that measured it, and their fastest engines."""
+    of_runs = [[Row.of(result) for result in record["results"]] for record in runs]
+    models = list(dict.fromkeys(row.model for row in of_runs[0]))
+    cells: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
+    for row in (row for rows in of_runs for row in rows if row.times_ms):
+        cells.setdefault((row.engine, row.dtype, row.batch), {}).setdefault(row.model, []).append(row)
+    lines = []
+    for cell, nets in sorted(cells.items(), key=lambda entry: (DTYPES.index(entry[0][1]), entry[0][2])):
+        line: list[Any] = [*cell]
+        for model in models:
+            found = nets.get(model, [])
+            times = [value for row in found for value in row.process_medians_ms]
+            memory = [row.peak_mib or 0.0 for row in found]
+            line += [spread(times, 1), f"{statistics.median(memory):.0f}"] if found else ["–", "–"]
+        control = _median_row(nets[models[-1]]).median_ms if models[-1] in nets else None
+        for model in models[:-1]:
+            own = _median_row(nets[model]).median_ms if model in nets else None
+            line.append(f"{own / control:.2f}" if own and control else "–")
+        processes = max(sum(row.processes for row in found) for found in nets.values())
+        lines.append([*line, processes, f"{_most_difference(nets):.0e}"])
+    size = "×".join(map(str, runs[0]["settings"]["size"]))
+    versions = ", ".join(f"{name} {version}" for name, version in runs[0]["engines"].items())
+    head = ["engine", "dtype", "batch", *(column for m in models for column in (f"{m} ms", "peak MiB"))]
+    head += [*(f"{model} / {models[-1]}" for model in models[:-1]), "processes", "largest difference"]
+    fastest = best([_median_row(found) for nets in cells.values() for found in nets.values()], models)
     return [
         "",
-        as_markdown(rows).rstrip(),
+        "Medians of processes, and the range of those of single processes; ratios are of the medians of all.",
         "",
-        f"Images of {size}; {engines}.",
+        *table(head, lines),
         "",
-        *(f"- {w}" for w in best(rows, models)),
+        f"Images of {size}; {versions}.",
+        "",
+        *(f"- {words}" for words in fastest),
     ]
+
+
+def _most_difference(nets: dict[str, list[Row]]) -> float:
+    return max(row.difference or 0.0 for rows in nets.values() for row in rows)
+
+
+def _median_row(rows: list[Row]) -> Row:
+    """Return a row whose time is the median of the medians of all processes."""
+    middle = statistics.median(value for row in rows for value in row.process_medians_ms)
+    return replace(rows[0], times_ms=(middle,), processes=1)
+
+
+def accuracy_tables(record: dict[str, Any]) -> list[str]:
+    """Return time and accuracy of a trained net in every engine and dtype."""
+    size = "×".join(map(str, record["settings"]["size"]))
+    rows = [Row.of(result) for result in record["results"]]
+    return ["", as_markdown(rows).rstrip(), "", f"Images of {size}."]
 
 
 AP = {
@@ -339,7 +380,8 @@ def main() -> None:
         ("training-cpu-*", "Training small nets", of_one(training_tables)),
         ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
         ("detectors-cpu-*", "Detectors", of_one(detector_tables)),
-        ("engines-cpu-*", "Nets in engines", of_one(engine_tables)),
+        ("engines-cpu-*", "Nets in engines", engine_tables),
+        ("quantised-cpu-*", "A trained net in engines, quantised", of_one(accuracy_tables)),
         ("gpu-*", "Operator and nets", of_one(lambda record: ["", *report.tables(record["results"])])),
     ):
         for name, paths in runs_of(arguments.results, pattern).items():

@@ -58,6 +58,7 @@ def export(
 
     from ..export import checked, image_shapes
     from ..models import named
+    from ..studies.logs import compiling_for_the_cpu
     from ..surgery import fold_batch_norms
 
     for name, value in (("batch", batch), ("multiple", multiple)):
@@ -80,21 +81,22 @@ def export(
         # What is 1 in an example would be 1 for ever.
         batch = max(2, batch)
     try:
-        parity = checked.export(
-            module,
-            (torch.randn(batch, net.channels, height, width),),
-            file,
-            format=format,
-            dynamic_shapes=image_shapes(multiple=multiple, least=least) if dynamic else None,
-            others=[
-                (torch.randn(images, net.channels, *sides),)
-                for images, sides in (_other_sizes(height, width, multiple) if dynamic else ())
-            ],
-            operator=operator,
-            opset_version=opset,
-            compiled=compiled,
-            tolerance=tolerance,
-        )
+        with compiling_for_the_cpu():
+            parity = checked.export(
+                module,
+                (torch.randn(batch, net.channels, height, width),),
+                file,
+                format=format,
+                dynamic_shapes=image_shapes(multiple=multiple, least=least) if dynamic else None,
+                others=[
+                    (torch.randn(images, net.channels, *sides),)
+                    for images, sides in (_other_sizes(height, width, multiple) if dynamic else ())
+                ],
+                operator=operator,
+                opset_version=opset,
+                compiled=compiled,
+                tolerance=tolerance,
+            )
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
     if net.left_out:

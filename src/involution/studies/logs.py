@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-__all__ = ["errors_alone"]
+__all__ = ["compiling_for_the_cpu", "errors_alone"]
 
 
 @contextmanager
@@ -23,3 +23,8 @@ def errors_alone(name: str | None = None) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def compiling_for_the_cpu() -> AbstractContextManager[None]:
+    """Keep from the user that Inductor finds CUDA's compiler and no GPU: what is compiled runs on the CPU."""
+    return errors_alone("torch.utils.cpp_extension")

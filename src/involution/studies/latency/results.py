@@ -22,12 +22,13 @@ class Row:
         engine: of `ENGINES`.
         dtype: of `DTYPES`.
         batch: images that pass together.
-        times_ms: of the rounds, in their order; empty where nothing was measured.
+        times_ms: of the rounds, in their order, process after process; empty where nothing was measured.
         to_control: median over the control's in the same rounds.
         peak_mib: memory that running takes at its peak.
         accuracy: share of images, from 0 to 1, whose class the net finds; None where it was not asked for.
         difference: largest relative difference of an output from PyTorch's in float32.
         reason: why nothing was measured.
+        processes: that the rounds were divided among.
     """
 
     model: str
@@ -40,6 +41,13 @@ class Row:
     difference: float | None = None
     reason: str = ""
     accuracy: float | None = None
+    processes: int = 1
+
+    @property
+    def process_medians_ms(self) -> tuple[float, ...]:
+        """Median of each process, in their order."""
+        rounds = len(self.times_ms) // self.processes
+        return tuple(median(self.times_ms[i : i + rounds]) for i in range(0, rounds * self.processes, max(1, rounds)))
 
     @property
     def median_ms(self) -> float | None:
@@ -62,8 +70,9 @@ class Row:
     def of(cls, record: Mapping[str, Any]) -> Row:
         """Return the row that `record` gave."""
         names = ("model", "engine", "dtype", "batch", "to_control", "peak_mib", "difference", "reason")
-        # Records of before accuracy was measured have none.
-        fields = {name: record[name] for name in names} | {"accuracy": record.get("accuracy")}
+        # Older records have no accuracy, and one process.
+        more = {"accuracy": record.get("accuracy"), "processes": record.get("processes", 1)}
+        fields = {name: record[name] for name in names} | more
         return cls(**fields, times_ms=tuple(record["times_ms"]))
 
     def record(self) -> dict[str, object]:
@@ -81,6 +90,7 @@ class Row:
             "difference": self.difference,
             "accuracy": self.accuracy,
             "reason": self.reason,
+            "processes": self.processes,
             "times_ms": [round(value, 3) for value in self.times_ms],
         }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,7 +41,8 @@ class Plan:
         batches: images that pass together.
         size: height and width of the images, in pixels.
         threads: that compute.
-        rounds: times that each net is timed.
+        rounds: times that each net is timed in each of its processes.
+        processes: that each net is opened in, one after the other.
         calibration: folder of images that int8 is calibrated on.
         accuracy: folder with one folder of images per class, of which the nets' accuracy is measured, in the first of
             ``batches``.
@@ -54,6 +55,7 @@ class Plan:
     size: tuple[int, int]
     threads: int
     rounds: int
+    processes: int = 1
     calibration: Path | None = None
     accuracy: Path | None = None
 
@@ -61,7 +63,9 @@ class Plan:
 def measure(plan: Plan, announce: Callable[[str], None] = lambda words: None) -> Iterator[list[Row]]:
     """Yield the rows of all nets in one engine, dtype and batch after the other.
 
-    Each net is in a process of its own. In every round each runs twice, the second run is timed; they begin in turn.
+    Each net is in a process of its own, of which there are several one after the other: a process keeps the memory that
+    the system gives it, and may be a fifth faster or slower for its whole life. In every round each net runs twice, the
+    second run is timed; they begin in turn.
 
     Args:
         plan: what is measured.
@@ -77,33 +81,58 @@ def measure(plan: Plan, announce: Callable[[str], None] = lambda words: None) ->
 
 def _measured(plan: Plan, rows: Sequence[Row], announce: Callable[[str], None]) -> list[Row]:
     found = dict(enumerate(rows))
+    times: dict[int, list[tuple[float, ...]]] = {}
+    with ExitStack() as stack:
+        folders: dict[int, Path] = {}
+        for number, row in found.items():
+            announce(f"{row.model} is made ready for {row.engine}, {row.dtype}, batch {row.batch}")
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="involution-")))
+            try:
+                with Worker(_job(plan, row), folder) as worker:
+                    worker.prepare()
+            except Failure as error:
+                found[number] = replace(row, reason=str(error))
+                continue
+            folders[number], times[number] = folder, []
+        for process in range(plan.processes):
+            announce(
+                f"{rows[0].engine}, {rows[0].dtype}, batch {rows[0].batch}: process {process + 1}, {plan.rounds} rounds"
+            )
+            still = {number: folder for number, folder in folders.items() if not found[number].reason}
+            for number, row in _in_processes(plan, rows, still, last=process == plan.processes - 1).items():
+                times[number].append(row.times_ms)
+                all_times = () if row.reason else tuple(chain(*times[number]))
+                found[number] = replace(row, times_ms=all_times, processes=process + 1)
+    return _with_ratios(list(found.values()))
+
+
+def _job(plan: Plan, row: Row) -> Job:
+    calibration = plan.calibration if row.dtype == "int8" else None
+    return Job(row.model, row.engine, row.dtype, row.batch, plan.size, plan.threads, calibration)
+
+
+def _in_processes(plan: Plan, rows: Sequence[Row], folders: Mapping[int, Path], *, last: bool) -> dict[int, Row]:
+    """Open each net that has a folder in a process, time all in turn, and return their rows by number."""
+    found: dict[int, Row] = {}
     workers: dict[int, Worker] = {}
-    times: dict[int, list[float]] = {}
+    times: dict[int, list[float]] = {number: [] for number in folders}
 
     def give_up(number: int, error: Failure) -> None:
         found[number] = replace(rows[number], reason=str(error))
         workers.pop(number, None)
 
     with ExitStack() as stack:
-        for number, row in found.items():
-            calibration = plan.calibration if row.dtype == "int8" else None
-            job = Job(row.model, row.engine, row.dtype, row.batch, plan.size, plan.threads, calibration)
-            announce(f"{row.model} is made ready for {row.engine}, {row.dtype}, batch {row.batch}")
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="involution-")))
+        for number, folder in folders.items():
             try:
-                with Worker(job, folder) as preparing:
-                    preparing.prepare()
-                worker = stack.enter_context(Worker(job, folder))
+                worker = stack.enter_context(Worker(_job(plan, rows[number]), folder))
                 difference = worker.open()
-                most = _MOST_DIFFERENCE.get(row.dtype)
+                most = _MOST_DIFFERENCE.get(rows[number].dtype)
                 if most is not None and not difference <= most:
                     raise Failure(f"differs from PyTorch by {difference:.1e} of the largest output")
             except Failure as error:
-                found[number] = replace(row, reason=str(error))
-                continue
-            found[number] = replace(row, difference=difference)
-            workers[number], times[number] = worker, []
-        announce(f"{rows[0].engine}, {rows[0].dtype}, batch {rows[0].batch}: {plan.rounds} rounds")
+                give_up(number, error)
+            else:
+                workers[number], found[number] = worker, replace(rows[number], difference=difference)
         for round_number in range(plan.rounds):
             turn = list(workers)
             for number in turn[round_number % len(turn) :] + turn[: round_number % len(turn)] if turn else ():
@@ -113,15 +142,19 @@ def _measured(plan: Plan, rows: Sequence[Row], announce: Callable[[str], None]) 
                 except Failure as error:
                     give_up(number, error)
         for number, worker in list(workers.items()):
+            found[number] = replace(found[number], times_ms=tuple(times[number]))
             try:
-                peak = worker.peak_mib()
-                images = plan.accuracy if rows[number].batch == plan.batches[0] else None
-                accuracy = None if images is None else worker.accuracy(images)
+                if last:
+                    found[number] = _with_memory_and_accuracy(plan, found[number], worker)
             except Failure as error:
                 give_up(number, error)
-            else:
-                found[number] = replace(found[number], times_ms=tuple(times[number]), peak_mib=peak, accuracy=accuracy)
-    return _with_ratios(list(found.values()))
+    return found
+
+
+def _with_memory_and_accuracy(plan: Plan, row: Row, worker: Worker) -> Row:
+    peak = worker.peak_mib()
+    images = plan.accuracy if row.batch == plan.batches[0] else None
+    return replace(row, peak_mib=peak, accuracy=None if images is None else worker.accuracy(images))
 
 
 def _with_ratios(rows: list[Row]) -> list[Row]:

@@ -19,6 +19,7 @@ from ...errors import InvolutionError
 from ...export.checked import difference
 from ...export.sessions import Session, flat
 from ...models import named
+from ..logs import compiling_for_the_cpu
 from . import clock, quantisation
 from .accuracy import LabelledImages
 from .engines import ENGINES
@@ -237,7 +238,12 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 def _serve(connection: Connection, job: Job, folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    runner = _Runner(job, folder)
+    with compiling_for_the_cpu():
+        _answer(connection, _Runner(job, folder))
+
+
+def _answer(connection: Connection, runner: _Runner) -> None:
+    """Do what is asked until nobody asks any more."""
     while True:
         try:
             name, arguments = connection.recv()

@@ -14,6 +14,14 @@ struct WindowShape {
   const std::int64_t *taps, *stride, *padding, *dilation;
 };
 
+// Whether two lists of sizes are equal.
+inline bool same(const std::int64_t* a, const std::int64_t* b, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i++) {
+    if (a[i] != b[i]) return false;
+  }
+  return true;
+}
+
 // The steps of a map, zero for the dimensions it lacks.
 inline void map_steps(const std::int64_t* step, std::int64_t dims, std::int64_t (&steps)[5]) {
   steps[0] = step[0];

@@ -47,13 +47,6 @@ std::string text(const InvolutionNumbers& numbers) { return text(numbers.at, num
   refuse_input(call, i, "have the shape " + expected);
 }
 
-bool same(const i64* a, const i64* b, i64 count) {
-  for (i64 i = 0; i < count; i++) {
-    if (a[i] != b[i]) return false;
-  }
-  return true;
-}
-
 void check_numbers(const InvolutionCall& call, const char* name, const InvolutionNumbers& numbers, i64 dims, i64 least) {
   if (numbers.count != dims) {
     refuse_attribute(call, std::string(name) + " must have " + std::to_string(dims) +

@@ -38,13 +38,6 @@ inline bool field_channels_last(const Tensor& field) {
   return true;
 }
 
-inline bool same(const i64* a, const i64* b, i64 count) {
-  for (i64 i = 0; i < count; i++) {
-    if (a[i] != b[i]) return false;
-  }
-  return true;
-}
-
 // The numbers of a vector, or of the matrix of a 1×1 convolution, one after the other in memory.
 class Packed {
  public:
