@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
 
 import numpy
 import pytest
@@ -250,6 +251,29 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ExportError, match=r"cannot write .*; set XDG_CACHE_HOME to a folder"):
         exported.extension()
+
+
+@pytest.mark.parametrize(("told", "flags"), [('"_GLIBCXX_USE_CXX11_ABI=0;OV_THREAD=OV_THREAD_TBB"', 1), ("", 0)])
+def test_its_strings_are_those_that_openvino_was_compiled_with(tmp_path, monkeypatch, told, flags):
+    header, targets = (
+        tmp_path / "openvino" / path
+        for path in ("include/openvino/core/op_extension.hpp", "cmake/OpenVINOTargets.cmake")
+    )
+    for file in (header, targets):
+        file.parent.mkdir(parents=True)
+    header.touch()
+    targets.write_text(f"set_target_properties(openvino::runtime PROPERTIES INTERFACE_COMPILE_DEFINITIONS {told})")
+    # A compiler that writes down what it is told.
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\nfor file; do :; done; touch "$file"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = ModuleSpec("openvino", None, is_package=True)
+    found.submodule_search_locations = [str(tmp_path / "openvino")]
+    monkeypatch.setattr(exported, "find_spec", lambda name: found)
+    assert exported.extension().exists()
+    assert (tmp_path / "told").read_text().split().count("-D_GLIBCXX_USE_CXX11_ABI=0") == flags
 
 
 def test_a_missing_openvino_is_said(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -82,9 +83,13 @@ def _flags(kernels: Path) -> list[str]:
     # OpenVINO's threads are TBB's where its package has that library.
     has_pool = libraries[-1] is not None and (package / "include/tbb/parallel_for.h").exists()
     pool = ["-DINVOLUTION_TBB"] if has_pool else []
+    # GCC's library has two kinds of strings; OpenVINO tells CMake which one it was compiled with.
+    targets = package / "cmake/OpenVINOTargets.cmake"
+    strings = re.search(r"_GLIBCXX_USE_CXX11_ABI=[01]", targets.read_text("utf-8") if targets.exists() else "")
     folders = [kernels.parent, package / "libs"]
     return [
         *("-std=c++17", "-O2", "-shared", "-fPIC", *pool),
+        *([f"-D{strings[0]}"] if strings else []),
         *(f"-I{folder}" for folder in (package / "include", _HEADERS)),
         str(_SOURCES / "extension.cpp"),
         *(str(library) for library in (*libraries, kernels) if library is not None),
