@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.gpu import report
 
 from involution import records
-from involution.studies.latency.engines import DTYPES
+from involution.studies.latency.engines import DTYPES, ENGINES
 from involution.studies.latency.results import Row, as_markdown, best
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
@@ -238,7 +238,8 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
     for row in (row for rows in of_runs for row in rows if row.times_ms):
         cells.setdefault((row.engine, row.dtype, row.batch), {}).setdefault(row.model, []).append(row)
     lines = []
-    for cell, nets in sorted(cells.items(), key=lambda entry: (DTYPES.index(entry[0][1]), entry[0][2])):
+    in_order = sorted(cells, key=lambda cell: (DTYPES.index(cell[1]), cell[2], list(ENGINES).index(cell[0])))
+    for cell, nets in ((cell, cells[cell]) for cell in in_order):
         line: list[Any] = [*cell]
         for model in models:
             found = nets.get(model, [])
