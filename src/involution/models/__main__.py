@@ -15,7 +15,8 @@ from . import in_torchvision
 _USAGE = """usage: python -m involution.models SCRIPT [its arguments …]
 
 Runs a Python script as `python SCRIPT …` does, after the nets of this library were registered with timm and torchvision:
-the scripts of timm's repository (train, validate, benchmark, inference, onnx_export), torchvision's references, or yours.
+the scripts of timm's repository (train, validate, benchmark, inference), torchvision's references, or yours. What timm's
+onnx_export would write, `involution export` writes: the exporter of that script knows no operators but PyTorch's own.
 
 example:
   $ python -m involution.models validate.py imagenette --model rednet26_half.imagenette --device cpu"""
