@@ -93,7 +93,17 @@ def test_the_wheel_holds_what_it_must_and_nothing_else(wheel):
 @pytest.mark.wheel
 def test_the_wheel_works_where_torch_alone_is(wheel, empty_environment, tmp_path):
     python = empty_environment / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", wheel]
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-index",
+        "--no-deps",
+        wheel,
+    ]
     subprocess.run(install, check=True)
     command = [python, "-I", str(ROOT / "packaging" / "smoke.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
