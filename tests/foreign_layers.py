@@ -92,3 +92,49 @@ def with_random_statistics(net):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
     return net.eval()
+
+
+class AuthorsBottleneck(nn.Module):
+    """1×1 convolution, involution of 7×7 with the stride, 1×1 convolution, around a shortcut."""
+
+    def __init__(self, channels, width, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = AuthorsInvolution(width, 7, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        if channels != 4 * width:
+            shortcut = nn.Conv2d(channels, 4 * width, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(4 * width))
+
+    def forward(self, x):
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn3(self.conv3(self.bn2(self.conv2(y)).relu()))
+        return (y + (self.downsample(x) if hasattr(self, "downsample") else x)).relu()
+
+
+class AuthorsRedNet26(nn.Module):
+    """RedNet-26 with the names of OpenMMLab's classifiers, as the paper describes it, with the released stem of K = 3."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        body = nn.Module()
+        first, last = ConvolutionNorm(3, 32, norm=False), ConvolutionNorm(32, 64, norm=False)
+        first.conv = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        last.conv = nn.Conv2d(32, 64, 3, padding=1, bias=False)
+        first.bn, last.bn = nn.BatchNorm2d(32), nn.BatchNorm2d(64)
+        body.stem = nn.Sequential(first, AuthorsInvolution(32, 3, 1), nn.BatchNorm2d(32), nn.ReLU(), last)
+        channels = 64
+        for stage, (blocks, width) in enumerate(((1, 64), (2, 128), (4, 256), (1, 512)), 1):
+            layers = []
+            for i in range(blocks):
+                layers.append(AuthorsBottleneck(channels, width, 2 if i == 0 and stage > 1 else 1))
+                channels = 4 * width
+            setattr(body, f"layer{stage}", nn.Sequential(*layers))
+        self.backbone, self.head = body, nn.Module()
+        self.head.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.backbone.stem(x), 3, stride=2, padding=1)
+        for stage in range(1, 5):
+            x = getattr(self.backbone, f"layer{stage}")(x)
+        return self.head.fc(x.mean((2, 3)))

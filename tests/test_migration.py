@@ -1,8 +1,11 @@
 """Nets whose involutions are other people's: converted by the command, loaded, and equal to what they were."""
 
+import pickle
+
 import pytest
+import timm
 import torch
-from foreign_layers import AuthorsInvolution, ReichInvolution, with_random_statistics
+from foreign_layers import AuthorsInvolution, AuthorsRedNet26, ReichInvolution, with_random_statistics
 from torch import nn
 
 from involution import Involution2d
@@ -53,6 +56,30 @@ def test_a_net_converted_by_the_command_computes_the_same(pairs, suffix, tmp_pat
     x = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["openmmlab", "paddle"])
+def test_a_whole_rednet_converted_by_the_command_computes_the_same(layout, tmp_path):
+    theirs = with_random_statistics(AuthorsRedNet26(5))
+    file = tmp_path / "rednet26.pth"
+    torch.save({"state_dict": theirs.state_dict(), "meta": {"epoch": 130}}, file)
+    if layout == "paddle":
+        # The same net under Paddle's names, by hand: no prefix, other statistics, the transposed classifier.
+        names = {"running_mean": "_mean", "running_var": "_variance", "head.fc": "fc", "backbone.": ""}
+        arrays = {}
+        for key, value in theirs.state_dict().items():
+            if not key.endswith("num_batches_tracked"):
+                for old, new in names.items():
+                    key = key.replace(old, new)
+                arrays[key] = (value.t() if key == "fc.weight" else value).numpy().copy()
+        file = tmp_path / "RedNet26_pretrained.pdparams"
+        file.write_bytes(pickle.dumps(arrays, protocol=2))
+    assert main(["convert", str(file), str(tmp_path / "ours.safetensors"), "--quiet"]) == 0
+    ours = timm.create_model("rednet26", num_classes=5, checkpoint_path=str(tmp_path / "ours.safetensors")).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected, output = theirs(x), ours(x)
+    torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_training_goes_on_as_it_would_have():
