@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sanitize fuzz faults bench gpu gpu-compile-check docs lock clean
+.PHONY: help demo test check format sanitize fuzz faults bench gpu gpu-compile-check docs wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -55,6 +55,9 @@ gpu: $(STAMP)  ## on a machine with a GPU: its tests, parity, benchmarks; record
 
 docs: $(STAMP)  ## build the documentation into docs/_build
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+wheel: $(STAMP)  ## build the wheel of this platform and the source archive into dist
+	$(BIN)/python -m build --outdir dist
 
 lock: $(STAMP)  ## resolve the newest versions that pyproject.toml allows into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -1,11 +1,31 @@
 """Sphinx configuration."""
 
+import os
+import sys
+from pathlib import Path
+
+# Keras' own default is TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
 import involution
 
 project = "involution"
 author = "The involution developers"
 version = release = involution.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = [
+    "mathml",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+# Formulas are in the pages themselves; nothing is fetched from anywhere.
+html_math_renderer = "mathml"
+# What is copied of a console block are its commands, without prompts and output.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 default_role = "any"

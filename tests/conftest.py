@@ -3,6 +3,9 @@ import os
 import pytest
 import torch
 
+# Keras reads it when it is imported first; its own default is TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -13,7 +13,23 @@ from typing import Any
 
 from .errors import CommandError, in_one_line
 
-__all__ = ["leaves", "load", "merge", "resolve"]
+__all__ = ["find", "leaves", "load", "merge", "resolve"]
+
+# Where an installed library has the recipes, and where a checkout has them.
+_PLACES = (Path(__file__).with_name("_shipped") / "recipes", Path(__file__).parents[2] / "recipes")
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """Return a recipe's path, where this folder has no such file that of the library's own (``recipes/…``).
+
+    Args:
+        path: of the file; whatever is there is taken as it is.
+    """
+    given = Path(path)
+    if given.exists() or given.is_absolute() or given.parts[:1] != ("recipes",):
+        return given
+    inside = Path(*given.parts[1:])
+    return next((place / inside for place in _PLACES if (place / inside).is_file()), given)
 
 
 def resolve(path: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -17,7 +17,7 @@ ROOMS = (
     ("kernel_generation",),
     ("modules", "upsampling"),
     ("counting",),
-    ("surgery", "export"),
+    ("surgery", "export", "keras"),
     ("involution",),
     ("models", "data", "pictures"),
     ("tasks",),

@@ -33,6 +33,7 @@ PRIVATE = {
     "torch.ops.aten._native_batch_norm_legit_no_training": "one of the operators behind nn.BatchNorm2d, to be counted",
     "torch.ops.aten._prelu_kernel": "the operator behind nn.PReLU, to be counted",
     "torch.ops.aten._trilinear": "the operator behind nn.Bilinear, without a formula, to be named as uncounted",
+    "torchvision.models._api.register_model": "torchvision's scripts find models in its registry, which has no public door",
     "torch.utils._python_dispatch.TorchDispatchMode": "sees every operator that a net calls; there is no public path",
 }
 

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from ..models import checkpoints
+from ..models import checkpoints, layer_checkpoints
 from .output_files import refuse_overwriting
 
 
-def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm", quiet: bool = False) -> None:
+def convert(
+    checkpoint: Path, out: Path, *, layout: checkpoints.Layout | Literal["layers"] = "timm", quiet: bool = False
+) -> None:
     """Convert the weights of a RedNet or a SAN between this library, their authors' code and PaddleClas.
 
     Args:
         checkpoint: what to read; whose names it uses is seen from its keys. ``.pth``, ``.safetensors``, ``.pdparams``.
         out: what to write, by its ending ``.safetensors``, ``.pdparams`` or ``.pth``.
         layout: whose names to write: ``timm`` (ours), ``openmmlab`` (RedNet's authors' mmcls, mmdet and mmseg code),
-            ``paddle`` (PaddleClas) or ``san`` (SAN's authors' code).
+            ``paddle`` (PaddleClas) or ``san`` (SAN's authors' code); ``layers`` for a net of yours, in which the authors'
+            or ChristophReich1996's involutions get the names of ours and all else keeps its own.
         quiet: print the summary without the report of every key.
 
     Raises:
-        CheckpointError: the weights cannot be read or written, or are no RedNet's and no SAN's.
+        CheckpointError: the weights cannot be read or written, or are no RedNet's and no SAN's; with ``layers``, there
+            are no involutions among them.
         CommandError: the weights would be written over what is read.
     """
     refuse_overwriting([out], [checkpoint], "name another file to write")
+    if layout == "layers":
+        _convert_layers(checkpoint, out, quiet)
+        return
     converted = checkpoints.to_timm(checkpoints.read(checkpoint))
     metadata = {"architecture": converted.model, **{k: str(v) for k, v in converted.arguments.items()}}
     state = checkpoints.from_timm(converted.state, layout)
@@ -36,3 +44,19 @@ def convert(checkpoint: Path, out: Path, *, layout: checkpoints.Layout = "timm",
     print(f"{len(state)} tensors written to {out}, {len(converted.left_out)} left out")
     if layout == "timm":
         print(f'timm.create_model("{converted.model}"{arguments}, checkpoint_path="{out}")')
+
+
+def _convert_layers(checkpoint: Path, out: Path, quiet: bool) -> None:
+    converted = layer_checkpoints.to_ours(checkpoints.read(checkpoint))
+    checkpoints.write(converted.state, out)
+    if not quiet:
+        for key, name in converted.renamed.items():
+            print(f"{key} -> {name}")
+        for layer in converted.layers:
+            print(
+                f"{layer.name or 'the layer'}: {layer.in_channels} to {layer.out_channels} channels, "
+                f"{layer.hidden_channels} hidden, K²·G = {layer.rows}"
+            )
+    for note in converted.notes:
+        print(note)
+    print(f"{len(converted.state)} tensors written to {out}, {len(converted.layers)} involutions renamed")

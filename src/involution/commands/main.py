@@ -25,45 +25,98 @@ class Command(NamedTuple):
     module: str
     function: str
     summary: str
+    example: str
 
 
 _COMMANDS = {
     "compare": Command(
-        "involution.commands.compare", "compare", "train convolution against involution on the same data, report"
+        "involution.commands.compare",
+        "compare",
+        "train convolution against involution on the same data, report",
+        "involution compare digits --epochs 5 --open",
     ),
     "study": Command(
         "involution.commands.study",
         "study",
         "train what a file declares, net by net and seed by seed, and judge claims",
+        "involution study cifar10 --show",
     ),
     "complexity": Command(
-        "involution.commands.complexity", "complexity", "parameters and multiply-adds beside the paper's"
+        "involution.commands.complexity",
+        "complexity",
+        "parameters and multiply-adds beside the paper's",
+        "involution complexity imagenet --name rednet50",
     ),
     "convert": Command(
-        "involution.commands.convert", "convert", "bring weights from the authors' code or PaddleClas, and back"
+        "involution.commands.convert",
+        "convert",
+        "bring weights from the authors' code, PaddleClas and others, and back",
+        "involution convert RedNet50_pretrained.pdparams rednet50.safetensors",
     ),
     "export": Command(
-        "involution.commands.export", "export", "write a net for AOTInductor, ONNX Runtime or OpenVINO, and compare"
+        "involution.commands.export",
+        "export",
+        "write a net for AOTInductor, ONNX Runtime or OpenVINO, and compare",
+        "involution export rednet26_half.imagenette --format onnx --output rednet.onnx",
     ),
     "benchmark": Command(
-        "involution.commands.benchmark", "benchmark", "time nets in every engine that is installed, side by side"
+        "involution.commands.benchmark",
+        "benchmark",
+        "time nets in every engine that is installed, side by side",
+        "involution benchmark rednet50 resnet50 --engines eager onnxruntime-custom --batch 1 8",
     ),
-    "pack": Command("involution.commands.pack", "pack", "write a folder of images as tar shards to stream from"),
+    "pack": Command(
+        "involution.commands.pack",
+        "pack",
+        "write a folder of images as tar shards to stream from",
+        "involution pack photos shards",
+    ),
     "voc2coco": Command(
-        "involution.commands.voc2coco", "voc2coco", "bring annotations of Pascal VOC into COCO's format"
+        "involution.commands.voc2coco",
+        "voc2coco",
+        "bring annotations of Pascal VOC into COCO's format",
+        "involution voc2coco VOC2007/Annotations cells/annotations/instances_train.json --names VOC2007/train.txt",
+    ),
+    "push": Command(
+        "involution.commands.push",
+        "push",
+        "put a net that fit saved onto the Hugging Face Hub",
+        "involution push runs/photos/model user/photos --license mit",
     ),
     "predict": Command(
-        "involution.commands.predict", "predict", "apply a trained net to images: classes, heat maps, objects"
+        "involution.commands.predict",
+        "predict",
+        "apply a trained net to images: classes, heat maps, objects",
+        "involution predict dog.jpg --model rednet26_half.imagenette --heatmaps layer3.0.conv2",
     ),
     "fit": Command(
-        "involution.commands.training", "run", "train a net: classification, detection (Lightning's flags and YAML)"
+        "involution.commands.training",
+        "run",
+        "train a net: classification, detection, segmentation (Lightning's flags and YAML)",
+        "involution fit --config recipes/finetune/folder.yaml --data.root photos --model.num_classes 5 --run runs/photos",
     ),
-    "validate": Command("involution.commands.training", "run", "evaluate a checkpoint on the validation images"),
-    "test": Command("involution.commands.training", "run", "evaluate a checkpoint on the test images"),
+    "validate": Command(
+        "involution.commands.training",
+        "run",
+        "evaluate a checkpoint on the validation images",
+        "involution validate --config recipes/finetune/folder.yaml --data.root photos --model.num_classes 5 --run runs/photos --ckpt_path best",
+    ),
+    "test": Command(
+        "involution.commands.training",
+        "run",
+        "evaluate a checkpoint on the test images",
+        "involution test --config recipes/finetune/folder.yaml --data.root photos --model.num_classes 5 --run runs/photos --ckpt_path best",
+    ),
     "doctor": Command(
-        "involution.commands.doctor", "doctor", "say what serves this machine, and why something else does not"
+        "involution.commands.doctor",
+        "doctor",
+        "say what serves this machine, and why something else does not",
+        "involution doctor",
     ),
 }
+
+# The first steps of a new user, in their order.
+_FIRST = ("doctor", "predict", "fit", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,14 +196,16 @@ def _call(name: str, arguments: Sequence[str]) -> Any:
     except ImportError as error:
         raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
     if command.module == "involution.commands.training":
-        return function(name, arguments)
+        return function(name, arguments, example=command.example)
     optional = _positionals(function)[1]
     hint = "".join(f" [{word}" for word in optional) + "]" * len(optional)
     with terminable():
         from .parsing import CommandParser
 
         words = _normalised(function, arguments)
-        return auto_cli(function, args=words, prog=f"involution {name}{hint}", parser_class=CommandParser)
+        return auto_cli(
+            function, args=words, prog=f"involution {name}{hint}", parser_class=CommandParser, example=command.example
+        )
 
 
 def _positionals(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
@@ -224,6 +279,8 @@ def _as_json(values: list[str]) -> str:
 def _help() -> str:
     lines = ["usage: involution COMMAND [--help] …", "", "commands:"]
     lines += [f"  {name:<12}{command.summary}" for name, command in _COMMANDS.items()]
+    lines += ["", "examples:", *(f"  $ {_COMMANDS[name].example}" for name in _FIRST)]
+    lines += ["", "involution COMMAND --help says what a command takes, with an example."]
     return "\n".join(lines)
 
 

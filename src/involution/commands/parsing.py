@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-__all__ = ["CommandParser", "reason", "refuse"]
+__all__ = ["CommandParser", "WithExample", "reason", "refuse"]
 
 # What the parser adds around the reason: the other kinds that the value is not, and the value once more.
 _AROUND = ("Given value", "- Expected a <class 'NoneType'>", "Expected a <class 'NoneType'>")
 
 
-class CommandParser(ArgumentParser):
+class WithExample(ArgumentParser):
+    """A parser whose help ends with an example, as it is to be typed."""
+
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.example = example
+
+    def format_help(self) -> str:
+        """Return the help, and the example on a line of its own that no width of the terminal breaks."""
+        return super().format_help() + (f"\nexample:\n  $ {self.example}\n" if self.example else "")
+
+
+class CommandParser(WithExample):
     """A parser of a command's arguments that ends with `refuse`."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ def predict(
     top: int = 5,
     heatmaps: list[str] | None = None,
     min_score: float = 0.5,
+    labels: Literal["names", "scores", "none"] = "names",
     window: list[int] | None = None,
     scales: list[float] | None = None,
     flip: bool = False,
@@ -51,6 +52,8 @@ def predict(
         heatmaps: names of involutions of a classifier whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for
             every one.
         min_score: least score of the objects that a detector draws and prints.
+        labels: what is written at an object of a detector, where there is room: its name and score, the score alone, or
+            nothing.
         window: height and width of the windows in which a segmentation net sees a large image, e.g. ``512,1024``.
         scales: factors by which a segmentation net sees an image resized, averaged, e.g. ``0.75,1,1.25``.
         flip: let a segmentation net see the flipped image, too.
@@ -61,24 +64,25 @@ def predict(
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
     """
     from ..data.image_folders import list_images
-    from ..models import named, saved
+    from ..models import hub, named, saved
 
     if top < 1 or batch_size < 1:
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
     try:
         files = list_images(images)
         place = find_device(device)
-        description = saved.describe(model, allow_network=allow_network) if Path(model).is_dir() else None
-        if description is not None:
+        folder = hub.find_folder(model) if weights is None or Path(model).is_dir() else None
+        description = saved.describe(folder, allow_network=allow_network) if folder else None
+        if folder is not None and description is not None:
             if weights is not None or heatmaps:
                 raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
             predictor = import_module(_PREDICTORS[description.task])
             options: dict[str, dict[str, Any]] = {
-                "detection": {"batch_size": batch_size, "min_score": min_score},
+                "detection": {"batch_size": batch_size, "min_score": min_score, "labels": labels},
                 "segmentation": {"window": window, "scales": scales, "flip": flip},
             }
             common: dict[str, Any] = {"out": out, "json": json, "device": place, "allow_network": allow_network}
-            predictor.predict_images(files, model, **common, **options[description.task])
+            predictor.predict_images(files, folder, **common, **options[description.task])
             return
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)

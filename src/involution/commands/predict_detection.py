@@ -32,6 +32,7 @@ def predict_images(
     batch_size: int,
     device: torch.device,
     min_score: float,
+    labels: str = "names",
     allow_network: bool = False,
 ) -> None:
     """Find the objects of images; draw those above ``min_score``, print them, and write all into one JSON file.
@@ -45,6 +46,7 @@ def predict_images(
         batch_size: images that pass the net together.
         device: where the net runs.
         min_score: least score of what is drawn and printed.
+        labels: what is written at an object: ``names`` (and scores), ``scores`` or ``none``.
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:
@@ -72,11 +74,15 @@ def predict_images(
             for annotation in _annotations(objects, number, ids):
                 annotations.append({"id": len(annotations) + 1, **annotation})
             shown = {name: value[objects["scores"] >= min_score] for name, value in objects.items()}
-            texts = [
-                f"{description.classes[label]} {score:.2f}"
-                for label, score in zip(shown["labels"].tolist(), shown["scores"].tolist(), strict=True)
-            ]
-            picture = draw_objects(image, shown["boxes"], shown["labels"].tolist(), texts, shown.get("masks"))
+            kinds, scores = shown["labels"].tolist(), shown["scores"].tolist()
+            texts = {
+                "names": [
+                    f"{description.classes[kind]} {score:.2f}" for kind, score in zip(kinds, scores, strict=True)
+                ],
+                "scores": [f"{score:.2f}" for score in scores],
+                "none": [""] * len(kinds),
+            }[labels]
+            picture = draw_objects(image, shown["boxes"], kinds, texts, shown.get("masks"), classes=description.classes)
             write_png(picture, pictures[file])
             _print(file, shown, description.classes, json)
     categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]

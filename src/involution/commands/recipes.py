@@ -12,12 +12,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import CommandError
 from ..recipes import load, resolve
-from .parsing import refuse
+from .parsing import WithExample, refuse
 
 _DEEPEST, _MOST_VALUES = 50, 100_000
 
 
-class RecipeParser(LightningArgumentParser):
+class RecipeParser(WithExample, LightningArgumentParser):
     """Lightning's parser; a configuration file with ``base`` stands for itself merged into what it names."""
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from .. import records
+from .. import recipes, records
 from ..errors import CommandError, InvolutionWarning, find_refusal, in_one_line
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
@@ -153,8 +153,13 @@ class _Cli(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
-def run(subcommand: str, arguments: Sequence[str]) -> None:
+def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
     """Run one of Lightning's subcommands.
+
+    Args:
+        subcommand: fit, validate or test.
+        arguments: its flags; a recipe of the library's (``--config recipes/…``) is found where this folder has none.
+        example: of a whole command, for the help.
 
     Raises:
         InvolutionError: the data, the model or the training refuse; or, where a constructor refused, what the parser
@@ -186,9 +191,9 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
                 seed_everything_default=0,
                 save_config_kwargs={"overwrite": True},
                 parser_class=RecipeParser,
-                parser_kwargs={"prog": "involution"},
+                parser_kwargs={"prog": "involution", subcommand: {"example": example}},
                 trainer_defaults={"callbacks": end},
-                args=[subcommand, *arguments],
+                args=[subcommand, *_with_found_recipes(arguments)],
             )
     except (Terminated, SIGTERMException):
         raise Terminated(end.words) from None
@@ -207,6 +212,19 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         if end.refusal is not None:
             raise end.refusal from error
         raise
+
+
+def _with_found_recipes(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the recipes of an installed library in the place of those that this folder lacks."""
+    found = []
+    for i, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c") and equals:
+            word = f"{option}={recipes.find(value)}"
+        elif i and arguments[i - 1] in ("--config", "-c"):
+            word = str(recipes.find(word))
+        found.append(word)
+    return found
 
 
 @contextmanager

@@ -23,13 +23,14 @@ class BottleneckKernelGenerator(KernelGenerator):
         kernel_size: K, taps per dimension.
         groups: G, number of kernels per pixel.
         reduction: r, the hidden width is ``max(1, C // r)``.
+        hidden_channels: the hidden width itself, where it is no such part of C.
         reduce_bias: whether W0 has a bias (the paper's has none, the norm follows it).
         norm_layer: from a number of channels to a module; batch norm of the right rank by default.
         act_layer: the activation's class.
         dims: spatial dimensions, 1 to 3.
 
     Raises:
-        ValueError: ``reduction`` or ``kernel_size`` is below 1.
+        ValueError: ``reduction``, ``hidden_channels`` or ``kernel_size`` is below 1.
 
     Example:
         >>> import torch
@@ -45,13 +46,15 @@ class BottleneckKernelGenerator(KernelGenerator):
         groups: int,
         *,
         reduction: int = 4,
+        hidden_channels: int | None = None,
         reduce_bias: bool = False,
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] = nn.ReLU,
         dims: int = 2,
     ) -> None:
         (reduction,) = to_tuple(reduction, 1, "reduction")
-        hidden_channels = max(1, in_channels // reduction)
+        hidden = max(1, in_channels // reduction) if hidden_channels is None else hidden_channels
+        (hidden_channels,) = to_tuple(hidden, 1, "hidden_channels")
         super().__init__()
         # The matrix comes first: optimisers in checkpoints know parameters by their order.
         self.span = SpanMatrix(hidden_channels, kernel_size, groups, bias=True, dims=dims)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import CheckpointError, in_one_line
 from ..files import replaced
 from ..schema import find_problem
-from . import san_checkpoints
+from . import layer_checkpoints, san_checkpoints
 from .renaming import translate
 
 __all__ = [
@@ -147,9 +147,11 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
         return "timm"
     if any(key.startswith("stem.1.conv1.") for key in state):
         return "openmmlab"
+    hint = "; it holds involutions, whose names --layout layers converts" if layer_checkpoints.find(state) else ""
     raise CheckpointError(
         f"these are not the weights of a RedNet or a SAN: expected keys such as 'backbone.stem.1.conv1.conv.weight', "
         f"'conv1.3.kernel_generator.reduce.weight' or 'layer0.0.sam.conv_w.0.weight', got {', '.join(map(repr, list(state)[:3]))}, …"
+        f"{hint}"
     )
 
 

@@ -10,7 +10,7 @@ import timm
 from torch import nn
 
 from ..errors import CheckpointError, InvolutionError
-from . import checkpoints, saved  # checkpoints registers RedNet
+from . import checkpoints, hub, saved  # checkpoints registers RedNet
 
 __all__ = ["NamedNet", "classifier", "load"]
 
@@ -57,8 +57,9 @@ def load(model: str, weights: str | Path | None = None) -> NamedNet:
         >>> net.channels, net.size
         (3, (224, 224))
     """
-    description = saved.describe(model) if Path(model).is_dir() else None
-    if description is None:
+    folder = hub.find_folder(model) if weights is None or Path(model).is_dir() else None
+    description = saved.describe(folder) if folder else None
+    if folder is None or description is None:
         net: Any = classifier(model, weights).eval()
         config = timm.data.resolve_data_config(model=net)
         channels, *size = config["input_size"]
@@ -66,7 +67,7 @@ def load(model: str, weights: str | Path | None = None) -> NamedNet:
     if weights is not None:
         raise CheckpointError(f"{model} has its own weights; leave out --weights, which is for nets given by name")
     whole: Any
-    whole, description = saved.load(model)
+    whole, description = saved.load(folder)
     if description.task == "detection":
         transform = whole.transform
         sides = (int(transform.min_size[-1]), int(transform.max_size))

@@ -1,0 +1,57 @@
+"""``python -m involution.models SCRIPT …``: run a script as Python would, with our nets known to timm and torchvision."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from timm import is_model
+
+from .. import models
+from . import in_torchvision
+
+_USAGE = """usage: python -m involution.models SCRIPT [its arguments …]
+
+Runs a Python script as `python SCRIPT …` does, after the nets of this library were registered with timm and torchvision:
+the scripts of timm's repository (train, validate, benchmark, inference), torchvision's references, or yours. What timm's
+onnx_export would write, `involution export` writes: the exporter of that script knows no operators but PyTorch's own.
+
+example:
+  $ python -m involution.models validate.py imagenette --model rednet26_half.imagenette --device cpu"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a script.
+
+    Args:
+        arguments: the script and what it is given.
+
+    Returns:
+        The exit status where the script was not run: 0 for help, 2 refused with a sentence. A script that ends by itself
+        with a status ends the process with it.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    script = Path(arguments[0])
+    if not script.is_file():
+        what = "a folder" if script.is_dir() else "an option" if script.name.startswith("-") else "no file"
+        print(
+            f"python -m involution.models: {script} is {what}; expected the path of a Python script, such as train.py of "
+            "timm's repository, before its arguments",
+            file=sys.stderr,
+        )
+        return 2
+    # As `python SCRIPT` does: the script finds its own arguments, and its neighbours unless Python was told (-P).
+    sys.argv = [str(script), *arguments[1:]]
+    if not sys.flags.safe_path:
+        sys.path[0] = str(script.resolve().parent)
+    in_torchvision.register([name for name in models.__all__ if is_model(name)])
+    runpy.run_path(str(script), run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,193 @@
+"""Saved nets of every task go to a hub and come back: a folder in the place of the network."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from PIL import Image
+from test_detection_models import detector
+from trainings import refusal
+
+import involution.models  # noqa: F401
+from involution.commands.main import main
+from involution.errors import CheckpointError
+from involution.models import hub, named, saved
+from involution.models.segmentation import create as create_segmentation
+from involution.models.trained import FOLDER
+
+COMMIT = "0" * 39 + "1"
+
+
+class LocalHub:
+    """Keeps repositories in a folder, in the form in which huggingface_hub keeps what it fetched."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def place(self, name):
+        return self.folder / f"models--{name.replace('/', '--')}"
+
+    def files(self, name):
+        return self.place(name) / "snapshots" / COMMIT
+
+    def create_repo(self, name, *, private, exist_ok):
+        self.files(name).mkdir(parents=True, exist_ok=exist_ok)
+        (self.place(name) / "refs").mkdir(exist_ok=True)
+        (self.place(name) / "refs" / "main").write_text(COMMIT)
+        return SimpleNamespace(repo_id=name)
+
+    def file_exists(self, name, file):
+        return (self.files(name) / file).exists()
+
+    def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message):
+        for pattern in allow_patterns:
+            for file in self.folder.__class__(folder_path).glob(pattern):
+                shutil.copy(file, self.files(repo_id) / file.name)
+
+    def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id, commit_message):
+        (self.files(repo_id) / path_in_repo).write_bytes(path_or_fileobj)
+
+
+def detection(folder):
+    net = detector(box_score_thresh=0.0).eval()
+    arguments = {**json.loads(json.dumps(detector_arguments()))}
+    saved.save(
+        folder, net, saved.Description("detection", "faster_rcnn", arguments, ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
+    )
+    return net
+
+
+def detector_arguments():
+    from test_detection_models import SMALL
+
+    return {**SMALL, "box_channels": 32, "box_score_thresh": 0.0}
+
+
+def segmentation(folder):
+    arguments = {"backbone": "rednet26", "backbone_args": {"channels": [16, 16, 32, 32], "kernel_size": 3}}
+    net = create_segmentation("semantic_fpn", 3, **arguments).eval()
+    saved.save(
+        folder,
+        net,
+        saved.Description("segmentation", "semantic_fpn", arguments, ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3),
+    )
+    return net
+
+
+def classification(folder):
+    shutil.copytree(FOLDER / "rednet14_eighth.cifar10", folder)
+    (folder / "README.md").unlink()
+    return timm.create_model("rednet14_eighth.cifar10", pretrained=True).eval()
+
+
+TASKS = {
+    "detection": (detection, "object-detection"),
+    "segmentation": (segmentation, "image-segmentation"),
+    "classification": (classification, "image-classification"),
+}
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    class Here(LocalHub):
+        def __init__(self, token=None):
+            super().__init__(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Here)
+    return LocalHub(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nets_of_every_task_go_there_and_predict_from_there(task, tmp_path, local, capsys):
+    make, pipeline = TASKS[task]
+    net = make(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("not for others")
+    assert main(["push", str(tmp_path / "model"), "user/net", "--license", "mit"]) == 0
+    assert "is hf-hub:user/net: involution predict image.jpg --model hf-hub:user/net" in capsys.readouterr().out
+    files = local.files("user/net")
+    assert sorted(file.name for file in files.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    text = (files / "README.md").read_text()
+    assert text.startswith("---\n") and f'pipeline_tag: "{pipeline}"' in text and 'license: "mit"' in text
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "x.png")
+    command = ["predict", str(tmp_path / "x.png"), "--model", "hf-hub:user/net", "--out", str(tmp_path / "out")]
+    assert main([*command, "--min-score", "0"]) == 0
+    loaded = named.load("hf-hub:user/net")
+    if task != "detection":
+        x = torch.randn(1, 3, *loaded.size)
+        with torch.inference_mode():
+            assert torch.equal(loaded.net(x), net(x))
+    else:
+        whole, description = saved.load(hub.find_folder("hf-hub:user/net"))
+        assert description.classes == ("a", "b", "c")
+        assert all(torch.equal(value, net.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_a_card_of_ones_own_stays(tmp_path, local):
+    segmentation(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("mine")
+    hub.push(tmp_path / "model", "user/net")
+    assert (local.files("user/net") / "README.md").read_text() == "mine"
+    # One that is there already and not in the folder stays, too.
+    (tmp_path / "model" / "README.md").unlink()
+    hub.push(tmp_path / "model", "user/net")
+    assert (local.files("user/net") / "README.md").read_text() == "mine"
+
+
+def test_timms_own_function_pushes_our_classifiers(tmp_path, local, monkeypatch):
+    from timm.models import push_to_hf_hub
+
+    timm_hub = __import__("sys").modules[push_to_hf_hub.__module__]
+
+    class Api(LocalHub):
+        def __init__(self, **arguments):
+            super().__init__(tmp_path / "cache")
+
+        def create_repo(self, name, **arguments):
+            return super().create_repo(name, private=False, exist_ok=True)
+
+        def file_exists(self, repo_id, filename, revision=None):
+            return False
+
+        def upload_folder(self, *, repo_id, folder_path, **arguments):
+            super().upload_folder(repo_id=repo_id, folder_path=folder_path, allow_patterns=["*"], commit_message="")
+
+    monkeypatch.setattr(timm_hub, "HfApi", Api)
+    net = timm.create_model("rednet14_eighth", num_classes=4).eval()
+    push_to_hf_hub(net, "user/timms", safe_serialization=True)
+    loaded = timm.create_model("hf-hub:user/timms", pretrained=True, cache_dir=str(tmp_path / "cache")).eval()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), net(x))
+
+
+def test_refusals_are_sentences(tmp_path, local, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    assert main(["push", str(tmp_path / "empty"), "user/net"]) == 2
+    assert "holds no saved net: expected config.json and model.safetensors" in refusal(capsys)
+    segmentation(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    assert main(["push", str(tmp_path / "model"), "user/net"]) == 2
+    assert "has no model.safetensors; expected a folder that involution fit wrote" in refusal(capsys)
+    weights.write_bytes(content)
+
+    def lost(*arguments, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(LocalHub, "create_repo", lost)
+    assert main(["push", str(tmp_path / "model"), "user/net"]) == 2
+    assert "the Hub did not take" in refusal(capsys)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert main(["predict", str(tmp_path / "x.png"), "--model", "hf-hub:user/missing"]) == 2
+    assert "hf-hub:user/missing cannot be fetched: " in refusal(capsys)
+    with pytest.raises(CheckpointError, match="cannot be fetched"):
+        hub.find_folder("hf-hub:no/such/name")
+    assert hub.find_folder("rednet50") is None

@@ -1,0 +1,114 @@
+"""README and documentation: every Python block runs on its own, every command is one that is taken as it stands."""
+
+import importlib.util
+import json
+import re
+import shlex
+from importlib import import_module
+
+import jsonargparse
+import pages
+import pytest
+import timm
+import yaml
+from pages import ROOT
+
+import involution.models  # noqa: F401
+from involution.commands import main as cli
+from involution.commands.main import _normalised, main
+from involution.commands.parsing import CommandParser
+from involution.models import checkpoints
+
+PYTHON = pages.blocks("python")
+CONSOLE = [(block, command) for block in pages.blocks("console") for command in pages.commands(block)]
+TRAINING = ("fit", "validate", "test")
+
+
+def write_rednet50(path):
+    checkpoints.write(timm.create_model("rednet50").state_dict(), path)
+
+
+# Files that a page made by a command before the block that reads them.
+FILES = {"rednet50.safetensors": write_rednet50}
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}))
+def test_every_python_block_runs_on_its_own(page, tmp_path):
+    parts = [block for block in PYTHON if block.page == page]
+    missing = {
+        need for block in parts for need in block.needs if "=" not in need and not importlib.util.find_spec(need)
+    }
+    parts = [block for block in parts if not missing.intersection(block.needs)]
+    for name, make in FILES.items():
+        if any(f'"{name}"' in block.text for block in parts):
+            make(tmp_path / name)
+    done = pages.run(parts, tmp_path)
+    assert done.returncode == 0, done.stderr
+    if missing:
+        pytest.skip(f"ran but for the blocks that need {', '.join(missing)}, which is not installed")
+
+
+def test_a_block_that_fails_is_named(tmp_path):
+    good = pages.Block("a.md", 3, "python", "x = 1\n", ())
+    bad = pages.Block("a.md", 9, "python", "print(x)\n", ())
+    done = pages.run([good, bad], tmp_path)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "the block at a.md:9 does not run on its own"
+    call = pages.Block("a.md", 12, "python", "import urllib.request as r; r.urlopen('http://127.0.0.1:9')\n", ())
+    assert "they use no network" in pages.run([call], tmp_path).stderr
+
+
+def test_all_languages_of_the_pages_are_looked_at():
+    known = {"python", "console", "json", "yaml"}
+    assert len(PYTHON) > 25 and len(CONSOLE) > 50
+    found = {language for page in pages.PAGES for language in re.findall(r"^```(\w+)$", page.read_text("utf-8"), re.M)}
+    assert found == known
+
+
+@pytest.mark.parametrize("block", pages.blocks("json", "yaml"), ids=lambda block: block.place)
+def test_data_in_the_pages_is_as_in_the_files_it_names(block):
+    data = json.loads(block.text) if block.language == "json" else yaml.safe_load(block.text)
+    assert data
+    named = re.match(r"# (recipes/\S+)\n", block.text)
+    if named:
+        assert yaml.safe_load((ROOT / named[1]).read_text(encoding="utf-8")) == data
+
+
+@pytest.mark.parametrize(
+    ("block", "command"), CONSOLE, ids=[f"{block.place} {command[:40]}" for block, command in CONSOLE]
+)
+def test_every_command_is_taken(block, command, tmp_path, monkeypatch, capsys):
+    command = re.sub(r"^[A-Z_]+=\$\(.*\)$", "", command)
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    program, *rest = words or [""]
+    if program == "make":
+        assert set(rest) <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    elif program in ("python", "torchrun") and "-m" in rest:
+        module = rest[rest.index("-m") + 1]
+        assert importlib.util.find_spec(module), module
+    elif program == "involution":
+        monkeypatch.chdir(tmp_path)
+        check(rest, capsys)
+    else:
+        assert program in ("pip", "cmake", "g++", "./run", "python", "uv", "conda", "", "cibuildwheel", "twine"), (
+            command
+        )
+
+
+def check(words, capsys):
+    """Parse the words of a command as the command line does, and run nothing."""
+    name, *rest = words
+    if name == "--help":
+        return
+    if name in TRAINING:
+        with pytest.raises(SystemExit) as ended:
+            main([name, *rest, "--print_config"])
+        assert ended.value.code == 0, capsys.readouterr().err
+        return
+    command = cli._COMMANDS[name]
+    function = getattr(import_module(command.module), command.function)
+    if name == "doctor":
+        assert not rest
+        return
+    parser = jsonargparse.auto_cli(function, args=[], parser_class=CommandParser, return_parser=True)
+    parser.exit_on_error = False
+    parser.parse_args(_normalised(function, rest))
