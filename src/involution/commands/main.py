@@ -232,7 +232,8 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
                 option, equals, value = f"--{option[5:]}", "=", "false"
             if option[2:] not in (*parameters, "help", "config", "print_config"):
                 known = ", ".join("--" + name.replace("_", "-") for name in parameters)
-                raise CommandError(f"unknown option {argument.partition('=')[0]}; expected one of {known}")
+                expected = f"expected one of {known}" if known else "there are none but --help"
+                raise CommandError(f"unknown option {argument.partition('=')[0]}; {expected}")
             if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
                 equals, value = "=", "true"
             if option[2:] in lists:

@@ -123,7 +123,11 @@ def end_at_signals(name: str, status: int = 0) -> None:
         signal.signal(signal.SIGINT, answer)
     if status in (TERMINATED, INTERRUPTED):
         # What half-made things complain of when they are cleared away is no news.
-        sys.unraisablehook = threading.excepthook = lambda _: None
+        sys.unraisablehook, threading.excepthook = _say_nothing, _say_nothing
+
+
+def _say_nothing(_: Any) -> None:
+    pass
 
 
 def _hears(handler: Any) -> bool:
