@@ -116,6 +116,9 @@ def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
     assert main(["predict", str(images), "--model", str(model), "--out", str(out), "--min-score", "1.1"]) == 0
     assert "val1.png: nothing" in capsys.readouterr().out
     assert Image.open(out / "val1.png").tobytes() == Image.open(images / "val1.png").tobytes()
+    Image.new("RGB", (1, 2000)).save(out / "thin.png")
+    assert main(["predict", str(out / "thin.png"), "--model", str(model), "--out", str(out / "more")]) == 2
+    assert "thin.png is 1 pixels wide and 2000 high, of which nothing is left where its longer side" in refusal(capsys)
     assert main(["predict", str(images), "--model", str(model), "--heatmaps", "all"]) == 2
     assert "--weights and --heatmaps are for classifiers" in capsys.readouterr().err
 

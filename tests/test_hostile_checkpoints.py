@@ -170,6 +170,9 @@ def test_random_weights_are_judged_only_when_asked_for(run, tmp_path, capsys, co
 def test_best_without_one_and_last_without_one(tmp_path, capsys):
     assert main(["fit", *TINY, f"--run={tmp_path / 'a'}", "--ckpt_path=best"]) == 2
     assert "there is no checkpoint at " in refusal(capsys)
+    for command in ("fit", "validate"):
+        assert main([command, *TINY, f"--run={tmp_path / 'a'}", "--ckpt_path=hpc"]) == 2
+        assert "no HPC checkpoint was found" in refusal(capsys)
     # The first of many equal commands.
     assert main(["fit", *TINY, f"--run={tmp_path / 'b'}", "--ckpt_path=last", "--trainer.max_epochs=1"]) == 0
 

@@ -84,18 +84,20 @@ def test_what_is_swallowed_ends_the_block_at_its_end(number):
         assert signal.getsignal(number) is before
 
 
+def struck_by(number):
+    def command(checkpoint: str, out: str) -> None:
+        """End."""
+        os.kill(os.getpid(), number)
+
+    return command
+
+
 def test_every_command_ends_with_the_status_of_the_signal(monkeypatch, capsys):
     """Also where it is called by a program, which goes on."""
     from involution.commands import convert
 
     for number, status in STATUSES.items():
-
-        def end(checkpoint: str, out: str, number=number) -> None:
-            """End."""
-            os.kill(os.getpid(), number)
-
-        end.__annotations__ = {"checkpoint": "str", "out": "str"}
-        monkeypatch.setattr(convert, "convert", lambda checkpoint, out, end=end: end(checkpoint, out))
+        monkeypatch.setattr(convert, "convert", struck_by(number))
         assert main(["convert", "a", "b"]) == status
         assert capsys.readouterr().err == f"involution convert: {WORDS[number]}\n"
 

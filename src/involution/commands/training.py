@@ -206,6 +206,9 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
     except Exception as error:
         if end.refusal is not None:
             raise end.refusal from error
+        if isinstance(error, ValueError) and "ckpt_path" in str(error):
+            # What Lightning does not find of the checkpoints that it has words for.
+            raise CommandError(in_one_line(error)) from error
         raise
 
 
