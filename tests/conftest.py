@@ -13,6 +13,16 @@ def _seed():
 
 
 @pytest.fixture(scope="session")
+def copies():
+    """Run commands in processes of their own, see `copies.Copies`."""
+    from copies import Copies
+
+    started = Copies()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
 def _shared_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 

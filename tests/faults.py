@@ -2,11 +2,13 @@
 
 Every fault befalls a training of its own; then the same command goes on with ``--ckpt_path last``, or starts again
 where no epoch was finished, and its weights are compared, bit for bit, with those of a training that nothing befell.
+Signals also come at moments spread evenly over the whole life of the command, from the first line of its main function on.
 """
 
 import argparse
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,13 +112,15 @@ class Training:
         # What a shell starts in its background is deaf to Ctrl-C; what is tried here is not.
         code = (
             "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            f"from involution.commands.main import main\n{prelude}\nstatus = main(sys.argv[1:])"
+            f"from involution.commands.main import main\n{prelude}\nstatus = main()"
         )
         self.pid = os.fork()
         if self.pid:
             return
         status = 1
         try:
+            # As a shell does, so that Ctrl-C reaches it and what it starts.
+            os.setpgid(0, 0)
             for number, target in ((1, os.devnull), (2, str(said))):
                 os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
             if before:
@@ -148,8 +153,9 @@ class Training:
         return self._status
 
     def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal; Ctrl-C, as a terminal does, to all processes of the training."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            (os.killpg if number == signal.SIGINT else os.kill)(self.pid, number)
 
 
 def send(number: signal.Signals, *, file: str = "last.ckpt") -> Callable[[Scene], subprocess.CompletedProcess]:
@@ -252,6 +258,53 @@ FAULTS = (
 )
 
 
+# The process is new, so that it imports all; it says when it has come to its main function.
+NEW, BEGUN = ("env",), "open('{0}', 'w').close()"
+
+
+def sweep(number: signal.Signals, moments: int, expected: dict[str, torch.Tensor], seed: int) -> dict[str, object]:
+    """Send a signal at so many moments, each to a training of its own, and return the row of them all."""
+    dice, problems, sentences, statuses, lost, life = random.Random(f"{number} {seed}"), [], [], set(), "nothing", 0.0
+    for moment in range(-1, moments):
+        with tempfile.TemporaryDirectory() as folder:
+            scene, begun = Scene(Path(folder), dice), Path(folder) / "begun"
+            training = scene.start(prelude=BEGUN.format(begun), before=NEW)
+            scene.wait_for(begun, training)
+            start = time.monotonic()
+            if moment < 0:
+                # The first one is left alone, to know how long a life is.
+                assert scene.end(training).returncode == 0
+                life = time.monotonic() - start
+                continue
+            after = life * (moment + dice.random()) / moments
+            time.sleep(after)
+            training.send_signal(number)
+            ended = scene.end(training)
+            status, said = ended.returncode, ended.stderr.replace(folder, "…")
+            statuses.add(status)
+            lines = said.splitlines()
+            # Where it was over before, there is nothing to say.
+            if status not in (128 + number, 0):
+                problems.append(f"status {status} after {after:.1f} s")
+            if "Traceback" in said:
+                problems.append(f"a traceback after {after:.1f} s: {lines[-1]}")
+            elif status and (said.count("involution fit: ") != 1 or not lines[-1].startswith("involution fit: ")):
+                problems.append(f"not one sentence after {after:.1f} s: {said}")
+            sentences += [re.sub(r"epoch \d", "epoch N", line) for line in lines[-1:]] if status else []
+            again = scene.end(scene.start(*(["--ckpt_path=last"] if scene.last.exists() else [])))
+            if again.returncode:
+                problems.append(f"it does not go on after {after:.1f} s: {again.stderr.splitlines()[-1]}")
+            elif any(not torch.equal(value, scene.weights()[name]) for name, value in expected.items()):
+                lost = f"other weights in the end after {after:.1f} s"
+    return {
+        "fault": f"{number.name} at {moments} moments of its {life:.0f} s",
+        "status": ", ".join(map(str, sorted(statuses))),
+        "sentence": "; or ".join(dict.fromkeys(sentences)),
+        "lost": lost,
+        "problems": "; ".join(problems),
+    }
+
+
 def run(fault: Fault, expected: dict[str, torch.Tensor], seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), random.Random(f"{fault.title} {seed}"))
@@ -286,6 +339,8 @@ def run(fault: Fault, expected: dict[str, torch.Tensor], seed: int) -> dict[str,
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--moments", type=int, default=20, help="of each signal, spread over the life of the command")
+    parser.add_argument("--only", nargs="*", help="words of which the title of a fault has one")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the record")
     arguments = parser.parse_args()
     # A copy of a process with threads can hang.
@@ -296,8 +351,16 @@ def main() -> int:
         assert ended.returncode == 0, ended.stderr
         expected = whole.weights()
     rows = []
-    for fault in FAULTS:
-        rows.append(run(fault, expected, arguments.seed))
+    everything: list[Callable[[], dict[str, object]]] = [
+        partial(run, fault, expected, arguments.seed)
+        for fault in FAULTS
+        if not arguments.only or any(word in fault.title for word in arguments.only)
+    ]
+    if arguments.moments:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        everything += [partial(sweep, number, arguments.moments, expected, arguments.seed) for number in numbers]
+    for inflict in everything:
+        rows.append(inflict())
         print(" | ".join(map(str, rows[-1].values())), flush=True)
     print(records.write("faults", {"seed": arguments.seed, "results": rows}, arguments.out))
     return int(any(row["problems"] or row["lost"] != "nothing" for row in rows))

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -123,18 +121,21 @@ def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
     assert main(["predict", str(images), "--model", str(model), "--out", str(out), "--min-score", "1.1"]) == 0
     assert "val1.png: nothing" in capsys.readouterr().out
     assert Image.open(out / "val1.png").tobytes() == Image.open(images / "val1.png").tobytes()
+    Image.new("RGB", (1, 2000)).save(out / "thin.png")
+    assert main(["predict", str(out / "thin.png"), "--model", str(model), "--out", str(out / "more")]) == 2
+    assert "thin.png is 1 pixels wide and 2000 high, of which nothing is left where its longer side" in refusal(capsys)
     assert main(["predict", str(images), "--model", str(model), "--heatmaps", "all"]) == 2
     assert "--weights and --heatmaps are for classifiers" in capsys.readouterr().err
 
 
-def test_a_killed_training_ends_at_the_same_weights(finished, folder, tmp_path):
+def test_a_killed_training_ends_at_the_same_weights(finished, folder, tmp_path, copies):
     run = tmp_path / "run"
-    kill_after_a_checkpoint(run, *FLAGS, f"--data.root={folder}")
+    kill_after_a_checkpoint(copies, run, *FLAGS, f"--data.root={folder}")
     assert fit(folder, run, "--ckpt_path=last") == 0
     assert_same_weights(finished, run)
 
 
-def test_two_processes_train_and_judge_as_one(folder, tmp_path):
+def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
     # RetinaNet samples nothing at random; norms in evaluation see no batch; the last of five images makes shares uneven.
     data = write_coco(tmp_path / "data", (("train", 8), ("val", 5)), masks=False)
     flags = [
@@ -147,30 +148,21 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path):
         "--data.transforms.flip=0.0",
         "--trainer.max_epochs=1",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "involution", "fit", *flags]
     one, two = tmp_path / "one", tmp_path / "two"
     # Images of the two sizes in one batch are padded alike only if all are: one image a step and process.
-    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True, timeout=300)
-    parallel = [*command, f"--run={two}", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
-    subprocess.run(parallel, check=True, env=environment, capture_output=True, timeout=300)
+    assert copies.run("fit", *flags, f"--run={one}")[0] == 0
+    copies.run_two("fit", *flags, f"--run={two}", "--trainer.strategy=ddp", "--data.batch_size=1")
     expected, actual = columns(one), columns(two)
     assert actual["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
     checkpoint = f"--ckpt_path={one}/checkpoints/last.ckpt"
     values = {}
-    for name, more in (("one", []), ("two", ["--trainer.devices=2", "--trainer.strategy=ddp"])):
+    for name in ("one", "two"):
         run = tmp_path / f"judge-{name}"
-        arguments = [
-            sys.executable,
-            "-m",
-            "involution",
-            "validate",
-            *flags,
-            f"--run={run}",
-            checkpoint,
-            *more,
-        ]
-        subprocess.run(arguments, check=True, env=environment, capture_output=True, timeout=300)
+        arguments = ["validate", *flags, f"--run={run}", checkpoint]
+        if name == "one":
+            assert copies.run(*arguments)[0] == 0
+        else:
+            copies.run_two(*arguments, "--trainer.strategy=ddp")
         values[name] = {key: value for key, value in columns(run).items() if key.startswith("val_")}
     assert len(values["one"]) == 7 and values["two"] == pytest.approx(values["one"], abs=1e-6)
 

@@ -1,8 +1,11 @@
 """Checkpoints and saved folders that are damaged, foreign or hostile: a sentence each, nothing run, nothing fetched."""
 
 import json
+import math
 import pickle
+import resource
 import socket
+import time
 
 import pytest
 import torch
@@ -167,6 +170,9 @@ def test_random_weights_are_judged_only_when_asked_for(run, tmp_path, capsys, co
 def test_best_without_one_and_last_without_one(tmp_path, capsys):
     assert main(["fit", *TINY, f"--run={tmp_path / 'a'}", "--ckpt_path=best"]) == 2
     assert "there is no checkpoint at " in refusal(capsys)
+    for command in ("fit", "validate"):
+        assert main([command, *TINY, f"--run={tmp_path / 'a'}", "--ckpt_path=hpc"]) == 2
+        assert "no HPC checkpoint was found" in refusal(capsys)
     # The first of many equal commands.
     assert main(["fit", *TINY, f"--run={tmp_path / 'b'}", "--ckpt_path=last", "--trainer.max_epochs=1"]) == 0
 
@@ -252,13 +258,50 @@ def test_a_description_may_name_a_hub_where_that_is_allowed(tmp_path, no_network
 
 
 def test_sizes_that_no_file_has_take_no_memory(tmp_path, no_network):
-    net = saved.build(saved.Description(**{**DESCRIPTION, "classes": ("a", "b")}))
-    saved.save(tmp_path, net, saved.Description(**{**DESCRIPTION, "classes": ("a", "b")}))
+    description = saved.Description(**{**DESCRIPTION, "classes": ("a", "b")})
+    net = saved.build(description)
+    saved.save(tmp_path, net, description)
     saved.load(tmp_path)
-    wide = {**DESCRIPTION["arguments"], "neck_channels": 100_000, "head_channels": 100_000}
-    (tmp_path / "config.json").write_text(json.dumps({**DESCRIPTION, "arguments": wide}))
-    with pytest.raises(CheckpointError, match="does not fit its description"):
-        saved.load(tmp_path)
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    for arguments, words in (
+        ({"neck_channels": 9}, "does not fit its description"),
+        ({"neck_channels": 100_000, "head_channels": 100_000}, "the net would have more than"),
+        ({"neck_channels": 2**20, "head_channels": 2**20}, "the net would have more than"),
+        (
+            {"backbone_args": {**DESCRIPTION["arguments"]["backbone_args"], "layers": [10**6] * 4}},
+            "would have more than",
+        ),
+        ({"head_channels": 10**9}, "must have no number beyond 1,048,576, but has one at head_channels"),
+        ({"backbone_args": {"channels": [8, 10**17]}}, r"but has one at backbone_args.channels\[1\]"),
+    ):
+        other = {**DESCRIPTION, "arguments": {**DESCRIPTION["arguments"], **arguments}}
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        with pytest.raises(CheckpointError, match=words):
+            saved.load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19 and time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "words"),
+    [
+        ("segmentation", {"details": {"image_size": [10**4, 10**4]}}, "from 1 to 4096, got 10000"),
+        ("segmentation", {"details": {"views": {"window": [2**13, 1]}}}, "from 1 to 4096, got 8192"),
+        ("segmentation", {"details": {"views": {"scales": [1e6]}}}, "must be a number from 0.1 to 10, got 1000000.0"),
+        ("detection", {"arguments": {"min_size": 10**5}}, "arguments.min_size must be a .* from 1 to 4096, got 100000"),
+        ("detection", {"arguments": {"min_size": [64, 10**5]}}, r"from 1 to 4096, got \[64, 100000\]"),
+        ("detection", {"arguments": {"max_size": 0}}, "arguments.max_size must be a number of pixels from 1 to 4096"),
+    ],
+)
+def test_sizes_of_images_beyond_any_use(tmp_path, task, change, words):
+    (tmp_path / "config.json").write_text(json.dumps({**DESCRIPTION, "task": task, **change}))
+    with pytest.raises(CheckpointError, match=words):
+        saved.describe(tmp_path)
+
+
+def test_a_classifier_without_weights_is_not_built(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "rednet26", "num_classes": 10**6}))
+    with pytest.raises(CheckpointError, match=r"holds no weights: expected model.safetensors beside config.json"):
+        saved.check_classifier(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +311,18 @@ def test_sizes_that_no_file_has_take_no_memory(tmp_path, no_network):
         ({"model_args": {"pretrained_cfg_overlay": {"url": "https://h/x"}}}, "names 'https://h/x'"),
         ({"model_args": []}, "model_args must be a mapping"),
         ({"architecture": 5}, "architecture must be text"),
+        ({"num_classes": 10**9}, "num_classes must be a number from 0 to 1,048,576, got 1000000000"),
+        (
+            {"num_classes": 10**6},
+            r"describes another net than the weights are of: the net would have more than .* bytes",
+        ),
+        ({"model_args": {"channels": [10**9] * 4}}, r"no number beyond 1,048,576, but has one at channels\[0\]"),
+        ({"model_args": {"channels": [2**16] * 4}}, "the net would have more than"),
+        ({"model_args": {"layers": [10**6] * 4}}, "the net would have more than"),
+        ({"model_args": {"kernel_size": 2**20 - 1}}, "the net would have more than"),
+        ({"model_args": {"drop_path_rate": math.inf}}, "but has one at drop_path_rate"),
+        ({"pretrained_cfg": {"input_size": [3, 8192, 8192]}}, "must be a number of pixels from 1 to 4096, got 8192"),
+        ({"pretrained_cfg": {"crop_pct": 1e-9}}, "crop_pct must be a number from 0.1 to 10, got 1e-09"),
         (
             {"pretrained_cfg": {"input_size": [3, 10**9, 4]}},
             r"pretrained_cfg.input_size\[1\] must be a number of pixels",

@@ -206,6 +206,15 @@ def test_numbers_of_pascal_voc(tmp_path, capsys, values, words):
     assert words in error and error.count("\n") == 1 and not (tmp_path / "out.json").exists()
 
 
+def test_a_class_that_is_named_twice_and_a_folder_in_the_place_of_the_file(tmp_path, capsys):
+    xml = XML.format(width=10, xmin=1).encode()
+    assert voc(tmp_path, xml, "--classes", "cat,dog,cat") == 2
+    assert "--classes names a class twice, so that it is open which id it has: cat, dog, cat" in capsys.readouterr().err
+    (tmp_path / "out.json").mkdir()
+    assert voc(tmp_path, xml) == 2
+    assert capsys.readouterr().err == f"involution voc2coco: [Errno 21] Is a directory: '{tmp_path / 'out.json'}'\n"
+
+
 @pytest.mark.parametrize("encoding", ["klingon", "utf-7", "shift_jis", "idna", "utf-32"])
 def test_encodings_of_pascal_voc(tmp_path, capsys, encoding):
     xml = f'<?xml version="1.0" encoding="{encoding}"?>' + XML.format(width=10, xmin=1)

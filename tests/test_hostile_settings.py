@@ -88,6 +88,12 @@ def test_what_matters_of_a_message_of_the_parser_is_found():
         (["predict", "a.png", "--top", "x"], "--top: Expected a <class 'int'>"),
         (["compare", "--epochs", "many"], "--epochs"),
         (["export"], "required"),
+        (["pack", "a", "b", "--seed=-1"], "--seed must be from 0 to 4294967295, got -1"),
+        (["pack", "a", "b", f"--seed={10**30}"], "--seed must be from 0 to 4294967295, got a number beyond 18 digits"),
+        (["compare", f"--seed={2**32 - 1}", "--repeats=2"], "--seed must be from 0 to 4294967294, got 4294967295"),
+        (["export", "rednet26", "--weights=random", "--opset=1"], "opset_version must be at least 18, got 1"),
+        (["doctor", "--x"], "unknown option --x; there are none but --help"),
+        (["fit", "--config", "/etc/passwd"], "holds no recipe; expected keys such as 'model' and 'data'"),
     ],
 )
 def test_a_wrong_usage_of_a_command(capsys, arguments, words):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import warnings
 
 import numpy as np
@@ -205,13 +206,43 @@ def test_every_lister_passes_them_over(crowd, tmp_path):
 
 
 def test_what_is_named_itself_is_refused(crowd):
-    for name in ("pipe.png", "folder.png"):
-        with pytest.raises(DataError, match=rf"{name} cannot be read .*: it is a folder, a pipe or a device; repair"):
-            read_image(crowd / name)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(crowd / "socket.png"))
+    (crowd / "null.png").symlink_to("/dev/null")
+    kinds = {"pipe": "a pipe", "socket": "a socket", "null": "a device", "folder": "a folder"}
+    for name, kind in kinds.items():
+        with pytest.raises(
+            DataError, match=rf"{name}.png cannot be read as an image: it is {kind}; repair or remove it"
+        ):
+            read_image(crowd / f"{name}.png")
+    for name in ("pipe", "socket", "null"):
+        with pytest.raises(DataError, match=rf"{name}.png is {kinds[name]}, no image and no folder of images; name a"):
+            list_images([crowd / f"{name}.png"])
     with pytest.raises(DataError, match=r"there is no image at .*broken.png"):
         read_image(crowd / "broken.png")
-    with pytest.raises(DataError, match=r"there is no image or folder at .*pipe.png"):
-        list_images([crowd / "pipe.png"])
+    broken = rf"there is no image or folder at .*broken.png: No such file or directory \(a link to {crowd}/nowhere\)"
+    with pytest.raises(DataError, match=broken):
+        list_images([crowd / "broken.png"])
+    for name in ("circle.png", "missing", "notes.txt/a.png"):
+        with pytest.raises(DataError, match=rf"there is no image or folder at .*{name}: "):
+            list_images([crowd / name])
+
+
+def test_of_a_damaged_tiff_the_refusal_alone_is_heard(tmp_path, capfd):
+    """libtiff prints by itself, to where errors go."""
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    refused = 0
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
+        Image.fromarray(pixels).save(path, compression=compression)
+        content = path.read_bytes()
+        for at in (20, 400, len(content) // 2):
+            path.write_bytes(content[:at] + bytes(64) + content[at + 64 :])
+            try:
+                read_image(path)
+            except DataError as error:
+                refused += str(error).startswith(f"{path} cannot be read as an image: ")
+    assert refused >= 4 and capfd.readouterr().err == ""
 
 
 def test_an_empty_path_is_not_the_folder_that_one_is_in(monkeypatch, crowd):

@@ -1,20 +1,33 @@
-"""A training that is interrupted, killed or doubled says what it leaves, ends with the status for it and goes on."""
+"""A training that is interrupted or doubled says what it leaves, and goes on as if nothing had been, from its last step."""
 
-import contextlib
+import io
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
 
+import numpy as np
 import pytest
-from trainings import TINY, assert_same_weights, refusal
+import torch
+from trainings import TINY, assert_same_weights, pictures_flags, refusal, write_pictures
 
 from involution.commands import training
 from involution.commands.main import main
+from involution.data.epochs import random_states, restore_random_states
 from involution.data.image_folders import FolderImages
 from involution.files import locked
-from involution.tasks.callbacks import EpochSeed
+from involution.tasks import ClassificationTask
+
+# Random in the net, and in what happens to the images.
+FLAGS = [
+    *TINY,
+    "--trainer.limit_train_batches=4",
+    "--data.shift=1",
+    "--model.model_args={layers: [1, 1, 1, 1], stem: small, channels: [8, 8, 8, 8], in_chans: 1, kernel_size: 3, "
+    "group_channels: 4, drop_path_rate: 0.2}",
+]
+STATUSES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @pytest.fixture(autouse=True)
@@ -25,46 +38,80 @@ def _can_be_interrupted():
     signal.signal(signal.SIGINT, before)
 
 
-def at_epoch(monkeypatch, epoch, act):
-    """Do something at the start of an epoch of the trainings that follow."""
-    seed = EpochSeed.on_train_epoch_start
+@pytest.fixture
+def interrupted(monkeypatch, capsys):
+    """Run a training that gets a signal in the midst of a step, or at the start of an epoch or of validation."""
 
-    def act_once(self, trainer, module):
-        seed(self, trainer, module)
-        if trainer.current_epoch == epoch:
-            act()
+    def fit(flags, run, number, epoch, batch=0, step="training_step"):
+        do = getattr(ClassificationTask, step)
 
-    monkeypatch.setattr(EpochSeed, "on_train_epoch_start", act_once)
+        def strike(self, *arguments):
+            if (self.trainer.current_epoch, *arguments[1:]) == (epoch, *[batch] * len(arguments[1:])):
+                os.kill(os.getpid(), number)
+            return do(self, *arguments)
+
+        monkeypatch.setattr(ClassificationTask, step, strike)
+        last = run / "checkpoints" / "last.ckpt"
+        more = ["--ckpt_path=last"] if last.exists() else []
+        assert main(["fit", *flags, f"--run={run}", *more]) == STATUSES[number]
+        monkeypatch.setattr(ClassificationTask, step, do)
+        words = (
+            f"involution fit: interrupted in epoch {epoch}; go on from {last}, which is whole, with --ckpt_path last"
+        )
+        assert refusal(capsys) == words
+        assert last.exists() and not (run / ".lock").exists()
+        loops = torch.load(last, weights_only=True)["loops"]["fit_loop"]
+        epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        return epochs["current"]["completed"], batches["current"]["completed"]
+
+    return fit
 
 
-def kill(number):
-    return lambda: os.kill(os.getpid(), number)
+def finish(flags, run):
+    assert main(["fit", *flags, f"--run={run}", "--ckpt_path=last"]) == 0
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_an_interruption_says_how_it_goes_on(tmp_path, monkeypatch, capsys, number, status, epoch):
-    at_epoch(monkeypatch, epoch, kill(number))
-    assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == status
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    words = f"involution fit: interrupted in epoch {epoch}; go on from {last}, which is whole, with --ckpt_path last"
-    assert refusal(capsys) == words
-    assert last.exists() and not (tmp_path / "run" / ".lock").exists()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole")
+    assert main(["fit", *FLAGS, f"--run={run}"]) == 0
+    # Nothing remains of what an interruption would have left.
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    return run
 
 
-def test_a_process_that_is_interrupted_ends_with_the_status(tmp_path):
-    program = """
-import os, signal, sys
-from involution.commands.main import main
-from involution.tasks.callbacks import EpochSeed
-EpochSeed.on_train_epoch_start = lambda *_: os.kill(os.getpid(), signal.SIGINT)
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(main(sys.argv[1:]))
-"""
-    command = [sys.executable, "-c", program, "fit", *TINY, f"--run={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("involution fit: interrupted in epoch 0; go on from ")
+def test_the_step_is_finished_and_the_next_one_begins_the_rest_again_and_again(whole, tmp_path, interrupted, recwarn):
+    run = tmp_path / "run"
+    for number, epoch, batch in (
+        (signal.SIGINT, 0, 0),
+        (signal.SIGTERM, 0, 2),
+        (signal.SIGTERM, 1, 0),
+        (signal.SIGINT, 1, 2),
+    ):
+        assert interrupted(FLAGS, run, number, epoch, batch) == (epoch, batch + 1)
+    finish(FLAGS, run)
+    assert_same_weights(whole, run)
+    assert not [warning for warning in recwarn if "resumable" in str(warning.message)]
+
+
+def test_where_no_step_can_be_saved_the_beginning_of_the_epoch_is(whole, tmp_path, interrupted):
+    """In the last step of an epoch, in validation, and before the first step."""
+    run = tmp_path / "run"
+    assert interrupted(FLAGS, run, signal.SIGINT, 0, 3) == (0, 0)
+    assert interrupted(FLAGS, run, signal.SIGTERM, 0, 0, "validation_step") == (0, 0)
+    assert interrupted(FLAGS, run, signal.SIGTERM, 0, step="on_train_epoch_start") == (0, 0)
+    interrupted(FLAGS, run, signal.SIGINT, 1, 0, "validation_step")
+    finish(FLAGS, run)
+    assert_same_weights(whole, run)
+
+
+def test_gradients_that_are_being_accumulated_are_not_lost(tmp_path, interrupted):
+    flags = [*FLAGS, "--trainer.accumulate_grad_batches=2"]
+    assert main(["fit", *flags, f"--run={tmp_path / 'whole'}"]) == 0
+    for number, epoch in ((signal.SIGTERM, 0), (signal.SIGINT, 1)):
+        assert interrupted(flags, tmp_path / "run", number, epoch, 0) == (epoch, 2)
+    finish(flags, tmp_path / "run")
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
 
 
 def test_no_success_is_reported_after_the_last_batch(tmp_path, monkeypatch, capsys):
@@ -74,39 +121,57 @@ def test_no_success_is_reported_after_the_last_batch(tmp_path, monkeypatch, caps
     assert refusal(capsys).endswith("with --ckpt_path last")
 
 
-def test_a_signal_that_is_swallowed_ends_the_command_at_its_end(capsys):
-    from involution.commands.termination import Terminated, terminable
-
-    def swallow():
-        with terminable(), contextlib.suppress(SystemExit):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated) as caught:
-        swallow()
-    assert caught.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+# Worker processes
 
 
-def test_every_command_ends_with_the_status_of_the_signal(monkeypatch, capsys):
-    from involution.commands import convert
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
-    def end(checkpoint: str, out: str) -> None:
-        """End."""
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(convert, "convert", end)
-    assert main(["convert", "a", "b"]) == 143
-    assert capsys.readouterr().err == "involution convert: terminated\n"
+def test_worker_processes_draw_what_they_would_have_drawn(pictures, tmp_path, interrupted):
+    flags = pictures_flags(pictures, "--data.num_workers=2")
+    assert main(["fit", *flags, f"--run={tmp_path / 'whole'}"]) == 0
+    assert interrupted(flags, tmp_path / "run", signal.SIGTERM, 0, 2) == (0, 3)
+    finish(flags, tmp_path / "run")
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_killed_worker_is_a_sentence(pictures, tmp_path, monkeypatch, capsys):
+    """It is what a machine does that runs out of memory."""
+    me = os.getpid()
+    monkeypatch.setattr(FolderImages, "__getitem__", lambda *_: me == os.getpid() or os.kill(os.getpid(), 9))
+    assert main(["fit", *pictures_flags(pictures, "--data.num_workers=2"), f"--run={tmp_path / 'run'}"]) == 2
+    last = refusal(capsys)
+    assert last.startswith("involution fit: a process that reads images ended in epoch 0 (worker (pid")
+    assert last.endswith("where memory ran out, lower --data.num_workers, and start again")
+
+
+def test_random_states_come_back():
+    def draw():
+        return random.random(), np.random.rand(), np.random.randn(), torch.rand(()).item()
+
+    np.random.randn()
+    # As a checkpoint brings them back.
+    file = io.BytesIO()
+    torch.save(random_states(), file)
+    first = draw()
+    file.seek(0)
+    restore_random_states(torch.load(file, weights_only=True))
+    assert draw() == first
 
 
 # Two writers
 
 
+LOCK = "import sys, time\nfrom involution.files import locked\nwith locked(sys.argv[1]): print(); time.sleep(%d)"
+
+
 def test_a_second_training_in_a_folder_is_refused_from_its_first_second(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
-    code = "import sys, time\nfrom involution.files import locked\nwith locked(sys.argv[1]): print(); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True) as holder:
+    command = [sys.executable, "-c", LOCK % 600, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         holder.stdout.readline()
         try:
             assert main(["fit", *TINY, f"--run={run}"]) == 2
@@ -120,22 +185,17 @@ def test_a_second_training_in_a_folder_is_refused_from_its_first_second(tmp_path
     assert not (run / ".lock").exists()
 
 
-def test_a_training_holds_its_folder(tmp_path, monkeypatch, capsys):
+def test_a_training_holds_its_folder_and_evaluation_looks_on(tmp_path, monkeypatch):
     run, said = tmp_path / "run", []
-    code = "import sys; from involution.files import locked\nwith locked(sys.argv[1]): pass"
+    command = [sys.executable, "-c", LOCK % 0, str(run)]
 
-    def try_it():
-        done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, timeout=300)
+    def try_it(self):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         said.append(done.stderr.splitlines()[-1])
 
-    at_epoch(monkeypatch, 1, try_it)
-    assert main(["fit", *TINY, f"--run={run}"]) == 0
-    assert said[0].startswith(f"involution.errors.FolderInUseError: {run} is in use by process {os.getpid()} on ")
-
-
-def test_evaluation_looks_on_while_a_training_runs(tmp_path):
-    run = tmp_path / "run"
+    monkeypatch.setattr(ClassificationTask, "on_train_epoch_start", try_it)
     assert main(["fit", *TINY, f"--run={run}", "--trainer.max_epochs=1"]) == 0
+    assert said[0].startswith(f"involution.errors.FolderInUseError: {run} is in use by process {os.getpid()} on ")
     with locked(run):
         assert main(["validate", *TINY, f"--run={run}", "--ckpt_path=best"]) == 0
 
@@ -146,91 +206,3 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     assert f"cannot write to {tmp_path / 'file'}: File exists; make it writable, or choose another folder" in refusal(
         capsys
     )
-
-
-# Data workers
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    import numpy as np
-    from PIL import Image
-
-    root = tmp_path_factory.mktemp("pictures")
-    for part, count in (("train", 12), ("val", 4)):
-        for label in ("dark", "light"):
-            (root / part / label).mkdir(parents=True)
-            for i in range(count):
-                pixels = np.full((20, 20, 3), 10 * i + (100 if label == "light" else 0), np.uint8)
-                Image.fromarray(pixels).save(root / part / label / f"{i}.png")
-    return root
-
-
-def flags(root):
-    """Return a training of seconds on image files, read by worker processes."""
-    changed = ("--data", "--model.num_classes", "--model.model_args", "--trainer.limit")
-    return [
-        *(flag for flag in TINY if not flag.startswith(changed)),
-        "--model.num_classes=2",
-        "--model.model_args={stem: small, channels: [8, 8, 8, 8], kernel_size: 3, group_channels: 4}",
-        "--data=involution.data.ImageFolders",
-        f"--data.root={root}",
-        "--data.batch_size=4",
-        "--data.num_workers=2",
-        "--data.transforms=involution.data.ImageTransforms",
-        "--data.transforms.image_size=16",
-    ]
-
-
-def test_a_killed_worker_is_a_sentence(pictures, tmp_path, monkeypatch, capsys):
-    """It is what a machine does that runs out of memory."""
-    me = os.getpid()
-    monkeypatch.setattr(FolderImages, "__getitem__", lambda *_: me == os.getpid() or os.kill(os.getpid(), 9))
-    assert main(["fit", *flags(pictures), f"--run={tmp_path / 'run'}"]) == 2
-    last = refusal(capsys)
-    assert last.startswith("involution fit: a process that reads images ended in epoch 0 (worker (pid")
-    assert last.endswith("where memory ran out, lower --data.num_workers, and start again")
-
-
-def test_two_processes_with_workers_train_and_go_on_to_the_same_weights(pictures, tmp_path):
-    """Workers of several processes are forked from a server without threads."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "involution", "fit", *flags(pictures)]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.channels_last=true"]
-
-    def fit(run, *more):
-        done = subprocess.run(
-            [*command, f"--run={tmp_path / run}", *more], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-
-    fit("whole")
-    fit("parts", "--trainer.max_epochs=1")
-    fit("parts", "--ckpt_path=last")
-    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_two_processes_end_together_when_one_is_asked_to(pictures, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "involution", "fit", *flags(pictures), f"--run={tmp_path / 'run'}"]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1000"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    for _ in range(2400):
-        time.sleep(0.1)
-        if last.exists() or process.poll() is not None:
-            break
-    process.send_signal(signal.SIGTERM)
-    try:
-        _, said = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 143, said
-    assert f"go on from {last}, which is whole, with --ckpt_path last" in said and "Traceback" not in said
-
-
-def test_workers_fork_from_a_server_only_where_there_are_several_processes():
-    from involution.data.sampling import worker_options
-
-    assert worker_options(2, 1) == {"num_workers": 2} and worker_options(0, 2) == {"num_workers": 0}
-    assert worker_options(2, 2)["multiprocessing_context"].get_start_method() == "forkserver"

@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from involution import Involution1d, Involution2d, Involution3d, replace_convolutions
 from involution.counting import count
@@ -103,6 +104,9 @@ class Named(nn.Conv2d):
         super().__init__(16, 16, 3, padding=1)
 
 
+COMPUTED = "its weight is computed from others (a weight norm, a spectral norm, pruning); remove that first"
+
+
 def test_subclasses_are_replaced_where_that_is_right_and_otherwise_reported():
     from timm.layers import Conv2dSame
     from torchvision.models.video.resnet import Conv3DSimple
@@ -114,6 +118,8 @@ def test_subclasses_are_replaced_where_that_is_right_and_otherwise_reported():
         "own": Standardised(16, 16, 3, padding=1),
         "reflect": nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
         "weight norm": nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 3, padding=1)),
+        "spectral norm": nn.utils.spectral_norm(nn.Conv2d(16, 16, 3, padding=1)),
+        "pruned": prune.l1_unstructured(nn.Conv2d(16, 16, 3, padding=1), "weight", 0.5),
         "lazy": nn.LazyConv2d(16, 3, padding=1),
         "depthwise": nn.Conv2d(16, 16, 3, padding=1, groups=16),
         "pointwise": nn.Conv2d(16, 16, 1),
@@ -130,7 +136,9 @@ def test_subclasses_are_replaced_where_that_is_right_and_otherwise_reported():
     assert reasons == {
         "own": "Standardised computes something of its own",
         "reflect": "it pads by 'reflect', an involution with zeros",
-        "weight norm": "its weight is computed from others (weight norm and the like); remove that first",
+        "weight norm": COMPUTED,
+        "spectral norm": COMPUTED,
+        "pruned": COMPUTED,
         "lazy": "it has no channels before its first input; run the model once",
         "depthwise": "it is depthwise; depthwise=True replaces such, too",
         "pointwise": "it is pointwise",
@@ -171,6 +179,15 @@ def test_a_name_in_the_place_of_a_function():
     )
     with pytest.raises(TypeError, match=words):
         replace_convolutions(model, where="layer4")
+
+
+@pytest.mark.parametrize("size", [0, -3, (7, 7), "7", 3.0])
+def test_a_kernel_size_that_is_none(size):
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1))
+    with pytest.raises(
+        TypeError, match="kernel_size must be one whole number from 1 on, for every direction alike, got"
+    ):
+        replace_convolutions(model, kernel_size=size)
 
 
 def test_a_model_that_fails_is_left_as_it_was():

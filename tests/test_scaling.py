@@ -1,10 +1,6 @@
 """FSDP2 on two processes, and trainings whose disk is full."""
 
 import csv
-import os
-import resource
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -44,12 +40,10 @@ def weights(path):
     return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 
 
-def test_fsdp2_trains_as_one_process_which_goes_on_from_its_checkpoint(tmp_path):
+def test_fsdp2_trains_as_one_process_which_goes_on_from_its_checkpoint(tmp_path, copies):
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["fit", *FLAGS, f"--run={one}"]) == 0
-    parallel = [f"--run={two}", "--data.batch_size=16", "--trainer.devices=2", "--trainer.strategy=fsdp2"]
-    command = [sys.executable, "-m", "involution", "fit", *FLAGS, *parallel]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    copies.run_two("fit", *FLAGS, f"--run={two}", "--data.batch_size=16", "--trainer.strategy=fsdp2")
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     expected, actual = (weights(run / "checkpoints" / "last.ckpt") for run in (one, two))
     assert expected.keys() == actual.keys()
@@ -136,24 +130,15 @@ def test_every_epoch_replaces_the_last_checkpoint(tmp_path):
     assert epochs == [0, 1]
 
 
-def test_a_full_disk_keeps_the_checkpoint(tmp_path):
+def test_a_full_disk_keeps_the_checkpoint(tmp_path, copies):
     run = tmp_path / "run"
     assert main(["fit", *FLAGS, f"--run={run}", "--trainer.max_epochs=1"]) == 0
     last = run / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    limit = len(before) // 2
-    command = [sys.executable, "-m", "involution", "fit", *FLAGS, f"--run={run}", "--ckpt_path=last"]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        # What is written stops there, as on a full disk.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
+    # What is written stops there, as on a full disk.
+    status, said = copies.run("fit", *FLAGS, f"--run={run}", "--ckpt_path=last", most_bytes=len(before) // 2)
+    assert status == 2
+    assert said.splitlines()[-1] == (
         f"involution fit: the training in {run} cannot be saved in epoch 1: File too large; allow larger files "
         f"(ulimit -f) and go on from {last}, which is whole, with --ckpt_path last"
     )

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -134,14 +131,14 @@ def test_predict_refuses_in_words(finished, root, tmp_path, capsys):
     assert "window and stride must be a height and a width, got (0, 5)" in refusal(capsys)
 
 
-def test_an_interrupted_training_ends_at_the_same_weights(finished, root, tmp_path):
+def test_an_interrupted_training_ends_at_the_same_weights(finished, root, tmp_path, copies):
     run = tmp_path / "run"
-    kill_after_a_checkpoint(run, *FLAGS, f"--data.root={root}")
+    kill_after_a_checkpoint(copies, run, *FLAGS, f"--data.root={root}")
     assert fit(root, run, "--ckpt_path=last") == 0
     assert_same_weights(finished, run)
 
 
-def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
+def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path, copies):
     # No batch norm and nothing random beside the order: the two halves of a batch are the batch.
     flags = [
         *FLAGS,
@@ -156,11 +153,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path):
         "--trainer.max_epochs=2",
     ]
     one, two = tmp_path / "one", tmp_path / "two"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     assert main(["fit", *flags, f"--run={one}"]) == 0
-    command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={two}"]
-    parallel = [*command, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2"]
-    subprocess.run(parallel, check=True, env=environment, capture_output=True, timeout=300)
+    copies.run_two("fit", *flags, f"--run={two}", "--trainer.strategy=ddp", "--data.batch_size=2")
 
     def columns(run):
         with next((run / "logs").glob("*/metrics.csv")).open() as file:

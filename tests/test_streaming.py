@@ -1,9 +1,6 @@
 """Tar shards: written, split among processes and workers, resumed, and refused where they are damaged."""
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 
@@ -214,11 +211,9 @@ def test_a_training_from_shards_resumes_to_the_bit(shards, tmp_path):
     assert json.loads((whole / "model" / "config.json").read_text())["label_names"] == ["dark", "light"]
 
 
-def test_two_processes_train_from_shards(shards, tmp_path):
+def test_two_processes_train_from_shards(shards, tmp_path, copies):
     flags = [*MODEL, f"--data.root={shards}", "--data.num_workers=1"]
-    command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={tmp_path}"]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    copies.run_two("fit", *flags, f"--run={tmp_path}", "--trainer.strategy=ddp", "--trainer.max_epochs=1")
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == TRAIN // 16
 
 

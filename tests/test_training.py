@@ -1,9 +1,6 @@
 """involution fit, validate, test and predict on folders of real digits."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +87,9 @@ def test_an_interrupted_training_ends_at_the_same_weights(finished, folder, tmp_
     assert_same_weights(finished, run)
 
 
-def test_a_killed_training_goes_on(finished, folder, tmp_path):
+def test_a_killed_training_goes_on(finished, folder, tmp_path, copies):
     run = tmp_path / "run"
-    kill_after_a_checkpoint(run, *FLAGS, f"--data.root={folder}")
+    kill_after_a_checkpoint(copies, run, *FLAGS, f"--data.root={folder}")
     assert fit(folder, run, "--ckpt_path=last") == 0
     assert_same_weights(finished, run)
 
@@ -186,7 +183,7 @@ def losses(run):
         return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
 
 
-def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path):
+def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path, copies):
     # No batch norm and nothing random beside the order: the two halves of a batch are the batch.
     flags = [
         *FLAGS,
@@ -198,11 +195,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path)
         "--trainer.max_epochs=2",
     ]
     one, two = tmp_path / "one", tmp_path / "two"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "involution", "fit", *flags]
-    subprocess.run([*command, f"--run={one}"], check=True, env=environment, capture_output=True, timeout=300)
-    parallel = [*command, f"--run={two}", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
-    subprocess.run(parallel, check=True, env=environment, capture_output=True, timeout=300)
+    assert copies.run("fit", *flags, f"--run={one}")[0] == 0
+    copies.run_two("fit", *flags, f"--run={two}", "--trainer.strategy=ddp", "--data.batch_size=16")
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(losses(one)) == 2
     expected, actual = weights(one), weights(two)

@@ -1,12 +1,11 @@
-"""What the tests of all trainings do: read weights and refusals, kill a training and let it go on."""
+"""What the tests of all trainings do: read weights and refusals, kill a training, write images and flags for one."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
+import numpy as np
 import torch
+from PIL import Image
 
 
 def weights(run):
@@ -26,19 +25,43 @@ def refusal(capsys):
     return last
 
 
-def kill_after_a_checkpoint(run, *flags):
+def kill_after_a_checkpoint(copies, run, *flags):
     """Start a training in a process of its own and kill it when its first checkpoint is there."""
-    command = [sys.executable, "-m", "involution", "fit", *flags, f"--run={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # As many threads as the training has that it is compared with.
+    copy = copies.start("fit", *flags, f"--run={run}", threads=torch.get_num_threads())
     last = run / "checkpoints" / "last.ckpt"
-    for _ in range(1200):
-        time.sleep(0.1)
-        if last.exists() or process.poll() is not None:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert last.exists()
+    while not last.exists() and copy.is_running():
+        time.sleep(0.02)
+    copy.kill(signal.SIGKILL)
+    status, said = copy.wait()
+    assert status == -signal.SIGKILL and last.exists(), said
+
+
+def write_pictures(root, train=12, val=4):
+    """Write images of two classes, dark and light, one folder each, and return their root."""
+    for part, count in (("train", train), ("val", val)):
+        for label in ("dark", "light"):
+            (root / part / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.full((20, 20, 3), 10 * i + (100 if label == "light" else 0), np.uint8)
+                Image.fromarray(pixels).save(root / part / label / f"{i}.png")
+    return root
+
+
+def pictures_flags(root, *more):
+    """Return a training of seconds on such images."""
+    changed = ("--data", "--model.num_classes", "--model.model_args", "--trainer.limit")
+    return [
+        *(flag for flag in TINY if not flag.startswith(changed)),
+        "--model.num_classes=2",
+        "--model.model_args={layers: [1, 1, 1, 1], stem: small, channels: [8, 8, 8, 8], kernel_size: 3, group_channels: 4}",
+        "--data=involution.data.ImageFolders",
+        f"--data.root={root}",
+        "--data.batch_size=4",
+        "--data.transforms=involution.data.ImageTransforms",
+        "--data.transforms.image_size=16",
+        *more,
+    ]
 
 
 # A training of seconds on digits that need no files.

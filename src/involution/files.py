@@ -45,6 +45,8 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
         b'whole or not at all'
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Part of the name tells whose remains these are after a kill; the whole could be too long with what is added.
     partial = path.with_name(f".{path.name[:40]}.{token_hex(8)}.partial")
     file = partial.open("xb")

@@ -7,10 +7,10 @@ strings, at least one, and perhaps a whole number.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["Form", "find_address", "find_problem", "shown"]
+__all__ = ["Form", "find_address", "find_large", "find_problem", "shown"]
 
 Form = Any
 _NAMES = {
@@ -86,6 +86,18 @@ def find_address(data: Any) -> str:
         return data if is_address else ""
     values = data.values() if isinstance(data, Mapping) else data if isinstance(data, (list, tuple)) else ()
     return next(filter(None, map(find_address, values)), "")
+
+
+def find_large(data: Any, most: float, where: str = "") -> str:
+    """Return where inside ``data``, however deep, the first number is that is larger than ``most`` or none; "" for none."""
+    if isinstance(data, (int, float)):
+        return "" if abs(data) <= most else where
+    entries: Iterable[tuple[str, Any]] = ()
+    if isinstance(data, Mapping):
+        entries = ((f"{where}.{key}" if where else str(key), value) for key, value in data.items())
+    elif isinstance(data, (list, tuple)):
+        entries = ((f"{where}[{i}]", value) for i, value in enumerate(data))
+    return next(filter(None, (find_large(value, most, place) for place, value in entries)), "")
 
 
 def shown(data: Any) -> str:

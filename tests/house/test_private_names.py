@@ -16,6 +16,7 @@ PRIVATE = {
     "lightning.pytorch.strategies.model_parallel.ModelParallelStrategy._data_parallel_size": (
         "how many processes there are is known only when the strategy sets up, after its constructor"
     ),
+    "os._exit": "documented; the end of a process inside the handler of a signal, which nothing can catch",
     "torch._C._are_functorch_transforms_active": "torch.func is served by autograd functions, the rest by the operator itself, which costs far less",
     "torch._inductor": "the door of AOTInductor and of its settings, which PyTorch's documentation names",
     "torch.autograd.forward_ad._current_level": "forward mode is served by autograd functions, the rest by the operator itself, which costs far less",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import CommandError, InvolutionWarning, find_refusal
-from .termination import TERMINATED, Terminated, terminable
+from .termination import INTERRUPTED, TERMINATED, Terminated, end_at_signals, is_helper, terminable
 
 __all__ = ["CommandError", "main"]
 
@@ -122,11 +124,50 @@ _FIRST = ("doctor", "predict", "fit", "export")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
+    Args:
+        arguments: of the command; None for those of this process, which is taken for the command's own then: a signal
+            ends it at any moment, also while packages are imported and when the work is done.
+
     Returns:
         The exit status: 0 done; 2 refused with a sentence, or wrong usage; 130 interrupted by Ctrl-C; 143 ended by
-        SIGTERM.
+        SIGTERM. A process that another one of the same training started leaves the last two to that one.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = " ".join(["involution", *(word for word in given[:1] if word in _COMMANDS)])
+    if arguments is None:
+        end_at_signals(name)
+
+    def end(status: int, words: str) -> int:
+        if status in (INTERRUPTED, TERMINATED) and is_helper():
+            return 0
+        print(f"{name}: {words}", file=sys.stderr, flush=True)
+        if arguments is None:
+            end_at_signals(name, status)
+            _settle_output()
+        return status
+
+    try:
+        status = _run(given)
+        if sys.stdout is not None:
+            # Here, where somebody listens to what it says of a pipe that is closed or a disk that is full.
+            sys.stdout.flush()
+        return status
+    except KeyboardInterrupt as error:
+        return end(INTERRUPTED, str(error) or "interrupted")
+    except Terminated as error:
+        return end(TERMINATED, error.words)
+    except BrokenPipeError:
+        if arguments is None:
+            _settle_output()
+        return 0
+    except Exception as error:
+        words = _sentence(error)
+        if words is None:
+            raise
+        return end(2, words)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -135,26 +176,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in _COMMANDS:
-        print(f"involution: unknown command {name!r}; expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
-        return 2
-    try:
-        with _plain_warnings(name):
-            _call(name, rest)
-    except KeyboardInterrupt as error:
-        print(f"involution {name}: {str(error) or 'interrupted'}", file=sys.stderr)
-        return 130
-    except Terminated as error:
-        print(f"involution {name}: {error.words}", file=sys.stderr)
-        return TERMINATED
-    except BrokenPipeError:
-        return 0
-    except Exception as error:
-        words = _sentence(error)
-        if words is None:
-            raise
-        print(f"involution {name}: {words}", file=sys.stderr)
-        return 2
+        raise CommandError(f"unknown command {name!r}; expected one of {', '.join(_COMMANDS)}")
+    with _plain_warnings(name):
+        _call(name, rest)
     return 0
+
+
+def _settle_output() -> None:
+    """Write what was printed, or forget it where that cannot be: the interpreter would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -183,6 +216,10 @@ def _sentence(error: Exception) -> str | None:
         # Its message goes on about the allocator's settings.
         words = str(error).partition(". GPU")[0].splitlines()[0]
         return f"{words}; use a smaller batch, smaller images or half precision"
+    asked = re.search(r"DefaultCPUAllocator: can't allocate memory(: you tried to allocate \d+ bytes)?", str(error))
+    if asked or isinstance(error, MemoryError):
+        words = (asked[1] if asked else None) or ""
+        return f"the memory of this machine is not enough{words}; use a smaller batch, smaller images or a smaller net"
     return str(error) if isinstance(error, (ImportError, OSError)) else None
 
 
@@ -250,7 +287,8 @@ def _normalised(function: Callable[..., Any], arguments: Sequence[str]) -> list[
                 option, equals, value = f"--{option[5:]}", "=", "false"
             if option[2:] not in (*parameters, "help", "config", "print_config"):
                 known = ", ".join("--" + name.replace("_", "-") for name in parameters)
-                raise CommandError(f"unknown option {argument.partition('=')[0]}; expected one of {known}")
+                expected = f"expected one of {known}" if known else "there are none but --help"
+                raise CommandError(f"unknown option {argument.partition('=')[0]}; {expected}")
             if option[2:] in switches and not equals and (rest[:1] or [""])[0].lower() not in ("true", "false"):
                 equals, value = "=", "true"
             if option[2:] in lists:

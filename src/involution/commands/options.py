@@ -12,8 +12,10 @@ import torch
 
 from ..errors import CommandError, InvolutionError
 from ..files import locked
+from ..schema import shown
 
 __all__ = [
+    "check_seed",
     "check_training",
     "choice",
     "find_device",
@@ -32,9 +34,16 @@ def choice(name: str, value: str, known: Iterable[str]) -> str:
 
 def check_training(*, epochs: int | None, repeats: int, seed: int) -> None:
     """Refuse numbers that no training can have."""
-    for name, value, least in (("epochs", epochs, 1), ("repeats", repeats, 1), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise CommandError(f"--{name} must be at least {least}, got {value}")
+    for name, value in (("epochs", epochs), ("repeats", repeats)):
+        if value is not None and value < 1:
+            raise CommandError(f"--{name} must be at least 1, got {value}")
+    check_seed(seed, repeats)
+
+
+def check_seed(seed: int, count: int = 1) -> None:
+    """Refuse what is no seed of every generator, or of ``count`` of them that count on."""
+    if not 0 <= seed <= 2**32 - count:
+        raise CommandError(f"--seed must be from 0 to {2**32 - count}, got {shown(seed)}")
 
 
 def find_device(name: str) -> torch.device:

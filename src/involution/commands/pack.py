@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import CommandError
 from ..files import write_atomically
+from .options import check_seed
 
 __all__ = ["pack"]
 
@@ -33,6 +34,7 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
 
     if images_per_shard < 1:
         raise CommandError(f"--images-per-shard must be at least 1, got {images_per_shard}")
+    check_seed(seed)
     parts = [part for part in ("train", "val", "test") if (root / part).is_dir()]
     if not parts:
         raise CommandError(

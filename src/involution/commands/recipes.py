@@ -24,15 +24,12 @@ class RecipeParser(WithExample, LightningArgumentParser):
         """Parse a configuration file; the file alone, as Lightning does, where it names no base."""
         try:
             recipe = load(Path(path))
-        except (CommandError, OSError, ValueError):
-            # Whatever is wrong with a file by itself, Lightning says.
+        except OSError:
+            # What is wrong with a path, Lightning says.
             recipe = {}
         _refuse_tangled(recipe, os.fspath(path))
         if "base" not in recipe:
-            try:
-                return super().parse_path(path, *args, **kwargs)
-            except UnicodeDecodeError as error:
-                raise CommandError(f"{os.path.relpath(path)} is no text: {error}") from error
+            return super().parse_path(path, *args, **kwargs)
         return self.parse_string(
             yaml.safe_dump(resolve(path), sort_keys=False), os.path.basename(path), *args, **kwargs
         )

@@ -33,7 +33,14 @@ from .recipes import RecipeParser
 from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
-_TALKERS = ("utilities.rank_zero", "callbacks.model_summary", "trainer.connectors.checkpoint_connector")
+_TALKERS = (
+    "utilities.rank_zero",
+    "callbacks.model_summary",
+    "trainer.connectors.checkpoint_connector",
+    "trainer.connectors.signal_connector",
+)
+# What the sentence at the end says better, one of them from inside the handler of a signal.
+_INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 
 
 class SaveModel(Callback):
@@ -146,9 +153,7 @@ class _Cli(LightningCLI):
                     )
                 # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
                 callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
-                callbacks.append(
-                    InterruptionCheckpoint(folder / "last.ckpt", hold=self.delay.hold, release=self.delay.release)
-                )
+                callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
             callbacks += [SaveModel(run / "model"), KeepEnvironment()]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
@@ -199,11 +204,6 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
         raise Terminated(end.words) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(end.words) from None
-    except SystemExit as error:
-        # Lightning's answer to Ctrl-C is an exit that does not tell what happened.
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt(end.words) from None
-        raise
     except RecursionError as error:
         raise CommandError("the configuration is nested too deeply, or a part of it contains itself") from error
     except MisconfigurationException as error:
@@ -211,6 +211,9 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
     except Exception as error:
         if end.refusal is not None:
             raise end.refusal from error
+        if isinstance(error, ValueError) and "ckpt_path" in str(error):
+            # What Lightning does not find of the checkpoints that it has words for.
+            raise CommandError(in_one_line(error)) from error
         raise
 
 
@@ -229,14 +232,15 @@ def _with_found_recipes(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _without_advertisements() -> Iterator[None]:
-    """Keep back Lightning's tips for its products, and a count of operations that it has not made ("0 Total Flops")."""
+    """Keep back Lightning's tips for its products, a count of operations that it has not made, and what is said twice."""
 
     def is_news(record: logging.LogRecord) -> bool:
         lines = str(record.msg).split("\n")
         if lines[-1].split() == ["0", "Total", "Flops"]:
             record.msg = "\n".join(lines[:-1])
         # Checkpoints are read by this library's own reader, which takes weights alone.
-        return not lines[0].startswith(("💡", "`weights_only` was not set"))
+        is_known = lines[0].startswith(("💡", "`weights_only` was not set"))
+        return not is_known and not any(words in str(record.msg) for words in _INTERRUPTIONS)
 
     loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
     for logger in loggers:

@@ -38,6 +38,8 @@ def voc2coco(
     refuse_overwriting([out], [*files, *([names] if names else [])], "name another file to write")
     read = [_read(file) for file in files]
     occurring = sorted({entry["class"] for _, objects in read for entry in objects})
+    if classes and len(set(classes)) < len(classes):
+        raise CommandError(f"--classes names a class twice, so that it is open which id it has: {', '.join(classes)}")
     unknown = sorted(set(occurring) - set(classes)) if classes else []
     if unknown:
         raise CommandError(f"{annotations} has classes that --classes does not name: {', '.join(unknown)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from ..errors import DataError
 from .description import DescribedImages
-from .images import find_images, read_image
+from .images import find_images, kind_of, read_image
 from .sampling import ResumableDataModule, parts_of
 from .sources import find_folder
 
@@ -228,12 +229,17 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
         raise DataError("the path of an image is empty; name a file or a folder")
     files: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
+        try:
+            kind = kind_of(path)
+        except OSError as error:
+            why = f"{error.strerror} (a link to {os.readlink(path)})" if path.is_symlink() else error.strerror
+            raise DataError(f"there is no image or folder at {path}: {why}") from error
+        if kind == "a folder":
             files += find_images(path)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"there is no image or folder at {path}")
+            continue
+        if kind:
+            raise DataError(f"{path} is {kind}, no image and no folder of images; name a file or a folder")
+        files.append(path)
     if not files:
         raise DataError(
             f"no image found in {', '.join(map(str, paths))}; expected files ending in {', '.join(IMG_EXTENSIONS)}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,7 +19,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..errors import DataError, InvolutionWarning, in_one_line
 from ..files import replaced
 
-__all__ = ["decode_image", "find_images", "read_image", "read_size", "write_png"]
+__all__ = ["decode_image", "find_images", "kind_of", "read_image", "read_size", "write_png"]
 
 # What is opened: pictures of pixels. Pillow also knows formats that another program draws, and some without a mark.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -133,8 +135,9 @@ def _read(
     """Return the image, upright where it is decoded, and the format of the file."""
     called = name or str(source)
     try:
-        if isinstance(source, (str, Path)) and not stat.S_ISREG(os.stat(source).st_mode):
-            raise ValueError("it is a folder, a pipe or a device")
+        kind = kind_of(source) if isinstance(source, (str, Path)) else ""
+        if kind:
+            raise ValueError(f"it is {kind}")
         with Image.open(source, formats=_formats()) as image:
             container = image.format or ""
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -148,6 +151,8 @@ def _read(
             if container != "MPO" and getattr(image, "is_animated", False):
                 _say_that_it_has_frames(called)
             orientation = _orientation(image, container)
+            if container == "TIFF":
+                _silence_libtiff()
             image.load()
             return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image, container
     except FileNotFoundError as error:
@@ -155,6 +160,18 @@ def _read(
     except Exception as error:
         # Damaged files make the decoders raise anything.
         raise _unreadable(called, expected, error) from error
+
+
+def kind_of(path: str | Path) -> str:
+    """Say what a path leads to that is no regular file, such as ``"a pipe"``; nothing of a file.
+
+    Raises:
+        FileNotFoundError: it leads nowhere.
+        OSError: it cannot be looked at.
+    """
+    mode = os.stat(path).st_mode
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return "" if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _unreadable(called: object, expected: str | None, error: Exception) -> DataError:
@@ -167,6 +184,18 @@ def _formats() -> tuple[str, ...]:
     """Return those that this Pillow was built with."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Let libtiff print nothing of a damaged file, of which the refusal tells; Pillow has no option for that.
+
+    Its function is found among the libraries that Pillow's own one was linked with; one that contains it prints on.
+    """
+    with suppress(OSError, AttributeError):
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
 
 
 def _orientation(image: Image.Image, container: str) -> int:

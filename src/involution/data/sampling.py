@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,8 +46,25 @@ def worker_options(num_workers: int, processes: int) -> dict[str, Any]:
     if num_workers > 0 and processes > 1 and "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
+        _start_server()
         options["multiprocessing_context"] = context
     return options
+
+
+def _start_server() -> None:
+    """Start the process that workers are forked from, where it does not run, deaf to Ctrl-C, and so they are.
+
+    In a terminal Ctrl-C reaches every process. One that is still being made would say so with a traceback.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    # By itself, for it lets Ctrl-C through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class EpochSampler(DistributedSampler):

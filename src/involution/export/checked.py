@@ -29,6 +29,10 @@ ENDINGS: dict[str, str] = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
+# The operators that an involution is written in are those of this set on.
+_FIRST_OPSET = 18
+
+
 @dataclass(frozen=True)
 class Parity:
     """How a file was compared with PyTorch.
@@ -100,6 +104,8 @@ def export(
         )
     if opset_version is not None and format != "onnx":
         raise ValueError(f"opset_version is of ONNX, not of {format}; leave it out")
+    if opset_version is not None and opset_version < _FIRST_OPSET:
+        raise ValueError(f"opset_version must be at least {_FIRST_OPSET}, got {opset_version}")
     if operator != "standard" and format == "pt2":
         raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
     with written(file) as partial:

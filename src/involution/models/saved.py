@@ -13,13 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import CheckpointError, in_one_line
 from ..files import read_json, write_atomically
-from ..schema import find_address, find_problem
+from ..schema import find_address, find_large, find_problem, shown
 from . import checkpoints
+from .blueprint import blueprint, size_of_weights
 
 __all__ = ["Description", "build", "check_classifier", "describe", "load", "save"]
 
@@ -29,9 +29,30 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _SOURCES = ("weights", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
+# Beyond these no description is meant: sides of images in pixels, enlargements, classes, and whatever else a net is told.
+_LONGEST_SIDE, _MOST = 2**12, 2**20
+
+
 def _no_side(value: Any) -> str:
-    is_side = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**14
-    return "" if is_side else f"must be a number of pixels from 1 to {2**14}"
+    is_side = not find_problem(value, int) and 1 <= value <= _LONGEST_SIDE
+    return "" if is_side else f"must be a number of pixels from 1 to {_LONGEST_SIDE}, got {shown(value)}"
+
+
+def _no_number_of_classes(value: Any) -> str:
+    is_number = not find_problem(value, int) and 0 <= value <= _MOST
+    return "" if is_number else f"must be a number from 0 to {_MOST:,}, got {shown(value)}"
+
+
+def _no_factor(value: Any) -> str:
+    is_factor = not find_problem(value, float) and 0.1 <= value <= 10
+    return "" if is_factor else f"must be a number from 0.1 to 10, got {shown(value)}"
+
+
+def _no_arguments(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"must be a mapping, got {shown(value)}"
+    place = find_large(value, _MOST)
+    return f"must have no number beyond {_MOST:,}, but has one at {place}" if place else ""
 
 
 def _not_positive(value: Any) -> str:
@@ -41,7 +62,7 @@ def _not_positive(value: Any) -> str:
 _FORM = {
     "task": str,
     "architecture": str,
-    "arguments": dict,
+    "arguments": _no_arguments,
     "classes": [str],
     "mean": [float],
     "std": [_not_positive],
@@ -52,22 +73,23 @@ _DETAILS = {
     "detection": {"category_ids?": [int]},
     "segmentation": {
         "image_size?": _OPTIONAL_SIZE,
-        "views?": {"window?": _OPTIONAL_SIZE, "stride?": _OPTIONAL_SIZE, "scales?": [_not_positive], "flip?": bool},
+        "views?": {"window?": _OPTIONAL_SIZE, "stride?": _OPTIONAL_SIZE, "scales?": [_no_factor], "flip?": bool},
     },
 }
+_DETECTOR = {"min_size?": ([_no_side], _no_side), "max_size?": _no_side}
 # What timm reads of a classifier's folder.
 _TIMM_DATA = {
     "input_size?": [_no_side],
     "mean?": [float],
     "std?": [_not_positive],
-    "crop_pct?": (None, _not_positive),
+    "crop_pct?": (None, _no_factor),
     "interpolation?": str,
 }
 _TIMM = {
     "architecture": str,
-    "num_classes?": int,
+    "num_classes?": _no_number_of_classes,
     "label_names?": (None, list, dict),
-    "model_args?": dict,
+    "model_args?": _no_arguments,
     "pretrained_cfg?": _TIMM_DATA,
     **_TIMM_DATA,
 }
@@ -140,6 +162,8 @@ def describe(folder: str | Path, *, allow_network: bool = False) -> Description 
         raise CheckpointError(f"{path} is of an unknown task {config['task']!r}; expected {', '.join(_BUILDERS)}")
     unknown = sorted(config.keys() - _FORM.keys())
     problem = find_problem(config, _FORM) or find_problem(config["details"], _DETAILS[config["task"]], "details")
+    if config["task"] == "detection":
+        problem = problem or find_problem(config["arguments"], _DETECTOR, "arguments")
     if unknown:
         problem = problem or f"the key {unknown[0]!r} is unknown"
     if not problem and len(config["mean"]) != len(config["std"]):
@@ -158,22 +182,34 @@ def describe(folder: str | Path, *, allow_network: bool = False) -> Description 
 
 
 def check_classifier(folder: str | Path, *, allow_network: bool = False) -> None:
-    """Check the description in a folder that timm is about to read.
+    """Check the description in a folder that timm is about to read, and that the weights beside it can be its net's.
 
     Args:
         folder: of a classifier, as timm and ``involution fit`` write it.
         allow_network: whether the description may name an architecture on a hub.
 
     Raises:
-        CheckpointError: it is missing, damaged, not of timm's form, or names a place in a network while
-            ``allow_network`` is false.
+        CheckpointError: it is missing, damaged, not of timm's form, names a place in a network while
+            ``allow_network`` is false, or a net that the weights, if any, are too small for.
     """
+    import timm
+
     path = Path(folder) / CONFIG
     config = _read(path)
     problem = find_problem(config, _TIMM)
     if problem:
         raise CheckpointError(f"{path} is no description of timm's: {problem}; save the net anew")
     _refuse_addresses(path, (config["architecture"], config.get("model_args")), allow_network)
+    size = size_of_weights(path.parent)
+    if not size:
+        raise CheckpointError(f"{path.parent} holds no weights: expected {WEIGHTS} beside {CONFIG}; save the net anew")
+    try:
+        blueprint(lambda: timm.create_model(f"local-dir:{path.parent}"), size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} describes another net than the weights are of: {error}; save it anew") from error
+    except Exception:
+        # What timm refuses, or cannot make without memory, it says when it makes the net.
+        return
 
 
 def _read(path: Path) -> Any:
@@ -229,8 +265,7 @@ def load(folder: str | Path, *, allow_network: bool = False) -> tuple[nn.Module,
     state = checkpoints.read(path)
     try:
         # First without memory for its weights: a description can name sizes that no file beside it has.
-        with torch.device("meta"):
-            expected = build(description).state_dict()
+        expected = blueprint(lambda: build(description), path.stat().st_size).state_dict()
     except Exception as error:
         # What a description of the right form still says wrong, the classes it names say in their own ways.
         raise CheckpointError(

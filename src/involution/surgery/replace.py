@@ -53,7 +53,7 @@ def replace_convolutions(
         What was done, and why not, for every convolution; ``print`` shows it as a table.
 
     Raises:
-        TypeError: ``model`` is itself a convolution, or ``where`` is no function.
+        TypeError: ``model`` is itself a convolution, ``where`` is no function, or ``kernel_size`` no whole number above 0.
         ValueError: a chosen module is no convolution, a kernel's parity differs, or the channels do not split into the
             groups; the message names the module. Nothing has been replaced then.
 
@@ -76,6 +76,10 @@ def replace_convolutions(
         raise TypeError(
             f"where must be a function of a name and a module, got {where!r}; for what {where!r} begins with, "
             f"where=lambda name, module: name.startswith({where!r})"
+        )
+    if kernel_size is not None and (not isinstance(kernel_size, int) or kernel_size < 1):
+        raise TypeError(
+            f"kernel_size must be one whole number from 1 on, for every direction alike, got {kernel_size!r}"
         )
     places: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -118,8 +122,8 @@ def _obstacle(module: Any) -> str:
     """Say why an involution cannot do what this convolution does around its products; nothing if it can."""
     if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
         return "it has no channels before its first input; run the model once"
-    if parametrize.is_parametrized(module) or hasattr(module, "weight_g"):
-        return "its weight is computed from others (weight norm and the like); remove that first"
+    if parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter):
+        return "its weight is computed from others (a weight norm, a spectral norm, pruning); remove that first"
     if module.padding_mode != "zeros":
         return f"it pads by {module.padding_mode!r}, an involution with zeros"
     if not _pads_like_tensorflow(module) and not any(type(module).forward is kind.forward for kind in _LAYERS):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..errors import CheckpointError, InvolutionError, TrainingError, in_one_line
 from ..files import replaced
@@ -107,7 +110,10 @@ class TrainingEnd(Callback):
     on_train_start = on_validation_start = on_test_start = on_sanity_check_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the sentence for whoever started the training."""
+        """Keep the sentence for whoever started the training, and end what this process started and would wait for it."""
+        if trainer.strategy.launcher is not None and not isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
+            # After Ctrl-C Lightning does so itself, and after SIGTERMException all end by themselves.
+            trainer.strategy.launcher.kill(signal.SIGTERM)
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         here = f"epoch {trainer.current_epoch}"
         go_on = "start again"
@@ -128,6 +134,10 @@ class TrainingEnd(Callback):
             self.refusal = TrainingError(
                 f"a process that reads images ended in {here} ({reason}); where memory ran out, lower "
                 f"--data.num_workers, and {go_on}"
+            )
+        elif trainer.world_size > 1 and re.search("onnection (closed|reset|refused)|Broken pipe", text):
+            self.refusal = TrainingError(
+                f"another process of the training ended in {here}, and this one with it; its own words say why; {go_on}"
             )
         elif "Error(s) in loading state_dict" in text:
             problems = [line.strip() for line in text.splitlines()[1:] if line.strip()]

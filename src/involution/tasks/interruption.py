@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -16,26 +15,50 @@ from ..data.epochs import EpochLoader
 __all__ = ["InterruptionCheckpoint"]
 
 
+class Delay(Protocol):
+    """What lets signals wait for the end of a step."""
+
+    def hold(self) -> None:
+        """Let no signal raise from now on."""
+
+    def release(self) -> None:
+        """Raise what came meanwhile; from now on signals raise at once."""
+
+    @property
+    def listen(self) -> Any:
+        """What takes SIGTERM back from others, when called."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came that was not raised."""
+
+
 class InterruptionCheckpoint(Callback):
     """Leave a checkpoint where Ctrl-C or SIGTERM ends a training, after the step that runs.
 
     Between two steps of one process the training can be saved as it is. Elsewhere (in validation, where several
-    processes train, where gradients are being accumulated, with data that cannot be gone on with from the middle of an
-    epoch) the checkpoint of the last whole epoch stands; in the first epoch, one that was written before it.
+    processes train, with data that cannot be gone on with from the middle of an epoch) the checkpoint of the last whole
+    epoch stands; in the first epoch, one that was written before it. Several processes end before the same step, whichever
+    of them was asked to; Lightning would let them exchange in the handler of the signal what the others do not expect
+    there.
 
     Args:
         path: of the checkpoint.
-        hold: called before a step: no signal shall raise until ``release``.
-        release: called after it; raises what came meanwhile.
+        delay: of the signals.
     """
 
-    def __init__(self, path: Path, hold: Callable[[], None], release: Callable[[], None]) -> None:
+    def __init__(self, path: Path, delay: Delay) -> None:
         self.path, self._start = path, path.with_name(f".{path.stem}-start{path.suffix}")
-        self._hold, self._release = hold, release
+        self._delay = delay
         self._is_between_steps = False
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Answer SIGTERM, which Lightning took at the training's beginning."""
+        self._delay.listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the first epoch begins with, and be asked before a batch is drawn: then the last step is whole."""
+        self._delay.listen()
         if _is_resumable(trainer):
             trainer.train_dataloader.before_batch = partial(self._end_between_steps, trainer)
         if trainer.global_step == 0 and not self.path.exists():
@@ -49,11 +72,13 @@ class InterruptionCheckpoint(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step that has to be finished."""
         if _is_resumable(trainer):
-            self._hold()
+            self._delay.hold()
+        else:
+            self._end(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the training here where that was asked for during the last step."""
-        self._release()
+        self._end(trainer)
 
     on_train_epoch_end = on_validation_start
 
@@ -66,9 +91,7 @@ class InterruptionCheckpoint(Callback):
         """Save, where an interruption is what ends the training."""
         # What was saved before stands where this cannot be.
         with suppress(OSError):
-            # Lightning raises this one after a step.
-            is_whole = self._is_between_steps or isinstance(exception, SIGTERMException)
-            if is_whole and _is_resumable(trainer) and _is_within_epoch(trainer):
+            if self._is_between_steps and _is_resumable(trainer) and _is_within_epoch(trainer):
                 trainer.save_checkpoint(self.path)
         is_interruption = isinstance(exception, (KeyboardInterrupt, SystemExit))
         # A disk that refuses this as well has its sentence already.
@@ -81,8 +104,14 @@ class InterruptionCheckpoint(Callback):
         if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches:
             return
         self._is_between_steps = True
-        self._release()
+        self._end(trainer)
         self._is_between_steps = False
+
+    def _end(self, trainer: Trainer) -> None:
+        if trainer.world_size == 1:
+            self._delay.release()
+        elif trainer.strategy.reduce_boolean_decision(self._delay.is_asked, all=False):
+            raise SIGTERMException
 
 
 def _is_resumable(trainer: Trainer) -> bool:

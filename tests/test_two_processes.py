@@ -1,0 +1,64 @@
+"""Two processes of one training: what reads images, and what ends them and lets them go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from trainings import assert_same_weights, pictures_flags, write_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_they_go_on_with_workers_to_the_same_weights(pictures, tmp_path, copies):
+    """Bit for bit. Workers of several processes are forked from a server without threads."""
+    flags = pictures_flags(pictures, "--data.num_workers=1", "--trainer.strategy=ddp", "--model.channels_last=true")
+    flags.append("--model.model_args.drop_path_rate=0.2")
+    copies.run_two("fit", *flags, f"--run={tmp_path / 'whole'}")
+    copies.run_two("fit", *flags, f"--run={tmp_path / 'parts'}", "--trainer.max_epochs=1")
+    copies.run_two("fit", *flags, f"--run={tmp_path / 'parts'}", "--ckpt_path=last")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_they_end_together_when_one_is_asked_to(pictures, tmp_path):
+    """As the first one starts the second, by the command itself."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    flags = pictures_flags(pictures, "--data.num_workers=1", "--trainer.devices=2", "--trainer.strategy=ddp")
+    command = [
+        sys.executable,
+        "-m",
+        "involution",
+        "fit",
+        *flags,
+        "--trainer.max_epochs=1000",
+        f"--run={tmp_path / 'run'}",
+    ]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    for _ in range(2400):
+        time.sleep(0.1)
+        if last.exists() or process.poll() is not None:
+            break
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143, said
+    assert f"go on from {last}, which is whole, with --ckpt_path last" in said and "Traceback" not in said
+
+
+def test_workers_fork_from_a_server_only_where_there_are_several_processes(monkeypatch):
+    from involution.data import sampling
+
+    started = []
+    monkeypatch.setattr(sampling, "_start_server", lambda: started.append(1))
+    assert sampling.worker_options(2, 1) == {"num_workers": 2} and sampling.worker_options(0, 2) == {"num_workers": 0}
+    assert not started
+    assert sampling.worker_options(2, 2)["multiprocessing_context"].get_start_method() == "forkserver"
+    assert started
