@@ -36,6 +36,9 @@ _COMMANDS = {
         "study",
         "train what a file declares, net by net and seed by seed, and judge claims",
     ),
+    "search": Command(
+        "involution.commands.search", "search", "search for nets with a layer of their own in every block"
+    ),
     "complexity": Command(
         "involution.commands.complexity", "complexity", "parameters and multiply-adds beside the paper's"
     ),

@@ -200,7 +200,7 @@ def work(
         KeyboardInterrupt: Ctrl-C; the training that ran begins anew with the next call.
         SystemExit: SIGTERM; likewise.
     """
-    entries = table.entries()
+    entries, here = table.entries(), records.environment()
     for number, entry in enumerate(entries, 1):
         if _kept(entry, root) is not None:
             continue
@@ -211,7 +211,7 @@ def work(
                 if _kept(entry, root) is not None:
                     continue
                 say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
-                row = _trained(entry, data_root)
+                row = _trained(entry, data_root, here)
                 write_atomically(folder / RESULT, json.dumps(row, indent=1, allow_nan=False) + "\n")
         except FolderInUseError as error:
             say(f"{entry.name}: left to another process, {error}".partition("; wait")[0])
@@ -256,12 +256,11 @@ def _kept(entry: Entry, root: Path) -> dict[str, Any] | None:
         raise CommandError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
-def _trained(entry: Entry, data_root: str | None) -> dict[str, Any]:
+def _trained(entry: Entry, data_root: str | None, here: Mapping[str, Any]) -> dict[str, Any]:
     costs = evaluate.cost(entry.recipe)
     training = evaluate.train(entry.recipe, data_root=data_root)
     # JSON has no infinities, and a loss may be one.
     history = [{key: v if math.isfinite(v) else None for key, v in row.items()} for row in training.history]
-    here = records.environment()
     return {
         "net": entry.net.name,
         "space": entry.net.space.name,
