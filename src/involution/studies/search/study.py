@@ -209,7 +209,7 @@ class Search:
         trial.set_user_attr("accuracy_percent", 100 * training.accuracy)
         self._tell(trial, "trained", 100 * training.accuracy)
 
-    def _tell(self, trial: optuna.Trial, outcome: str, accuracy: float | None, state: State = State.PRUNED) -> None:
+    def _tell(self, trial: optuna.Trial, outcome: str, accuracy: float | None, state: Any = State.PRUNED) -> None:
         """Keep the outcome; the state comes last, and makes the trial one that has an outcome."""
         trial.set_user_attr("outcome", outcome)
         if accuracy is None:
