@@ -130,6 +130,10 @@ class Supernet(nn.Module):
         whole = self.shared[_key(_kind(layer), name)]
         if layer is not None and ".span." in name:
             return _span(whole, layer, channels, shape)
+        if name.endswith("relative_position"):
+            # Heads of another width are other heads, but their channels are the leading ones.
+            heads, width, *taps = shape
+            return _leading(whole.flatten(0, 1)[:, None], (heads * width, 1, *taps)).reshape(tuple(shape))
         return _leading(whole, shape)
 
 
