@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise missing_package("optuna", "search") from error
 
-__all__ = ["OBJECTIVES", "SAMPLERS", "Plan", "create_sampler"]
+__all__ = ["OBJECTIVES", "SAMPLERS", "Plan", "ask", "create_sampler"]
 
 # The figure of a net behind every objective, and which way is better.
 OBJECTIVES = {
@@ -128,3 +128,14 @@ def create_sampler(name: str, seeds: Sequence[int]) -> optuna.samplers.BaseSampl
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
     return optuna.samplers.RandomSampler(seed=seed)
+
+
+def ask(study: optuna.Study, distributions: Mapping[str, Any]) -> optuna.Trial:
+    """Return the next trial, a queued one first.
+
+    Optuna asks a sampler for a queued trial only where something is left to choose; one that counts generations has to see
+    it all the same.
+    """
+    trial = study.ask(dict(distributions))
+    _ = trial.relative_params
+    return trial

@@ -14,7 +14,7 @@ from ... import records
 from ...errors import CommandError, in_one_line
 from ...schema import find_problem
 from .pareto import Point, hypervolume
-from .plan import create_sampler, optuna
+from .plan import ask, create_sampler, optuna
 from .space import Choices, Space, active
 
 __all__ = ["TableNet", "curve", "points", "read", "replay"]
@@ -160,7 +160,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
         left = sorted(set(range(len(nets))) - set(order))
         place = min(left, key=lambda place: _distance(wanted, shown[place]))
         study.enqueue_trial(nets[place].choices)
-        trial, accuracy = study.ask(distributions), nets[place].accuracy
+        trial, accuracy = ask(study, distributions), nets[place].accuracy
         if accuracy is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:

@@ -20,7 +20,7 @@ from ...files import locked
 from ...models.searchable import Blocks
 from ...tasks.callbacks import Row
 from . import evaluate
-from .plan import Plan, create_sampler, optuna
+from .plan import Plan, ask, create_sampler, optuna
 
 __all__ = ["Search", "count_finished", "finished", "open_storage"]
 
@@ -161,7 +161,7 @@ class Search:
             # Without the retried ones, so that a search that was interrupted proposes what another does.
             number = sum("retry_of" not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
             self.study.sampler = create_sampler(self.plan.sampler, (self.plan.seed, number))
-            trial = self.study.ask(self.plan.distributions())
+            trial = ask(self.study, self.plan.distributions())
             figures = self._figures(self.plan.space.net(trial.params))
             for name, value in figures.items():
                 trial.set_user_attr(name, value)
