@@ -66,7 +66,7 @@ def in_an_import(number):
         "def run(*arguments): print('done')\n"
     )
     sys.path.insert(0, str(folder))
-    cli._COMMANDS["doctor"] = cli.Command("swallows", "run", "")
+    cli._COMMANDS["doctor"] = cli.Command("swallows", "run", "", "")
 
 
 def in_the_parser(number):

@@ -167,6 +167,24 @@ def test_a_share_of_the_training_images_is_the_same_of_every_class():
     assert torch.equal(part.train_set.mean, whole.train_set.mean)
 
 
+def test_images_set_apart_are_validated_and_not_trained_on():
+    whole, part = SmallImages("digits"), SmallImages("digits", train_share=0.7, validation_share=0.3)
+    counts = [images.labels.bincount() for images in (whole.train_set, part.train_set, part.validation_set)]
+    # By rounding, an image of a class may be in neither.
+    assert ((counts[0] - counts[1] - counts[2]).abs() <= 1).all()
+    assert torch.equal(counts[2], (0.3 * counts[0]).round().long())
+    seen = {tuple(image.flatten().tolist()) for image in part.train_set.images}
+    assert sum(tuple(image.flatten().tolist()) in seen for image in part.validation_set.images) < 5
+    images = torch.cat([images for images, _ in part.val_dataloader()])
+    assert torch.equal(images, part.validation_set.__getitems__(range(len(part.validation_set)))[0])
+    # The test images stay what they are, and without a share they are those of validation.
+    assert torch.equal(part.test_set.images, whole.test_set.images)
+    assert whole.validation_set is whole.test_set
+    few = SmallImages("digits", train_share=0.2, validation_share=0.3)
+    assert torch.equal(few.validation_set.images, part.validation_set.images)
+    assert len(few.train_set) == pytest.approx(0.2 * len(whole.train_set), abs=5)
+
+
 def test_single_images_equal_those_of_a_batch():
     images = TensorImages(torch.arange(32, dtype=torch.uint8).view(2, 1, 4, 4), torch.tensor([3, 4]), [1.0], [2.0])
     image, label = images[1]
@@ -180,6 +198,10 @@ def test_single_images_equal_those_of_a_batch():
         ({"dataset": "svhn"}, "unknown data set 'svhn'; expected one of digits, mnist, fashion_mnist, cifar10"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"train_share": 0.0}, "train_share must lie above 0 and be at most 1, got 0.0"),
+        (
+            {"train_share": 0.8, "validation_share": 0.3},
+            "validation_share must be at least 0 and leave train_share its images, got 0.3 beside 0.8",
+        ),
         ({"scaling": "log"}, "scaling must be 'standard', 'unit' or 'raw', got 'log'"),
     ],
 )

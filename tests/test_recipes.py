@@ -18,7 +18,7 @@ from involution.models.segmentation import create as create_segmentation_net
 from involution.recipes import leaves, merge, resolve
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(file for file in (ROOT / "recipes").rglob("*.yaml") if file.parent.name != "studies")
+FILES = sorted(file for file in (ROOT / "recipes").rglob("*.yaml") if file.parent.name not in ("studies", "tables"))
 RECIPES = [file for file in FILES if not file.name.startswith("base")]
 DELTAS = [file for file in FILES if "base" in yaml.safe_load(file.read_text(encoding="utf-8"))]
 

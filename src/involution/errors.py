@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "CommandError",
     "DataError",
+    "DivergenceError",
     "ExportError",
     "FolderInUseError",
     "InvolutionError",
@@ -45,6 +46,10 @@ class DataError(InvolutionError, OSError):
 
 class TrainingError(InvolutionError, RuntimeError):
     """A training cannot go on; the message says why and what to do."""
+
+
+class DivergenceError(TrainingError):
+    """The loss of a training is infinite or no number; the message says since when and what to do."""
 
 
 class CheckpointError(InvolutionError, ValueError):

@@ -26,6 +26,7 @@ _EXTRAS = {
     "detection": ("faster_coco_eval",),
     "streaming": ("datasets",),
     "keras": ("h5py", "keras"),
+    "search": ("optuna",),
     "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -43,6 +43,12 @@ _COMMANDS = {
         "train what a file declares, net by net and seed by seed, and judge claims",
         "involution study cifar10 --show",
     ),
+    "search": Command(
+        "involution.commands.search",
+        "search",
+        "search for nets with a layer of their own in every block",
+        "involution search --data digits --budget 10min",
+    ),
     "complexity": Command(
         "involution.commands.complexity",
         "complexity",

@@ -72,7 +72,8 @@ class TensorImages(Dataset):
 class SmallImages(ResumableDataModule, DescribedImages):
     """MNIST, Fashion-MNIST, CIFAR-10 through torchvision, or the 1,797 8×8 digits inside scikit-learn.
 
-    These sets have no validation part: validation and testing both see the test images. The order of the training
+    These sets have no validation part: validation and testing both see the test images, unless ``validation_share`` sets
+    some of the training images apart. The order of the training
     images depends on ``seed`` and the epoch alone, so that a resumed training sees what an uninterrupted one does.
 
     Args:
@@ -87,10 +88,12 @@ class SmallImages(ResumableDataModule, DescribedImages):
         download: fetch a missing set.
         train_share: share of the training images that is trained on, always the same ones of every class; their mean and
             standard deviation are still those of all.
+        validation_share: share of the training images, the last ones of every class, that validation sees in the place of
+            the test images; they are not trained on.
 
     Raises:
-        ValueError: ``dataset`` or ``scaling`` is unknown, ``batch_size`` is below 1, or ``train_share`` not above 0 and at
-            most 1.
+        ValueError: ``dataset`` or ``scaling`` is unknown, ``batch_size`` is below 1, ``train_share`` not above 0,
+            ``validation_share`` below 0, or both together more than 1.
     """
 
     def __init__(
@@ -105,10 +108,17 @@ class SmallImages(ResumableDataModule, DescribedImages):
         seed: int = 0,
         download: bool = True,
         train_share: float = 1.0,
+        validation_share: float = 0.0,
     ) -> None:
         super().__init__(seed, batch_size)
         if not 0 < train_share <= 1:
             raise ValueError(f"train_share must lie above 0 and be at most 1, got {train_share}")
+        # Shares such as 0.9 and 0.1 are a little more than 1 together.
+        if not 0 <= validation_share <= 1 - train_share + 1e-9:
+            raise ValueError(
+                f"validation_share must be at least 0 and leave train_share its images, got {validation_share} beside "
+                f"{train_share}"
+            )
         if dataset not in sources.DATASETS:
             raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(sources.DATASETS)}")
         if shift < 0:
@@ -116,8 +126,9 @@ class SmallImages(ResumableDataModule, DescribedImages):
         if scaling not in ("standard", "unit", "raw"):
             raise ValueError(f"scaling must be 'standard', 'unit' or 'raw', got {scaling!r}")
         self.dataset, self.data_root, self.download = dataset, data_root, download
-        self.scaling, self.shift, self.flip, self.train_share = scaling, shift, flip, train_share
-        self._sets: tuple[TensorImages, TensorImages] | None = None
+        self.scaling, self.shift, self.flip = scaling, shift, flip
+        self.train_share, self.validation_share = train_share, validation_share
+        self._sets: tuple[TensorImages, TensorImages, TensorImages] | None = None
 
     @property
     def train_set(self) -> TensorImages:
@@ -128,6 +139,11 @@ class SmallImages(ResumableDataModule, DescribedImages):
     def test_set(self) -> TensorImages:
         """The test images, read at the first use."""
         return self._loaded()[1]
+
+    @property
+    def validation_set(self) -> TensorImages:
+        """The images that validation sees: training images set apart, else the test images; read at the first use."""
+        return self._loaded()[2]
 
     def prepare_data(self) -> None:
         """Download the set if it is missing; one process per machine does it.
@@ -146,23 +162,28 @@ class SmallImages(ResumableDataModule, DescribedImages):
         """
         self._loaded()
 
-    def _loaded(self) -> tuple[TensorImages, TensorImages]:
+    def _loaded(self) -> tuple[TensorImages, TensorImages, TensorImages]:
         if self._sets is None:
             data = sources.load(self.dataset, self.data_root, self.download)
             mean, std = self._statistics(data.images)
-            kept = self._kept(data.labels)
+            kept, apart = self._shares(data.labels)
+            test = TensorImages(data.test_images, data.test_labels, mean, std)
             self._sets = (
                 TensorImages(data.images[kept], data.labels[kept], mean, std, shift=self.shift, flip=self.flip),
-                TensorImages(data.test_images, data.test_labels, mean, std),
+                test,
+                TensorImages(data.images[apart], data.labels[apart], mean, std) if self.validation_share else test,
             )
         return self._sets
 
-    def _kept(self, labels: Tensor) -> Tensor | slice:
-        """Return which training images are trained on: the first ones of every class."""
-        if self.train_share == 1:
-            return slice(None)
+    def _shares(self, labels: Tensor) -> tuple[Tensor | slice, Tensor]:
+        """Return which training images are trained on, the first ones of every class, and which are set apart."""
         parts = [(labels == label).nonzero().flatten() for label in labels.unique()]
-        return torch.cat([part[: max(1, round(self.train_share * len(part)))] for part in parts]).sort().values
+        apart = [len(part) - round(self.validation_share * len(part)) for part in parts]
+        last = torch.cat([part[start:] for part, start in zip(parts, apart)]).sort().values
+        if self.train_share == 1:
+            return slice(None), last
+        first = [part[: min(start, max(1, round(self.train_share * len(part))))] for part, start in zip(parts, apart)]
+        return torch.cat(first).sort().values, last
 
     def _statistics(self, images: Tensor) -> tuple[list[float], list[float]]:
         channels = images.shape[1]
@@ -193,14 +214,20 @@ class SmallImages(ResumableDataModule, DescribedImages):
         return self.shuffled_loader(self.train_set, collate_fn=_as_is)
 
     def val_dataloader(self) -> DataLoader:
+        """Return the images that validation sees, in their order."""
+        return self._in_order(self.validation_set)
+
+    def test_dataloader(self) -> DataLoader:
         """Return the test images in their order."""
+        return self._in_order(self.test_set)
+
+    predict_dataloader = test_dataloader
+
+    def _in_order(self, images: TensorImages) -> DataLoader:
         # Its own generator, because a loader draws a number whenever it is iterated: from the global random state that
         # would shift the dropout masks of a resumed training.
         size = max(self.batch_size, 500)
-        return DataLoader(self.test_set, size, collate_fn=_as_is, generator=torch.Generator())
-
-    test_dataloader = val_dataloader
-    predict_dataloader = val_dataloader
+        return DataLoader(images, size, collate_fn=_as_is, generator=torch.Generator())
 
 
 def _as_is(batch: Any) -> Any:

@@ -14,6 +14,7 @@ try:
         san19_pairwise,
         san19_patchwise,
     )
+    from .searchable import SearchableRedNet, searchable_rednet
     from .stand_alone import sasa_resnet26, sasa_resnet38, sasa_resnet50
 except ImportError as error:
     raise ImportError(
@@ -25,6 +26,7 @@ __all__ = [
     "AxialResNet",
     "LRNet",
     "RedNet",
+    "SearchableRedNet",
     "axial_resnet26s",
     "lrnet26",
     "lrnet50",
@@ -47,4 +49,5 @@ __all__ = [
     "sasa_resnet26",
     "sasa_resnet38",
     "sasa_resnet50",
+    "searchable_rednet",
 ]

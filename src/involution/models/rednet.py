@@ -176,24 +176,28 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def create_rednet(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:
+def create_rednet(
+    variant: str, pretrained: bool, blocks: tuple[int, ...] | None, /, *, net: type[RedNet] = RedNet, **kwargs: Any
+) -> RedNet:
     """Build a RedNet as timm's functions of models do.
 
     Args:
         variant: its name in timm.
         pretrained: whether to load weights.
-        blocks: of every stage, where ``layers`` is not given.
-        **kwargs: of `RedNet` and of timm's ``build_model_with_cfg``.
+        blocks: of every stage, where ``layers`` is not given; None where ``net`` knows them otherwise.
+        net: the class.
+        **kwargs: of ``net`` and of timm's ``build_model_with_cfg``.
 
     Raises:
         RuntimeError: there are no weights of this variant; the message says where some are.
     """
-    kwargs.setdefault("layers", blocks)
+    if blocks is not None:
+        kwargs.setdefault("layers", blocks)
     if kwargs.get("stem", "involution") in ("plain", "small"):
         overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
         kwargs["pretrained_cfg_overlay"] = overlay
     try:
-        return build_model_with_cfg(RedNet, variant, pretrained, **kwargs)
+        return build_model_with_cfg(net, variant, pretrained, **kwargs)
     except RuntimeError as error:
         if pretrained and "No pretrained weights exist" in str(error):
             raise RuntimeError(_where_weights_are(variant)) from error

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.description import DataDescription
-from ..errors import TrainingError
+from ..errors import DivergenceError, TrainingError
 
 __all__ = ["check_classes", "check_finite", "check_number_of_classes"]
 
@@ -41,10 +41,10 @@ def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
     On an accelerator it looks at every fiftieth batch only: to look is to wait for it.
 
     Raises:
-        TrainingError: the loss is infinite or no number.
+        DivergenceError: the loss is infinite or no number.
     """
     if (loss.device.type == "cpu" or batch % 50 == 0) and not torch.isfinite(loss):
-        raise TrainingError(
+        raise DivergenceError(
             f"the loss is {loss.item()} in epoch {epoch}, batch {batch}: the training diverged; "
             "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
         )

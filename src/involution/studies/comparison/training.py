@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -12,14 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
 from torch import nn
 
 from ...data.small_images import Scaling, SmallImages
 from ...tasks.callbacks import EpochSeed, History, Row, RunProgressBar, Snapshot
 from ...tasks.classification import ClassificationTask
-from ..logs import errors_alone
+from ..fitting import fit, quiet
 
 __all__ = ["RECIPES", "Recipe", "train"]
 
@@ -109,7 +106,7 @@ def train(
     # The same images, but no state of another training.
     data = copy(data)
     data.seed = seed
-    with _quiet(), _threads(recipe.threads):
+    with quiet(), _threads(recipe.threads):
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -120,14 +117,7 @@ def train(
             enable_model_summary=False,
             log_every_n_steps=1,
         )
-        try:
-            resume = checkpoint if checkpoint.exists() else None
-            trainer.fit(task, data, ckpt_path=resume, weights_only=True)
-        except SystemExit:
-            # Lightning turns Ctrl-C and SIGTERM into exits that do not tell what happened.
-            if trainer.received_sigterm:
-                raise SystemExit(128 + signal.SIGTERM) from None
-            raise KeyboardInterrupt from None
+        fit(trainer, task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
     return history.rows
 
 
@@ -139,14 +129,3 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks on the machine and on worker processes, for images that lie in memory."""
-    with errors_alone("lightning.pytorch"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", PossibleUserWarning)
-        # Its use of PyTorch's older interfaces.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-        yield

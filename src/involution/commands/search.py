@@ -1,0 +1,283 @@
+"""The command ``involution search``: search for nets, train and ask a table of random ones, write a net as a recipe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import CommandError, in_one_line
+from .options import choice, make_writable, told_when_interrupted
+
+__all__ = ["search"]
+
+_ACTIONS = ("run", "export", "table", "score")
+_RECIPES = Path("recipes") / "search"
+
+
+def search(
+    action: str = "run",
+    name: str | None = None,
+    *,
+    data: str = "digits",
+    recipe: str | None = None,
+    space: str = "mixed",
+    widths: list[int] | None = None,
+    objectives: list[str] | None = None,
+    limits: list[str] | None = None,
+    sampler: str = "tpe",
+    engine: str = "eager",
+    trials: int = 50,
+    budget: str | None = None,
+    seed: int = 0,
+    prune: bool = True,
+    storage: str | None = None,
+    replay: str | None = None,
+    trial: int | None = None,
+    epochs: int = 0,
+    show: bool = False,
+    data_root: str | None = None,
+    runs: str = "runs/search",
+    out: str | None = None,
+) -> None:
+    """Search for nets that have a layer of their own in every block: convolution, depthwise, involution or local attention.
+
+    ``involution search --budget 10min`` searches on the digits; ``involution search export STUDY`` writes the net that it
+    found as a recipe of ``involution fit``. ``involution search table FILE`` trains the random nets that a file declares,
+    ``involution search --replay RECORD`` runs many searches on their record and answers what it can, ``involution search
+    score FILE`` lets proxies and a supernet judge its nets. Interrupted or killed at any moment, the same command goes on;
+    several processes may work on one study or table.
+
+    Args:
+        action: run, export, table or score.
+        name: of the study for run and export; file of the table for table and score.
+        data: digits or cifar10: the recipe of this name in recipes/search.
+        recipe: another recipe of ``involution fit`` to train nets by; for export, one to train the chosen net by.
+        space: mixed, convolution (and depthwise) or involution.
+        widths: of the four stages' spatial layers at their widest, multiples of 4; 8,16,32,64 by default.
+        objectives: accuracy and any of params, macs, latency; accuracy,params by default.
+        limits: the most of a cost, such as latency=5 (ms) or params=100000; nets beyond are not trained.
+        sampler: tpe, nsga2 or random.
+        engine: in which latency is measured, one of those of ``involution benchmark``.
+        trials: nets of the whole study.
+        budget: time of this run, such as 90s, 10min or 2h; no net is begun that would not end within it.
+        seed: of the sampler, or of the scores.
+        prune: give up nets that are behind those that cost no more.
+        storage: file of SQLite's, or address of a database that several machines share; study.db in the study's folder by
+            default.
+        replay: record of a table to search on instead of training.
+        trial: the net to export; the most accurate by default.
+        epochs: of the supernet that scores, 0 for none.
+        show: for table: train nothing, write and print what is there.
+        data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
+        runs: folder of studies and trainings.
+        out: folder of records, results/search by default; for export, file of the recipe, FOLDER/recipe.yaml by default.
+
+    Raises:
+        CommandError: an argument is unknown or out of range, a file is damaged, or the study searches otherwise.
+    """
+    choice("action", action, _ACTIONS)
+    if trials < 1 or epochs < 0 or seed < 0:
+        raise CommandError(f"--trials must be at least 1, --epochs and --seed 0, got {trials}, {epochs} and {seed}")
+    if action in ("table", "score"):
+        if name is None:
+            raise CommandError("name the file of the table, such as recipes/tables/random_nets_cifar10.yaml")
+        folder = Path(out or "results/search")
+        make_writable(folder)
+        if action == "table":
+            _table(name, data_root, Path(runs), folder, show)
+        else:
+            _score(name, data_root, folder, epochs, seed)
+    elif replay is not None:
+        _replay(Path(replay), Path(out) if out else None)
+    elif action == "export":
+        if name is None:
+            raise CommandError(f"name the study, one of the folders in {runs}")
+        _export(name, Path(runs), storage, trial, recipe, out)
+    else:
+        from ..studies.search.plan import Plan
+        from ..studies.search.space import Space
+
+        try:
+            nets = Space(space, tuple(widths)) if widths else Space(space)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        plan = Plan(
+            name=name or f"{data}-{space}-{sampler}",
+            recipe=_recipe(recipe or str(_RECIPES / f"{choice('data', data, ('digits', 'cifar10'))}.yaml")),
+            space=nets,
+            objectives=tuple(objectives or ("accuracy", "params")),
+            limits=_limits(limits or []),
+            sampler=sampler,
+            seed=seed,
+            engine=engine,
+            prune=prune,
+        )
+        _run(plan, Path(runs), storage, trials, _seconds(budget), data_root)
+
+
+def _run(plan: Any, runs: Path, storage: str | None, trials: int, seconds: float | None, data_root: str | None) -> None:
+    from random import Random
+
+    from ..studies.search import report
+    from ..studies.search.latency import Latencies
+    from ..studies.search.study import Search, count_finished
+
+    folder = runs / plan.name
+    make_writable(folder)
+    latency_ms, predictions = None, []
+    if plan.needs_latency:
+        latency_ms = Latencies(plan.recipe, plan.engine, runs)
+        nets = Random(0)
+        predictions = latency_ms.check([plan.space.net(plan.space.draw(nets)) for _ in range(5)])
+        for p in predictions:
+            _say(
+                f"{p.predicted_ms:.2f} ms from parts, {p.measured_ms:.2f} measured ({100 * p.error:+.0f} %): {p.blocks}"
+            )
+    place = storage or str(folder / "study.db")
+    search = Search(plan, place, folder / "locks", latency_ms=latency_ms, data_root=data_root, say=_say)
+
+    def show(search: Search) -> None:
+        report.write(search.study, plan, folder, predictions=predictions)
+
+    with told_when_interrupted(lambda: count_finished(search.study), trials, folder):
+        search.work(trials, seconds=seconds, on_trial=show)
+    found = report.rows(search.study)
+    if not found:
+        raise CommandError("no net was trained within the budget; raise --budget")
+    files = report.write(search.study, plan, folder, predictions=predictions)
+    print(f"\n{len(found)} nets, those that none beats:")
+    for row in report.best(found, plan):
+        print(f"  trial {row['trial']}: {row['accuracy_percent']:.2f} %, {row['params']:,} parameters: {row['blocks']}")
+    print("\n".join(map(str, files)))
+    print(f"the most accurate as a recipe: involution search export {plan.name}", flush=True)
+
+
+def _export(name: str, runs: Path, storage: str | None, trial: int | None, recipe: str | None, out: str | None) -> None:
+    import yaml  # type: ignore[import-untyped]
+
+    from ..files import write_atomically
+    from ..studies.search.plan import optuna
+    from ..studies.search.study import finished, open_storage
+
+    file = runs / name / "study.db"
+    if storage is None and not file.is_file():
+        raise CommandError(f"there is no study {name} in {runs}; name one of its folders, or --storage")
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(storage or str(file)))
+    except KeyError as error:
+        raise CommandError(f"the storage {storage or file} has no study {name}") from error
+    trained = {t.number: t.user_attrs for t in finished(study) if t.user_attrs.get("accuracy_percent") is not None}
+    if not trained:
+        raise CommandError(f"the study {name} has no trained net yet")
+    chosen = max(trained, key=lambda number: trained[number]["accuracy_percent"]) if trial is None else trial
+    if chosen not in trained:
+        raise CommandError(f"trial {chosen} of {name} is no trained net; choose one of {', '.join(map(str, trained))}")
+    content = _exported(study.user_attrs["settings"]["recipe"], trained[chosen]["blocks"], recipe)
+    path = Path(out) if out else runs / name / "recipe.yaml"
+    make_writable(path.parent)
+    content["run"] = f"runs/search/{name}/trial-{chosen}"
+    note = f"# Trial {chosen} of the search {name}: {trained[chosen]['accuracy_percent']:.2f} % on its validation images.\n"
+    write_atomically(path, note + yaml.safe_dump(content, sort_keys=False))
+    print(f"{path}: {trained[chosen]['blocks']}\ninvolution fit --config {path}", flush=True)
+
+
+def _exported(searched: dict[str, Any], blocks: str, recipe: str | None) -> dict[str, Any]:
+    """Return the recipe of a net: as it was searched, or as another recipe trains, with what all nets of the search share."""
+    from ..recipes import merge
+    from ..studies.search.evaluate import recipe_of
+
+    if recipe is None:
+        return recipe_of(searched, blocks, 0)
+    shared = searched["model"]["init_args"]
+    other = _recipe(recipe)
+    # The arguments of the other recipe's own net mean nothing to this one.
+    other["model"]["init_args"] = {**other["model"]["init_args"], "model_args": {}}
+    return recipe_of(merge(other, {"model": {"init_args": {"model_args": shared["model_args"]}}}), blocks, 0)
+
+
+def _table(name: str, data_root: str | None, runs: Path, out: Path, show: bool) -> None:
+    from .. import records
+    from ..studies.search import table
+
+    declared = table.read(name)
+    folder = runs / declared.name
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        records.write(declared.name, table.payload(declared, rows), out)
+
+    if not show:
+        asked = len(declared.entries())
+        with told_when_interrupted(lambda: len(table.results(declared, folder)), asked, folder):
+            table.work(declared, folder, data_root=data_root, say=_say, on_result=write)
+    rows = table.results(declared, folder)
+    if not rows:
+        raise CommandError(f"no training of {declared.name} is finished; leave out --show")
+    write(rows)
+    print(f"{len(rows)} trainings in {out / declared.name}.json", flush=True)
+
+
+def _score(name: str, data_root: str | None, out: Path, epochs: int, seed: int) -> None:
+    from .. import records
+    from ..studies.search import replay, scores, table
+
+    declared = table.read(name)
+    space, nets = replay.read(out / f"{declared.name}.json")
+    found = scores.score(declared.recipe, space, nets, epochs=epochs, seed=seed, data_root=data_root, say=_say)
+    payload = {"seed": seed, "settings": {"recipe": declared.recipe, "epochs": epochs}, "results": found}
+    print(records.write(f"{declared.name}_scores", payload, out), flush=True)
+
+
+def _replay(path: Path, out: Path | None) -> None:
+    from .. import records
+    from ..files import write_atomically
+    from ..pictures.plots import png
+    from ..studies.search import answers, replay
+
+    space, nets = replay.read(path)
+    beside = path.with_name(f"{path.stem}_scores.json")
+    try:
+        scores = records.read(beside)["results"] if beside.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"{beside} is damaged: {in_one_line(error)}; make it anew, or move it away") from error
+    found = answers.answer(space, nets, scores=scores)
+    folder = out or path.parent
+    make_writable(folder)
+    written = records.write(f"{path.stem}_answers", {"seed": 0, "table": path.name, "results": found}, folder)
+    write_atomically(written.with_suffix(".png"), png(answers.figure(found)))
+    print(f"{answers.markdown(found)}\n{written}", flush=True)
+
+
+def _recipe(path: str) -> dict[str, Any]:
+    from ..recipes import resolve
+
+    if not Path(path).is_file():
+        raise CommandError(f"there is no recipe {path}; name one with --recipe, or run in a folder that has {_RECIPES}")
+    return resolve(path)
+
+
+def _limits(given: list[str]) -> dict[str, float]:
+    found = {}
+    for text in given:
+        match = re.fullmatch(r"([a-z]+)=(\d+(?:\.\d+)?)", text)
+        if match is None or float(match[2]) == 0:
+            raise CommandError(
+                f"a limit is a cost and the most of it, such as latency=5 or params=100000, got {text!r}"
+            )
+        found[match[1]] = float(match[2])
+    return found
+
+
+def _seconds(budget: str | None) -> float | None:
+    if budget is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", budget)
+    if match is None:
+        raise CommandError(f"--budget is a time such as 90s, 10min or 2h, got {budget!r}")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+
+
+def _say(line: str) -> None:
+    from datetime import datetime
+
+    print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)

@@ -1,0 +1,269 @@
+"""What a table answers, with intervals: which searches are worth it, what ranks nets, which space, and where involution stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from random import Random
+from statistics import mean, median
+from typing import Any
+
+from ...pictures.plots import LIGHT, new_figure, style_axes
+from ..statistics import difference, estimate
+from .pareto import hypervolume
+from .plan import SAMPLERS
+from .replay import TableNet, curve, points, replay
+from .space import SPACES, Space
+
+__all__ = ["answer", "correlations", "figure", "markdown", "placement", "searches", "spaces"]
+
+COSTS = ("params", "macs")
+
+_ROUNDS = 1000
+_CONFIDENCE = 0.95
+# Fewer nets have no rank worth speaking of.
+_FEWEST = 8
+
+
+def answer(
+    space: Space,
+    nets: Sequence[TableNet],
+    *,
+    seeds: int = 10,
+    budget: int | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
+    """Return all answers as JSON's types; the same table gives the same ones.
+
+    Args:
+        space: of the table.
+        nets: of the table.
+        seeds: searches of every sampler.
+        budget: trainings of a search; half of the table by default.
+        scores: further predictors of nets, by their name and by the net's.
+    """
+    budget = budget or max(1, len(nets) // 2)
+    return {
+        "nets": len(nets),
+        "budget": budget,
+        "searches": {cost: searches(space, nets, cost, seeds, budget) for cost in COSTS},
+        "ranks": correlations(nets, scores or {}),
+        "spaces": {cost: spaces(nets, cost) for cost in COSTS},
+        "placement": placement(nets),
+    }
+
+
+def searches(space: Space, nets: Sequence[TableNet], cost: str, seeds: int, budget: int) -> dict[str, Any]:
+    """Return by sampler the mean hypervolume after every training, and in the end beside random search, with intervals."""
+    places = points(nets, cost)
+    found: dict[str, Any] = {}
+    finals: dict[str, dict[int, float]] = {}
+    for sampler in SAMPLERS:
+        orders = [replay(space, nets, sampler=sampler, cost=cost, seed=seed, budget=budget) for seed in range(seeds)]
+        curves = [curve(order, places) for order in orders]
+        finals[sampler] = {seed: values[-1] for seed, values in enumerate(curves)}
+        last = estimate(list(finals[sampler].values()))
+        found[sampler] = {
+            "hypervolume": [mean(values) for values in zip(*curves)],
+            "final": {"mean": last.mean, "low": last.low, "high": last.high, "n": last.n},
+        }
+    for sampler in SAMPLERS:
+        if sampler != "random":
+            than = difference(finals[sampler], finals["random"])
+            found[sampler]["than_random"] = {"mean": than.mean, "low": than.low, "high": than.high, "n": than.n}
+    return found
+
+
+def correlations(nets: Sequence[TableNet], scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return rank correlations with accuracy, Spearman's and Kendall's, with bootstrap intervals over nets.
+
+    The first row is the ceiling: one seed against another, of the nets that have several. Of fewer than eight nets nothing
+    is said.
+
+    Args:
+        nets: of the table.
+        scores: further predictors, by their name and by the net's.
+    """
+    several = [net for net in nets if len(net.accuracies) > 1]
+    pairs = [
+        (net.accuracies[one], net.accuracies[two])
+        for net in several
+        for one, two in combinations(sorted(net.accuracies), 2)
+    ]
+    rows = []
+    if len(several) >= _FEWEST:
+        # Resampled by nets: the pairs of one net are not independent.
+        each = len(pairs) // len(several) if len(pairs) % len(several) == 0 else 0
+        blocks = [pairs[i * each : (i + 1) * each] for i in range(len(several))] if each else [[pair] for pair in pairs]
+        rows.append(_row("another seed (ceiling)", blocks))
+    trained = [net for net in nets if net.accuracy is not None]
+    predictors: dict[str, dict[str, float]] = {
+        "params": {net.name: float(net.params) for net in trained},
+        "macs": {net.name: float(net.macs) for net in trained},
+        "first epoch": {net.name: net.first_epoch for net in trained if net.first_epoch is not None},
+        **{name: dict(values) for name, values in scores.items()},
+    }
+    for name, values in predictors.items():
+        judged = [
+            [(values[net.name], net.accuracy)] for net in trained if net.name in values and net.accuracy is not None
+        ]
+        if len(judged) >= _FEWEST:
+            rows.append(_row(name, judged))
+    return rows
+
+
+def _row(name: str, blocks: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any]:
+    from scipy.stats import kendalltau, spearmanr
+
+    row: dict[str, Any] = {"predictor": name, "nets": len(blocks)}
+    for kind, function in (("spearman", spearmanr), ("kendall", kendalltau)):
+
+        def statistic(chosen: Sequence[Sequence[tuple[float, float]]], function: Any = function) -> float:
+            ones, twos = zip(*(pair for block in chosen for pair in block))
+            return float(function(ones, twos).statistic) if len(set(ones)) > 1 and len(set(twos)) > 1 else 0.0
+
+        low, high = _bootstrap(blocks, statistic)
+        row[kind] = {"value": statistic(blocks), "low": low, "high": high}
+    return row
+
+
+def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
+    """Return by space the hypervolume of as many random nets of each, and their best accuracy at no more than the median cost.
+
+    Equal numbers of nets, drawn again and again from those of a space; differences from the mixed space with intervals.
+    """
+    places = dict(zip((net.name for net in nets), points(nets, cost)))
+    groups = {name: [net for net in nets if net.space == name and net.accuracy is not None] for name in SPACES}
+    groups = {name: group for name, group in groups.items() if group}
+    number = min((len(group) for group in groups.values()), default=0)
+    if number < _FEWEST or len(groups) < 2:
+        return {}
+    limit = median(getattr(net, cost) for group in groups.values() for net in group)
+    generator = Random(0)
+    draws: dict[str, list[tuple[float, float]]] = {name: [] for name in groups}
+    for _ in range(_ROUNDS):
+        for name, group in groups.items():
+            chosen = [group[generator.randrange(len(group))] for _ in range(number)]
+            volume = hypervolume([places[net.name] for net in chosen], (1.0, 1.0))
+            best = max((net.accuracy or 0.0 for net in chosen if getattr(net, cost) <= limit), default=0.0)
+            draws[name].append((volume, best))
+    found: dict[str, Any] = {"nets": number, "cost_limit": limit}
+    for name in groups:
+        volumes, bests = zip(*draws[name])
+        found[name] = {"hypervolume": _summary(volumes), "best_percent": _summary(bests)}
+        if name != "mixed" and "mixed" in draws:
+            found[name]["mixed_less_this"] = {
+                "hypervolume": _summary([m[0] - o[0] for m, o in zip(draws["mixed"], draws[name])]),
+                "best_percent": _summary([m[1] - o[1] for m, o in zip(draws["mixed"], draws[name])]),
+            }
+    return found
+
+
+def placement(nets: Sequence[TableNet]) -> list[dict[str, Any]]:
+    """Return by stage the share of involutions among the layers of the better half of the mixed nets, less that of the other half.
+
+    Nets are halved within halves of equal size by parameters, so that it is not size that is seen.
+    """
+    mixed = sorted(
+        (net for net in nets if net.space == "mixed" and net.accuracy is not None),
+        key=lambda net: (net.params, net.name),
+    )
+    if len(mixed) < 2 * _FEWEST:
+        return []
+    better, worse = [], []
+    for group in (mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]):
+        ranked = sorted(group, key=lambda net: (net.accuracy, net.name))
+        worse += ranked[: len(ranked) // 2]
+        better += ranked[len(ranked) // 2 :]
+    rows = []
+    for stage in range(4):
+        shares = [[_share(net, stage) for net in part] for part in (better, worse)]
+        generator = Random(stage)
+        drawn = [
+            mean(generator.choices(shares[0], k=len(shares[0]))) - mean(generator.choices(shares[1], k=len(shares[1])))
+            for _ in range(_ROUNDS)
+        ]
+        rows.append(
+            {"stage": stage + 1, "better": mean(shares[0]), "worse": mean(shares[1]), "difference": _summary(drawn)}
+        )
+    return rows
+
+
+def _share(net: TableNet, stage: int) -> float:
+    layers = net.blocks.split("/")[stage].split()[1:]
+    return mean(layer.startswith("i") for layer in layers)
+
+
+def _bootstrap(blocks: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> tuple[float, float]:
+    generator = Random(0)
+    values = sorted(statistic(generator.choices(blocks, k=len(blocks))) for _ in range(_ROUNDS))
+    tail = round((1 - _CONFIDENCE) / 2 * _ROUNDS)
+    return values[tail], values[-1 - tail]
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    ordered, tail = sorted(values), round((1 - _CONFIDENCE) / 2 * len(values))
+    return {"mean": mean(values), "low": ordered[tail], "high": ordered[-1 - tail]}
+
+
+def figure(found: Mapping[str, Any]) -> Any:
+    """Return a figure: the mean hypervolume of the searches after every training, a panel for each cost."""
+    drawn = new_figure(8.4, 3.6)
+    drawn.set_layout_engine("constrained")
+    panels = drawn.subplots(1, len(found["searches"]), squeeze=False, sharey=True)[0]
+    colours = (LIGHT.involution, LIGHT.convolution, LIGHT.muted)
+    for axes, (cost, samplers) in zip(panels, found["searches"].items()):
+        style_axes(axes)
+        for colour, (name, part) in zip(colours, samplers.items()):
+            values = part["hypervolume"]
+            axes.plot(range(1, len(values) + 1), values, color=colour, label=f"{name}, n = {part['final']['n']}")
+        axes.set_title(f"accuracy and {cost}", loc="left", fontsize=11, color=LIGHT.ink)
+        axes.set_xlabel("trainings", fontsize=9, color=LIGHT.muted)
+        axes.legend(frameon=False, fontsize=9)
+    panels[0].set_ylabel("hypervolume, share of the table's", fontsize=9, color=LIGHT.muted)
+    return drawn
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return the answers as tables in Markdown."""
+    lines = [f"{found['nets']} nets, {found['budget']} trainings a search.", ""]
+    for cost, samplers in found["searches"].items():
+        lines += [
+            f"| search, accuracy and {cost} | hypervolume of the table's | less random search's |",
+            "|---|--:|--:|",
+        ]
+        lines += [
+            f"| {name} | {_interval(part['final'])} | {_interval(part['than_random']) if 'than_random' in part else ''} |"
+            for name, part in samplers.items()
+        ]
+        lines.append("")
+    lines += ["| predictor of accuracy | nets | Spearman | Kendall |", "|---|--:|--:|--:|"]
+    lines += [
+        f"| {row['predictor']} | {row['nets']} | {_interval(row['spearman'])} | {_interval(row['kendall'])} |"
+        for row in found["ranks"]
+    ]
+    for cost, part in found["spaces"].items():
+        if not part:
+            continue
+        title = f"{part['nets']} random nets, {cost}"
+        lines += ["", f"| {title} | hypervolume | best, at most {part['cost_limit']:,.0f} | mixed less this |"]
+        lines += ["|---|--:|--:|--:|"]
+        for name in SPACES:
+            if name in part:
+                row, less = part[name], part[name].get("mixed_less_this")
+                beside = _interval(less["best_percent"]) if less else ""
+                lines.append(
+                    f"| {name} | {_interval(row['hypervolume'])} | {_interval(row['best_percent'])} | {beside} |"
+                )
+    if found["placement"]:
+        lines += ["", "| stage | involutions in the better half | in the other | difference |", "|--:|--:|--:|--:|"]
+        lines += [
+            f"| {row['stage']} | {row['better']:.2f} | {row['worse']:.2f} | {_interval(row['difference'])} |"
+            for row in found["placement"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(part: Mapping[str, float]) -> str:
+    value = part.get("mean", part.get("value", 0.0))
+    return f"{value:.2f} ({part['low']:.2f} to {part['high']:.2f})"

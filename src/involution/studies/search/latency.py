@@ -1,0 +1,151 @@
+"""The latency of a net in a named engine on this machine, from a table of its parts that are measured once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ... import __version__, records
+from ...errors import CommandError, in_one_line
+from ...files import read_json, write_atomically
+from ...models.searchable import Blocks
+from ..latency.clock import call_ms
+from ..latency.engines import ENGINES
+from . import evaluate
+
+__all__ = ["Latencies", "Prediction"]
+
+_SEED = 0
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A whole net, predicted from its parts and timed.
+
+    Attributes:
+        blocks: the net.
+        predicted_ms: sum of its parts.
+        measured_ms: median time of the net.
+    """
+
+    blocks: str
+    predicted_ms: float
+    measured_ms: float
+
+    @property
+    def error(self) -> float:
+        """The prediction less the measurement, relative to the latter."""
+        return self.predicted_ms / self.measured_ms - 1
+
+
+class Latencies:
+    """Milliseconds of nets for one image, as the sum of stem, blocks and head, each timed once and kept in a file.
+
+    A block is known by the size of its input, its channels, its stride and its layer. The sum leaves out what parts cost one
+    another (caches, an engine's work across them): `check` says how far it is from whole nets.
+
+    Args:
+        recipe: what all nets share, see `involution.studies.search.evaluate.recipe_of`.
+        engine: of ``involution benchmark``.
+        folder: of the file, made where it does not exist.
+        rounds: times that a part is timed; the median counts.
+
+    Raises:
+        CommandError: the engine is unknown or cannot run here.
+    """
+
+    def __init__(self, recipe: Mapping[str, Any], engine: str, folder: Path, *, rounds: int = 20) -> None:
+        if engine not in ENGINES:
+            raise CommandError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+        reason = ENGINES[engine].missing("float32")
+        if reason:
+            raise CommandError(f"{engine} cannot run here: {reason}")
+        self._recipe, self._engine, self._rounds = recipe, ENGINES[engine], rounds
+        self._threads = torch.get_num_threads()
+        self._size = evaluate.input_size(recipe)
+        name = f"latency-{engine}-{self._threads}-thread{'s' if self._threads > 1 else ''}.json"
+        self.file = folder / name
+        # Times of another machine or version are none of this one.
+        self._here = {
+            "processor": records.machine()["processor"],
+            "torch": torch.__version__,
+            "involution": __version__,
+            "size": list(self._size),
+        }
+        self._times: dict[str, float] = self._kept()
+
+    def __call__(self, blocks: Blocks) -> float:
+        """Return the milliseconds of a net; parts that are not known yet are timed first."""
+        torch.manual_seed(_SEED)
+        net = self._net(blocks)
+        x, total, is_new = torch.randn(1, *self._size), 0.0, False
+        for name, part in _parts(net, blocks):
+            key = f"{name} at {'×'.join(map(str, x.shape[1:]))}"
+            if key not in self._times:
+                self._times[key], is_new = self._timed(part, x), True
+            total += self._times[key]
+            with torch.no_grad():
+                x = part(x)
+        if is_new:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            content = {**self._here, "median_ms": dict(sorted(self._times.items()))}
+            write_atomically(self.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return total
+
+    def check(self, nets: Sequence[Blocks]) -> list[Prediction]:
+        """Return the prediction for whole nets beside their times."""
+        found = []
+        for blocks in nets:
+            predicted = self(blocks)
+            measured = self._timed(self._net(blocks), torch.randn(1, *self._size))
+            found.append(Prediction(str(blocks), predicted, measured))
+        return found
+
+    def _net(self, blocks: Blocks) -> Any:
+        return evaluate.build(evaluate.recipe_of(self._recipe, blocks, _SEED)).eval()
+
+    def _timed(self, module: nn.Module, x: Tensor) -> float:
+        """Return the median milliseconds of a module in the engine.
+
+        Raises:
+            CommandError: the engine does not take it.
+        """
+        with TemporaryDirectory(prefix="involution-") as name:
+            try:
+                self._engine.write(module, x, "float32", [], Path(name))
+                session = self._engine.open(lambda: module, "float32", self._threads, Path(name))
+                taken = [self._engine.taken(x, "float32")]
+                for _ in range(_WARM_UP):
+                    session(taken)
+                return median(call_ms(lambda: session(taken), number) for number in range(self._rounds))
+            except (RuntimeError, ValueError, OSError) as error:
+                raise CommandError(f"{self._engine.title} refuses a part of a net: {in_one_line(error)}") from error
+
+    def _kept(self) -> dict[str, float]:
+        try:
+            content = read_json(self.file)
+            same = all(content.get(key) == value for key, value in self._here.items())
+            return {str(key): float(value) for key, value in content["median_ms"].items()} if same else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CommandError(f"{self.file} is damaged ({in_one_line(error)}); delete it and run again") from error
+
+
+def _parts(net: Any, blocks: Blocks) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and module of stem, blocks and head, in the order in which an image passes them."""
+    yield "stem", nn.Sequential(net.conv1, net.bn1, net.act1, net.maxpool).eval()
+    for number, stage in enumerate(blocks.stages, 1):
+        for block, layer in zip(net.get_submodule(f"layer{number}").children(), stage.layers, strict=True):
+            stride = block.conv2.stride
+            yield f"{layer}, {stage.channels} channels, stride {stride[0]}", block.eval()
+    yield "head", nn.Sequential(net.global_pool, net.fc).eval()

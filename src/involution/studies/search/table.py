@@ -1,0 +1,282 @@
+"""A table of nets drawn at random and trained: what a file declares, the trainings, and the record of those that are done."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from ... import __version__, records
+from ...errors import CommandError, FolderInUseError
+from ...files import locked, read_json, write_atomically
+from ...models.searchable import Blocks
+from ...recipes import load, resolve
+from ...schema import find_problem
+from . import evaluate
+from .space import SPACES, Choices, Space
+
+__all__ = ["Entry", "Net", "Table", "payload", "read", "results", "work"]
+
+RESULT = "result.json"
+
+_FORM = {
+    "title": str,
+    "recipe": str,
+    "widths": [int],
+    "draw": dict,
+    "draw_seed": int,
+    "seeds": [int],
+    "repeat?": {"every": int, "seeds": [int]},
+}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net of the table.
+
+    Attributes:
+        name: ``SPACE-NUMBER``.
+        space: that it was drawn from.
+        choices: that were drawn.
+        blocks: what they are.
+    """
+
+    name: str
+    space: Space
+    choices: Choices
+    blocks: Blocks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training of the table."""
+
+    net: Net
+    seed: int
+    recipe: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What a line of the log calls it."""
+        return f"{self.net.name}-{self.seed}"
+
+    def folder(self, root: Path) -> Path:
+        """Return where its result lies; what another recipe or version trained has another name."""
+        text = json.dumps([self.recipe, __version__, torch.__version__], sort_keys=True)
+        return root / f"{self.name}-{sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the file of a table says.
+
+    Attributes:
+        name: of the file.
+        title: in print.
+        recipe: that trains every net.
+        widths: of the space, see `involution.studies.search.space.Space`.
+        draw: nets that are drawn, by space.
+        draw_seed: of the draw.
+        seeds: with which every net is trained.
+        repeat_every: every so many-th net is trained with more seeds; 0 for none.
+        repeat_seeds: these.
+    """
+
+    name: str
+    title: str
+    recipe: Mapping[str, Any]
+    widths: tuple[int, ...]
+    draw: Mapping[str, int]
+    draw_seed: int
+    seeds: tuple[int, ...]
+    repeat_every: int
+    repeat_seeds: tuple[int, ...]
+
+    def nets(self) -> list[Net]:
+        """Return the nets: those of the spaces in turn, in proportion, no net twice."""
+        drawn = [net for name, number in self.draw.items() for net in self._drawn(name, number)]
+        return [net for _, net in sorted(drawn, key=lambda pair: pair[0])]
+
+    def entries(self) -> list[Entry]:
+        """Return the trainings: all seeds of a net, then the next net."""
+        found = []
+        for number, net in enumerate(self.nets()):
+            is_repeated = self.repeat_every > 0 and number % self.repeat_every == 0
+            for seed in (*self.seeds, *(self.repeat_seeds if is_repeated else ())):
+                found.append(Entry(net, seed, evaluate.recipe_of(self.recipe, net.blocks, seed)))
+        return found
+
+    def _drawn(self, name: str, number: int) -> Iterator[tuple[float, Net]]:
+        space, generator = Space(name, self.widths), Random(f"{name} {self.draw_seed}")
+        seen: set[str] = set()
+        while len(seen) < number:
+            choices = space.draw(generator)
+            blocks = space.net(choices)
+            if str(blocks) not in seen:
+                place = (len(seen) + 0.5) / number
+                yield place, Net(f"{name}-{len(seen):03}", space, choices, blocks)
+                seen.add(str(blocks))
+
+
+def read(path: str | Path) -> Table:
+    """Read the file of a table and the recipe that it names, relative to its own place.
+
+    Raises:
+        CommandError: it is missing, damaged, or has not the form of a table.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CommandError(f"there is no table {file}; name a file such as recipes/tables/random_nets_cifar10.yaml")
+    source = load(file)
+    unknown = sorted(source.keys() - {key.removesuffix("?") for key in _FORM})
+    problem = find_problem(source, _FORM) or (f"the key {unknown[0]!r} is unknown" if unknown else "")
+    if not problem:
+        bad = [name for name, number in source["draw"].items() if name not in SPACES or not _is_number(number)]
+        problem = f"draw must be numbers of nets by space ({', '.join(SPACES)}), got {source['draw']}" if bad else ""
+    if not problem and not (file.parent / source["recipe"]).is_file():
+        problem = f"its recipe {file.parent / source['recipe']} is no file"
+    if problem:
+        raise CommandError(f"{file} is no table: {problem}")
+    repeat = source.get("repeat") or {"every": 0, "seeds": []}
+    try:
+        Space("mixed", tuple(source["widths"]))
+    except ValueError as error:
+        raise CommandError(f"{file} is no table: {error}") from error
+    return Table(
+        name=file.stem,
+        title=source["title"],
+        recipe=resolve(file.parent / source["recipe"]),
+        widths=tuple(source["widths"]),
+        draw=source["draw"],
+        draw_seed=source["draw_seed"],
+        seeds=tuple(source["seeds"]),
+        repeat_every=repeat["every"],
+        repeat_seeds=tuple(repeat["seeds"]),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000
+
+
+def results(table: Table, root: Path) -> list[dict[str, Any]]:
+    """Return the results of all trainings that are finished, in the order of the table.
+
+    Raises:
+        CommandError: one is damaged.
+    """
+    return [row for entry in table.entries() if (row := _kept(entry, root)) is not None]
+
+
+def work(
+    table: Table,
+    root: Path,
+    *,
+    data_root: str | None = None,
+    say: Callable[[str], None] = print,
+    on_result: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> list[dict[str, Any]]:
+    """Train what is not finished, one training after the other; return all results.
+
+    Several processes may work on one table: a training belongs to who has the lock of its folder, and a killed one gives it
+    up. What others have at work in the end is left to them.
+
+    Args:
+        table: what to train.
+        root: a folder for the trainings.
+        data_root: folder of the data sets; None for what the recipe or the environment says.
+        say: called with every line of the log.
+        on_result: called with all results after each training.
+
+    Raises:
+        CommandError: a result is damaged.
+        KeyboardInterrupt: Ctrl-C; the training that ran begins anew with the next call.
+        SystemExit: SIGTERM; likewise.
+    """
+    entries, here = table.entries(), records.environment()
+    for number, entry in enumerate(entries, 1):
+        if _kept(entry, root) is not None:
+            continue
+        folder = entry.folder(root)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(folder):
+                if _kept(entry, root) is not None:
+                    continue
+                say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
+                row = _trained(entry, data_root, here)
+                write_atomically(folder / RESULT, json.dumps(row, indent=1, allow_nan=False) + "\n")
+        except FolderInUseError as error:
+            say(f"{entry.name}: left to another process, {error}".partition("; wait")[0])
+            continue
+        accuracy = row["accuracy_percent"]
+        say(f"{entry.name}: " + (row["failure"] if accuracy is None else f"{accuracy:.2f} %, {row['train_s']:.0f} s"))
+        on_result(results(table, root))
+    return results(table, root)
+
+
+def payload(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of the table's record; of a part of the trainings it is as valid as of all.
+
+    Args:
+        table: what was asked for.
+        rows: its results so far.
+    """
+    return {
+        "title": table.title,
+        "settings": {
+            "recipe": table.recipe,
+            "widths": table.widths,
+            "draw": table.draw,
+            "seeds": table.seeds,
+            "repeat_every": table.repeat_every,
+            "repeat_seeds": table.repeat_seeds,
+        },
+        "seed": table.draw_seed,
+        "finished": len(rows) == len(table.entries()),
+        "asked": len(table.entries()),
+        "results": rows,
+    }
+
+
+def _kept(entry: Entry, root: Path) -> dict[str, Any] | None:
+    path = entry.folder(root) / RESULT
+    if not path.exists():
+        return None
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def _trained(entry: Entry, data_root: str | None, here: Mapping[str, Any]) -> dict[str, Any]:
+    costs = evaluate.cost(entry.recipe)
+    training = evaluate.train(entry.recipe, data_root=data_root)
+    # JSON has no infinities, and a loss may be one.
+    history = [{key: v if math.isfinite(v) else None for key, v in row.items()} for row in training.history]
+    return {
+        "net": entry.net.name,
+        "space": entry.net.space.name,
+        "seed": entry.seed,
+        "blocks": str(entry.net.blocks),
+        "choices": entry.net.choices,
+        "params": costs.params,
+        "macs": costs.macs,
+        "accuracy_percent": None if training.accuracy is None else 100 * training.accuracy,
+        "failure": training.failure,
+        "train_s": sum(float(row["train_s"]) for row in training.history),
+        "train_cpu_s": sum(float(row["train_cpu_s"]) for row in training.history),
+        "history": history,
+        "commit": here["commit"],
+        "modified": here["modified"],
+        "finished": records.date(),
+        "machine": here["machine"],
+        "versions": here["versions"],
+    }

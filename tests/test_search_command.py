@@ -1,0 +1,150 @@
+"""The command `involution search` from end to end."""
+
+import json
+
+import pytest
+import yaml
+from searches import DIGITS, ROOT, declared_table, journal_of_trainings, recorded_table  # noqa: F401
+
+from involution import records
+from involution.commands.main import main
+from involution.recipes import resolve
+from involution.studies.search import evaluate
+
+
+def run(*arguments):
+    return main(["search", *map(str, arguments)])
+
+
+@pytest.fixture
+def _here(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Return a recipe for the digits that takes a second: a single epoch of a tenth of the images."""
+    recipe = resolve(DIGITS)
+    recipe["model"]["init_args"]["lr_scheduler"]["init_args"]["epochs"] = 2
+    recipe["trainer"]["max_epochs"] = 2
+    recipe["data"]["init_args"]["train_share"] = 0.2
+    path = tmp_path / "quick.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_search_finds_a_net_that_fit_trains_to_the_same_accuracy(quick, tmp_path, capsys):
+    arguments = ("s", "--recipe", quick, "--runs", tmp_path, "--widths", "4,4,8,8", "--sampler", "random")
+    assert run("run", *arguments, "--trials", 2, "--objectives", "accuracy,latency", "--limits", "params=30000") == 0
+    said = capsys.readouterr().out
+    assert "ms from parts" in said and "2 nets, those that none beats" in said
+    assert {"pareto.png", "report.html", "s.json", "study.db"} <= {path.name for path in (tmp_path / "s").iterdir()}
+    assert run("export", "s", "--runs", tmp_path) == 0
+    found = records.read(tmp_path / "s" / "s.json")["results"]
+    best = max(found, key=lambda row: row["accuracy_percent"])
+    recipe = yaml.safe_load((tmp_path / "s" / "recipe.yaml").read_text())
+    assert recipe["model"]["init_args"]["model_args"]["blocks"] == best["blocks"]
+    flags = [f"--run={tmp_path / 'fit'}", "--trainer.enable_progress_bar=false"]
+    assert main(["fit", "--config", str(tmp_path / "s" / "recipe.yaml"), *flags]) == 0
+    from involution.studies.runs import RunFolder
+
+    history = RunFolder(tmp_path / "fit").history()
+    assert 100 * history[-1]["val_accuracy"] == pytest.approx(best["accuracy_percent"], abs=1e-3)
+    assert run("export", "s", "--runs", tmp_path, "--trial", 99) == 2
+    assert "trial 99 of s is no trained net; choose one of" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("journal", "_here")
+def test_an_exported_net_can_be_trained_by_another_recipe(tmp_path, capsys):
+    assert run("run", "s", "--runs", tmp_path, "--trials", 1) == 0
+    other = ROOT / "recipes" / "cifar10" / "rednet14_eighth.yaml"
+    assert run("export", "s", "--runs", tmp_path, "--recipe", other, "--out", tmp_path / "long.yaml") == 0
+    recipe = yaml.safe_load((tmp_path / "long.yaml").read_text())
+    arguments = recipe["model"]["init_args"]["model_args"]
+    assert recipe["trainer"]["max_epochs"] == 30 and set(arguments) == {"blocks", "stem", "in_chans"}
+    evaluate.build(recipe)
+
+
+@pytest.mark.usefixtures("journal", "_here")
+def test_an_interrupted_search_says_how_it_goes_on(tmp_path, capsys, monkeypatch):
+    def press(recipe, *, data_root=None, on_row=None):
+        raise KeyboardInterrupt
+
+    trained = evaluate.train
+    assert run("run", "s", "--runs", tmp_path, "--trials", 2) == 0
+    monkeypatch.setattr(evaluate, "train", press)
+    assert run("run", "s", "--runs", tmp_path, "--trials", 3) == 130
+    assert "Interrupted with 2 of 3 nets finished" in capsys.readouterr().err
+    monkeypatch.setattr(evaluate, "train", trained)
+    assert run("run", "s", "--runs", tmp_path, "--trials", 3) == 0
+    assert "abandoned by its process" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("journal", "_here")
+def test_a_budget_ends_a_search(tmp_path, capsys):
+    evaluate.train.seconds = 0.2
+    assert run("run", "s", "--runs", tmp_path, "--budget", "2s") == 0
+    found = records.read(tmp_path / "s" / "s.json")["results"]
+    assert 0 < len(found) < 5
+    assert run("run", "s", "--runs", tmp_path, "--budget", "soon") == 2
+    assert "--budget is a time such as 90s, 10min or 2h, got 'soon'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("journal")
+def test_a_table_is_made_replayed_and_answered_by_the_command(declared, tmp_path, capsys):
+    out = tmp_path / "results"
+    assert run("table", declared, "--runs", tmp_path / "runs", "--out", out) == 0
+    assert "60 trainings in" in capsys.readouterr().out
+    first = records.read(out / "small.json")
+    assert first["finished"] and len(first["results"]) == 60
+    assert run("--replay", out / "small.json") == 0
+    assert "another seed (ceiling)" in capsys.readouterr().out
+    assert records.read(out / "small_answers.json")["results"]["nets"] == 40
+    assert (out / "small_answers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_of_a_table_are_laid_beside_its_accuracies(recorded, declared, tmp_path, capsys):
+    content = records.read(recorded)
+    content["results"] = content["results"][:14]
+    recorded.write_text(json.dumps(content))
+    assert run("score", declared, "--out", tmp_path / "results", "--epochs", 1) == 0
+    scores = records.read(tmp_path / "results" / "small_scores.json")["results"]
+    assert scores.keys() == {"gradient norm", "NASWOT", "ZiCo", "supernet"}
+    nets = {row["net"] for row in content["results"]}
+    assert all(values.keys() <= nets for values in scores.values()) and scores["supernet"].keys() == nets
+    assert len(set(scores["gradient norm"].values())) == len(nets)
+    assert run("--replay", recorded) == 0
+    assert "| ZiCo |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dance"], "unknown action 'dance'; expected one of run, export, table, score"),
+        (["table"], "name the file of the table"),
+        (["table", "gone.yaml"], "there is no table gone.yaml"),
+        (["export"], "name the study"),
+        (["export", "gone"], "there is no study gone"),
+        (["--trials", "0"], "--trials must be at least 1"),
+        (["--data", "mnist1"], "unknown data 'mnist1'"),
+        (["--recipe", "gone.yaml"], "there is no recipe gone.yaml"),
+        (["--space", "all"], "unknown space 'all'"),
+        (["--widths", "8,16,32,63"], "multiples of 4"),
+        (["--limits", "params<5"], "a limit is a cost and the most of it"),
+        (["--replay", "gone.json"], "gone.json is no record of a table"),
+        (["--objectives", "accuracy,latency", "--engine", "abacus"], "unknown engine 'abacus'"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_a_sentence(arguments, words, capsys, tmp_path):
+    assert run(*arguments, "--runs", tmp_path, "--out", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("involution search: ")
+
+
+def test_a_training_that_diverges_says_so_and_leaves_its_history(quick):
+    recipe = resolve(quick)
+    recipe["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 1e30
+    found = evaluate.train(evaluate.recipe_of(recipe, "4 c3 / 4 c3 / 8 i3g4l / 8 c3", 0))
+    assert found.accuracy is None and "the training diverged" in found.failure and len(found.history) < 2

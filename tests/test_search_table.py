@@ -1,0 +1,178 @@
+"""Tables of random nets: whatever kills them, several processes, replays of searches on them, and answers."""
+
+import json
+import signal
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+
+import pytest
+import yaml
+from searches import (  # noqa: F401
+    ROOT,
+    begun,
+    declared_table,
+    journal_of_trainings,
+    make,
+    recorded_table,
+)
+
+from involution import records
+from involution.errors import CommandError
+from involution.recipes import resolve
+from involution.studies.search import answers, plan, replay, table
+
+FILES = sorted((ROOT / "recipes" / "tables").glob("*.yaml"))
+DIGITS = ROOT / "recipes" / "search" / "digits.yaml"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_table_can_be_read_and_its_parts_are_tables(file):
+    found = table.read(file)
+    nets, entries = found.nets(), found.entries()
+    assert len(nets) == sum(found.draw.values()) and len({str(net.blocks) for net in nets}) == len(nets)
+    assert f"involution search table recipes/tables/{file.name}" in file.read_text()
+    assert len(entries) == len(nets) + 2 * -(-len(nets) // 4)
+    assert table.read(file).nets() == nets
+    for end in (len(nets) // 3, len(nets)):
+        part = [net.space.name for net in nets[:end]]
+        for name, number in found.draw.items():
+            assert abs(part.count(name) - number * end / len(nets)) <= 1
+    schedule = found.recipe["model"]["init_args"]["lr_scheduler"]["init_args"]
+    assert schedule["epochs"] == found.recipe["trainer"]["max_epochs"]
+    # What chooses sees no test image.
+    assert found.recipe["data"]["init_args"]["validation_share"] > 0
+
+
+def test_a_killed_table_goes_on_and_two_processes_train_nothing_twice(journal, declared, tmp_path):
+    runs = tmp_path / "runs"
+    workers = [get_context("fork").Process(target=make, args=(declared, runs, 0.03)) for _ in range(3)]
+    workers[0].start()
+    while len(begun(journal)) < 3:
+        assert workers[0].is_alive()
+        time.sleep(0.02)
+    workers[0].kill()
+    workers[0].join()
+    before = len(begun(journal))
+    for worker in workers[1:]:
+        worker.start()
+    for worker in workers[1:]:
+        worker.join(90)
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, 0]
+    found = table.read(declared)
+    rows = table.results(found, runs)
+    assert len(rows) == len(found.entries()) == 60
+    # The training that was killed, and no other, was begun twice.
+    assert len(begun(journal)) == 61 and before >= 3
+    assert [(row["net"], row["seed"]) for row in rows] == [(e.net.name, e.seed) for e in found.entries()]
+    assert table.payload(found, rows)["finished"] is True
+    assert table.payload(found, rows[:7])["finished"] is False
+
+
+def test_another_recipe_is_another_training(journal, declared, tmp_path):
+    make(declared, tmp_path / "runs")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**resolve(DIGITS), "trainer": {"max_epochs": 1}}))
+    assert table.results(table.read(declared), tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"draw": {"all": 3}}, "draw must be numbers of nets by space"),
+        ({"draw": {"mixed": 0}}, "draw must be numbers of nets by space"),
+        ({"recipe": "gone.yaml"}, "its recipe .*gone.yaml is no file"),
+        ({"colour": "red"}, "the key 'colour' is unknown"),
+        ({"seeds": []}, "seeds must be a list with something in it"),
+        ({"widths": [8, 16, 32, 63]}, "multiples of 4"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(declared, change, words):
+    declared.write_text(yaml.safe_dump({**yaml.safe_load(declared.read_text()), **change}))
+    with pytest.raises(CommandError, match=words):
+        table.read(declared)
+
+
+def test_a_replay_is_deterministic_and_trains_no_net_twice(recorded):
+    space, nets = replay.read(recorded)
+    assert len(nets) == 40 and sum(len(net.accuracies) > 1 for net in nets) == 10
+    for sampler in plan.SAMPLERS:
+        orders = [replay.replay(space, nets, sampler=sampler, cost="params", seed=s, budget=25) for s in (0, 0, 1)]
+        assert orders[0] == orders[1] != orders[2]
+        assert len(set(orders[0])) == 25 and set(orders[0]) <= set(range(40))
+        shares = replay.curve(orders[0], replay.points(nets, "params"))
+        assert shares == sorted(shares) and 0 <= shares[0] <= shares[-1] <= 1
+    everything = replay.replay(space, nets, sampler="tpe", cost="macs", seed=0, budget=99)
+    assert sorted(everything) == list(range(40))
+    assert replay.curve(everything, replay.points(nets, "macs"))[-1] == pytest.approx(1)
+
+
+def test_a_search_learns_what_the_table_says(recorded):
+    space, nets = replay.read(recorded)
+    turned = [replace(net, accuracies={0: 100 - net.accuracy}) for net in nets]
+    for sampler, first in (("tpe", 10), ("nsga2", 10), ("random", 25)):
+        orders = [replay.replay(space, n, sampler=sampler, cost="params", seed=0, budget=25) for n in (nets, turned)]
+        # The first proposals know nothing, and random ones never do.
+        assert orders[0][:first] == orders[1][:first]
+        assert (orders[0] == orders[1]) == (sampler == "random")
+
+
+def test_answers_come_with_intervals_and_are_the_same_again(recorded):
+    space, nets = replay.read(recorded)
+    scores = {"oracle": {net.name: net.accuracy for net in nets}, "noise": {net.name: len(net.blocks) for net in nets}}
+    found = answers.answer(space, nets, seeds=5, budget=12, scores=scores)
+    assert found == answers.answer(space, nets, seeds=5, budget=12, scores=scores)
+    ranks = {row["predictor"]: row for row in found["ranks"]}
+    # The accuracies here do not depend on the seed, and the first epoch's are a third of the last one's.
+    for name in ("another seed (ceiling)", "oracle", "first epoch"):
+        assert ranks[name]["spearman"]["value"] == pytest.approx(1) == ranks[name]["kendall"]["value"]
+    assert ranks["params"]["spearman"]["low"] < 0 < ranks["params"]["spearman"]["high"]
+    for cost in answers.COSTS:
+        for sampler in ("tpe", "nsga2"):
+            part = found["searches"][cost][sampler]
+            assert len(part["hypervolume"]) == 12 and part["final"]["n"] == part["than_random"]["n"] == 5
+            assert part["than_random"]["low"] <= part["than_random"]["mean"] <= part["than_random"]["high"]
+        assert found["spaces"][cost]["nets"] == 10
+        assert {"mixed", "convolution", "involution"} < found["spaces"][cost].keys()
+    assert [row["stage"] for row in found["placement"]] == [1, 2, 3, 4]
+    text = answers.markdown(found)
+    assert "| tpe |" in text and "another seed (ceiling)" in text and "mixed less this" in text
+
+
+def test_the_share_of_involution_is_found_where_it_helps(recorded):
+    content = records.read(recorded)
+    for row in content["results"]:
+        last = row["blocks"].split("/")[3].split()[1:]
+        row["accuracy_percent"] = 50 + 10 * sum(layer.startswith("i") for layer in last) / len(last)
+    recorded.write_text(json.dumps(content))
+    rows = answers.placement(replay.read(recorded)[1])
+    assert rows[3]["difference"]["low"] > 0 and rows[3]["better"] > rows[3]["worse"]
+
+
+def test_diverged_nets_are_the_worst_of_a_table(recorded):
+    content = records.read(recorded)
+    name = content["results"][0]["net"]
+    for row in content["results"]:
+        if row["net"] == name:
+            row["accuracy_percent"] = None
+    recorded.write_text(json.dumps(content))
+    space, nets = replay.read(recorded)
+    assert nets[0].accuracy is None and replay.points(nets, "params")[0][1] == 1
+    assert len(replay.replay(space, nets, sampler="nsga2", cost="params", seed=0, budget=40)) == 40
+    answers.answer(space, nets, seeds=2, budget=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record.pop("results"), "the key 'results' is missing"),
+        (lambda record: record["results"][0].update(params="many"), "params must be a whole number"),
+        (lambda record: record["results"][0].update(blocks="8 c3 / 16 c3 / 32 c3 / 64 c3"), "are not the net"),
+        (lambda record: record["results"][0]["choices"].update(depth1=9), "the choice depth1 is 9"),
+    ],
+)
+def test_a_record_that_is_none_of_a_table_is_refused(recorded, change, words):
+    content = records.read(recorded)
+    change(content)
+    recorded.write_text(json.dumps(content))
+    with pytest.raises(CommandError, match=f"no record of a table: .*{words}"):
+        replay.read(recorded)

@@ -1,0 +1,48 @@
+"""Write the answers of docs/search.md from the records in results/search, and their picture.
+
+python -m tools.search [--results results/search] [--docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from involution import records
+from involution.pictures.plots import png
+from involution.studies.search import answers
+
+from .tables import source, write_between
+
+BEGIN, END = "<!-- answers: made by python -m tools.search -->", "<!-- end of answers -->"
+NOTHING = "No record of this is in `results/search` yet."
+
+
+def lines(folder: Path, docs: Path) -> Iterator[str]:
+    """Yield the answers of every table that was replayed, and draw its searches."""
+    found = sorted(folder.glob("*_answers.json"))
+    if not found:
+        yield NOTHING
+    for path in found:
+        record, table_path = records.read(path), path.with_name(records.read(path)["table"])
+        table = records.read(table_path)
+        state = "all" if table["finished"] else "a part"
+        picture = f"search_{table['name']}.png"
+        records.write_atomically(docs / "images" / picture, png(answers.figure(record["results"]), dpi=80))
+        yield from ["", f"**{table['title']}**: {len(table['results'])} of {table['asked']} trainings ({state}).", ""]
+        yield from [f"![Hypervolume of searches by trainings](images/{picture})", ""]
+        yield from answers.markdown(record["results"]).splitlines()
+        yield from ["", f"- {source(table, table_path)}", f"- {source(record, path)}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/search"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    write_between(arguments.docs / "search.md", BEGIN, END, list(lines(arguments.results, arguments.docs)))
+
+
+if __name__ == "__main__":
+    main()
