@@ -313,7 +313,7 @@ def test_a_classifier_without_weights_is_not_built(tmp_path):
         ({"architecture": 5}, "architecture must be text"),
         ({"num_classes": 10**9}, "num_classes must be a number from 0 to 1,048,576, got 1000000000"),
         (
-            {"num_classes": 10**6},
+            {"model_args": {"num_classes": 10**6}},
             r"describes another net than the weights are of: the net would have more than .* bytes",
         ),
         ({"model_args": {"channels": [10**9] * 4}}, r"no number beyond 1,048,576, but has one at channels\[0\]"),
