@@ -182,7 +182,7 @@ def test_another_recipe_in_the_folder_is_refused(study):
 def test_a_damaged_result_is_named(study):
     Queue(declaration.read(study), say=lambda line: None).work()
     next(study.parent.rglob("result.json")).write_text("{")
-    with pytest.raises(CommandError, match=r"result.json is damaged .*delete it and run the study again"):
+    with pytest.raises(CommandError, match=r"result.json is damaged .*delete it and run again"):
         Queue(declaration.read(study)).work()
 
 

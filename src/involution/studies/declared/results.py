@@ -72,7 +72,7 @@ def kept(folder: Path) -> dict[str, Any] | None:
     try:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"{path} is damaged ({error}); delete it and run the study again") from error
+        raise CommandError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
 def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:

@@ -15,16 +15,16 @@ import torch
 
 from ... import __version__, records
 from ...errors import CommandError, FolderInUseError
-from ...files import locked, read_json, write_atomically
+from ...files import locked, write_atomically
 from ...models.searchable import Blocks
 from ...recipes import load, resolve
 from ...schema import find_problem
+from ..declared.results import RESULT, kept
 from . import evaluate
 from .space import SPACES, Choices, Space
 
 __all__ = ["Entry", "Net", "Table", "payload", "read", "results", "work"]
 
-RESULT = "result.json"
 
 _FORM = {
     "title": str,
@@ -172,7 +172,7 @@ def results(table: Table, root: Path) -> list[dict[str, Any]]:
     Raises:
         CommandError: one is damaged.
     """
-    return [row for entry in table.entries() if (row := _kept(entry, root)) is not None]
+    return [row for entry in table.entries() if (row := kept(entry.folder(root))) is not None]
 
 
 def work(
@@ -202,13 +202,13 @@ def work(
     """
     entries, here = table.entries(), records.environment()
     for number, entry in enumerate(entries, 1):
-        if _kept(entry, root) is not None:
+        if kept(entry.folder(root)) is not None:
             continue
         folder = entry.folder(root)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folder):
-                if _kept(entry, root) is not None:
+                if kept(entry.folder(root)) is not None:
                     continue
                 say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
                 row = _trained(entry, data_root, here)
@@ -244,16 +244,6 @@ def payload(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "asked": len(table.entries()),
         "results": rows,
     }
-
-
-def _kept(entry: Entry, root: Path) -> dict[str, Any] | None:
-    path = entry.folder(root) / RESULT
-    if not path.exists():
-        return None
-    try:
-        return dict(read_json(path))
-    except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
 def _trained(entry: Entry, data_root: str | None, here: Mapping[str, Any]) -> dict[str, Any]:
