@@ -17,7 +17,7 @@ from benchmarks.gpu import report
 
 from involution import records
 from involution.studies.latency.engines import DTYPES, ENGINES
-from involution.studies.latency.results import Row, as_markdown, best
+from involution.studies.latency.results import Row, best
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
@@ -279,13 +279,6 @@ def _median_row(rows: list[Row]) -> Row:
     return replace(rows[0], times_ms=(middle,), processes=1)
 
 
-def accuracy_tables(record: dict[str, Any]) -> list[str]:
-    """Return time and accuracy of a trained net in every engine and dtype."""
-    size = "×".join(map(str, record["settings"]["size"]))
-    rows = [Row.of(result) for result in record["results"]]
-    return ["", as_markdown(rows).rstrip(), "", f"Images of {size}."]
-
-
 AP = {
     "map": "AP",
     "map_50": "AP50",
@@ -382,7 +375,6 @@ def main() -> None:
         ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
         ("detectors-cpu-*", "Detectors", of_one(detector_tables)),
         ("engines-cpu-*", "Nets in engines", engine_tables),
-        ("quantised-cpu-*", "A trained net in engines, quantised", of_one(accuracy_tables)),
         ("gpu-*", "Operator and nets", of_one(lambda record: ["", *report.tables(record["results"])])),
     ):
         for name, paths in runs_of(arguments.results, pattern).items():
