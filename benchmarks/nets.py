@@ -183,13 +183,16 @@ def main() -> None:
                 for name, make in makers.items()
             }
             add("training step", depth, TRAINING_BATCH, times, peak_mib=peak, saved_mib=saved)
-            for compiled in (False, True) if arguments.compile else (False,):
-                for autocast in (False, True) if arguments.bfloat16 else (False,):
-                    if compiled or autocast:
-                        steps = {name: training_step(make, autocast, compiled) for name, make in makers.items()}
-                        kind = f"training step{', compiled' * compiled}{', autocast to bfloat16' * autocast}"
-                        add(kind, depth, TRAINING_BATCH, medians(steps, rounds))
-                        del steps
+            beside = [("training step, autocast to bfloat16", True, False)] if arguments.bfloat16 else []
+            if arguments.compile:
+                beside += [("training step, compiled", False, True)]
+            if arguments.compile and arguments.bfloat16:
+                beside += [("training step, compiled, autocast to bfloat16", True, True)]
+            for kind, autocast, compiled in beside:
+                steps = {name: training_step(make, autocast, compiled) for name, make in makers.items()}
+                add(kind, depth, TRAINING_BATCH, medians(steps, rounds))
+                # Before the next nets are made: they keep their gradients and their momentum.
+                del steps
             for name in makers:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
     # Latency alone, of all depths, stands beside the measurement of one depth in full.

@@ -239,13 +239,15 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
         cells.setdefault((row.engine, row.dtype, row.batch), {}).setdefault(row.model, []).append(row)
     lines = []
     in_order = sorted(cells, key=lambda cell: (DTYPES.index(cell[1]), cell[2], list(ENGINES).index(cell[0])))
-    for cell, nets in ((cell, cells[cell]) for cell in in_order):
+    for cell in in_order:
+        nets = cells[cell]
         line: list[Any] = [*cell]
         for model in models:
             found = nets.get(model, [])
             times = [value for row in found for value in row.process_medians_ms]
-            memory = [row.peak_mib or 0.0 for row in found]
-            line += [spread(times, 1), f"{statistics.median(memory):.0f}"] if found else ["–", "–"]
+            # Systems that do not say it have none.
+            memory = [row.peak_mib for row in found if row.peak_mib is not None]
+            line += [spread(times, 1) if times else "–", f"{statistics.median(memory):.0f}" if memory else "–"]
         control = _median_row(nets[models[-1]]).median_ms if models[-1] in nets else None
         for model in models[:-1]:
             own = _median_row(nets[model]).median_ms if model in nets else None
