@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from involution.commands.termination import Delay
 from involution.commands.training import SaveModel
 from involution.errors import InvolutionWarning
 from involution.tasks import ClassificationTask
@@ -93,7 +94,7 @@ def test_a_best_checkpoint_that_is_gone_leaves_the_last_weights(tmp_path):
 
 
 def test_a_disk_that_refuses_to_be_tidied_up_hides_no_error(tmp_path, monkeypatch):
-    callback = InterruptionCheckpoint(tmp_path / "last.ckpt", hold=lambda: None, release=lambda: None)
+    callback = InterruptionCheckpoint(tmp_path / "last.ckpt", Delay())
     (tmp_path / ".last-start.ckpt").write_bytes(b"")
 
     def refuse(path, missing_ok=False):

@@ -253,7 +253,7 @@ def test_all_writes_one_table(tmp_path, monkeypatch, capsys):
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--epochs", "-3"], "--epochs must be at least 1, got -3"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
-        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
         (["--device", "gpu"], "unknown device 'gpu'; expected auto, cpu, cuda, cuda:N or mps"),
         (["--device", "xpu"], "unknown device 'xpu'; expected auto, cpu, cuda, cuda:N or mps"),
         (

@@ -14,10 +14,12 @@ import yaml
 from pages import ROOT
 
 import involution.models  # noqa: F401
+from involution import recipes
 from involution.commands import main as cli
 from involution.commands.main import _normalised, main
 from involution.commands.parsing import CommandParser
 from involution.models import checkpoints
+from involution.studies.search.evaluate import recipe_of
 
 PYTHON = pages.blocks("python")
 CONSOLE = [(block, command) for block in pages.blocks("console") for command in pages.commands(block)]
@@ -28,8 +30,14 @@ def write_rednet50(path):
     checkpoints.write(timm.create_model("rednet50").state_dict(), path)
 
 
+def write_searched(path):
+    searched = recipes.resolve(ROOT / "recipes" / "search" / "digits.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(recipe_of(searched, "8 i7g8r4 / 16 c3 d7 / 32 i5g16l / 64 a3", 0)), encoding="utf-8")
+
+
 # Files that a page made by a command before the block that reads them.
-FILES = {"rednet50.safetensors": write_rednet50}
+FILES = {"rednet50.safetensors": write_rednet50, "runs/search/digits-mixed-tpe/recipe.yaml": write_searched}
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}))
@@ -86,6 +94,9 @@ def test_every_command_is_taken(block, command, tmp_path, monkeypatch, capsys):
         module = rest[rest.index("-m") + 1]
         assert importlib.util.find_spec(module), module
     elif program == "involution":
+        for name, make in FILES.items():
+            if name in rest:
+                make(tmp_path / name)
         monkeypatch.chdir(tmp_path)
         check(rest, capsys)
     else:
