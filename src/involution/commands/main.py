@@ -97,6 +97,18 @@ _COMMANDS = {
         "apply a trained net to images: classes, heat maps, objects",
         "involution predict dog.jpg --model rednet26_half.imagenette --heatmaps layer3.0.conv2",
     ),
+    "visualize": Command(
+        "involution.commands.visualize",
+        "visualize",
+        "draw heat maps and kernels of a net for an image",
+        "involution visualize dog.jpg --layers layer1.0.conv2,layer3.0.conv2",
+    ),
+    "demo": Command(
+        "involution.commands.demo",
+        "demo",
+        "show in the browser what nets see and the kernels that pixels make",
+        "involution demo dog.jpg",
+    ),
     "fit": Command(
         "involution.commands.training",
         "run",

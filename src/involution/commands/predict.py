@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import CommandError, InvolutionError, in_one_line
+from ..errors import CommandError, InvolutionError
+from .classifiers import batches, class_names, visible
 from .options import find_device
 from .output_files import name_outputs, refuse_overwriting
 
@@ -87,7 +87,7 @@ def predict(
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)
         stems = _stems(files, out) if heatmaps else {}
-        for chunk, inputs in _batches(net, files, batch_size):
+        for chunk, inputs in batches(net, files, batch_size):
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
             for file, row in zip(chunk, probabilities, strict=True):
@@ -101,50 +101,6 @@ def predict(
         raise CommandError(str(error)) from error
     if heatmaps and not json:
         print(f"heat maps in {out}")
-
-
-def class_names(net: Any) -> Sequence[str]:
-    """Return what the outputs of a timm model mean: the names it carries, ImageNet's for 1,000 classes, or numbers."""
-    names = net.pretrained_cfg.get("label_names")
-    if names:
-        if len(names) != net.num_classes:
-            raise CommandError(
-                f"the net has {net.num_classes} outputs and its description names {len(names)} classes; save it anew"
-            )
-        return _described(list(names.values()) if isinstance(names, dict) else list(names))
-    if net.num_classes == 1000:
-        from timm.data import ImageNetInfo
-
-        info = ImageNetInfo()
-        return [info.index_to_description(i) for i in range(1000)]
-    return [str(i) for i in range(net.num_classes)]
-
-
-def _described(names: list[str]) -> list[str]:
-    """Return the names with ImageNet's identifiers of classes (``n01440764``) in words (``tench``)."""
-    if not all(re.fullmatch(r"n\d{8}", str(name)) for name in names):
-        return names
-    from timm.data import ImageNetInfo
-
-    words = ImageNetInfo().label_descriptions(as_dict=True)
-    return [words.get(name, name) for name in names]
-
-
-def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:
-    """Yield images as the net was evaluated on them, with their files."""
-    from timm.data import create_transform, resolve_data_config
-
-    from ..data.images import read_image
-
-    try:
-        transform = create_transform(**resolve_data_config(model=net))
-    except Exception as error:
-        # Out of a description of the right form that still says what timm does not know.
-        raise CommandError(f"the net does not say how it sees an image: {in_one_line(error)}; save it anew") from error
-    channels = getattr(net, "in_chans", 3)
-    for start in range(0, len(files), size):
-        chunk = list(files[start : start + size])
-        yield chunk, torch.stack([transform(read_image(file, "L" if channels == 1 else "RGB")) for file in chunk])
 
 
 def _print(file: Path, probabilities: Tensor, names: Sequence[str], top: int, json: bool) -> None:
@@ -172,8 +128,7 @@ def _draw(
     from ..pictures.heatmaps import enlarge, kernel_heat_maps, overlay
 
     stems[0].parent.mkdir(parents=True, exist_ok=True)
-    low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
-    shown = enlarge((255 * (inputs - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8).cpu())
+    shown = enlarge(visible(inputs))
     for layer, maps in kernel_heat_maps(net, inputs, layers).items():
         targets = [stem.with_name(f"{stem.name}-{layer.replace(':', '-')}.png") for stem in stems]
         refuse_overwriting(targets, sources, "choose another --out")

@@ -1,0 +1,65 @@
+"""What the commands that apply a classifier share: the names of its outputs, and images as it was evaluated on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CommandError, in_one_line
+
+__all__ = ["batches", "class_names", "visible"]
+
+
+def class_names(net: Any) -> Sequence[str]:
+    """Return what the outputs of a timm model mean: the names it carries, ImageNet's for 1,000 classes, or numbers."""
+    names = net.pretrained_cfg.get("label_names")
+    if names:
+        if len(names) != net.num_classes:
+            raise CommandError(
+                f"the net has {net.num_classes} outputs and its description names {len(names)} classes; save it anew"
+            )
+        return _described(list(names.values()) if isinstance(names, dict) else list(names))
+    if net.num_classes == 1000:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo()
+        return [info.index_to_description(i) for i in range(1000)]
+    return [str(i) for i in range(net.num_classes)]
+
+
+def _described(names: list[str]) -> list[str]:
+    """Return the names with ImageNet's identifiers of classes (``n01440764``) in words (``tench``)."""
+    if not all(re.fullmatch(r"n\d{8}", str(name)) for name in names):
+        return names
+    from timm.data import ImageNetInfo
+
+    words = ImageNetInfo().label_descriptions(as_dict=True)
+    return [words.get(name, name) for name in names]
+
+
+def batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:
+    """Yield images as the net was evaluated on them, with their files."""
+    from timm.data import create_transform, resolve_data_config
+
+    from ..data.images import read_image
+
+    try:
+        transform = create_transform(**resolve_data_config(model=net))
+    except Exception as error:
+        # Out of a description of the right form that still says what timm does not know.
+        raise CommandError(f"the net does not say how it sees an image: {in_one_line(error)}; save it anew") from error
+    channels = getattr(net, "in_chans", 3)
+    for start in range(0, len(files), size):
+        chunk = list(files[start : start + size])
+        yield chunk, torch.stack([transform(read_image(file, "L" if channels == 1 else "RGB")) for file in chunk])
+
+
+def visible(inputs: Tensor) -> Tensor:
+    """Return uint8 images of what a net sees, ``(B, C, H, W)``: each from its own least to its own largest value."""
+    low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
+    return (255 * (inputs - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8).cpu()
