@@ -53,7 +53,8 @@ gpu-compile-check: $(STAMP)  ## compile every GPU kernel without a GPU, check re
 gpu: $(STAMP)  ## on a machine with a GPU: its tests, parity, benchmarks; records go to runs/gpu
 	$(BIN)/python -m benchmarks.gpu
 
-docs: $(STAMP)  ## build the documentation into docs/_build
+docs: $(STAMP)  ## build the documentation into docs/_build, with the page of involution demo where npm is there
+	-$(BIN)/involution demo --no-serve --out build/site/demo
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
 wheel: $(STAMP)  ## build the wheel of this platform and the source archive into dist

@@ -35,5 +35,7 @@ autodoc_typehints = "description"
 nitpicky = False
 suppress_warnings = ["ref.any", "myst.xref_missing"]
 html_theme = "furo"
+# What `make docs` put there: the page of `involution demo`.
+html_extra_path = [str(path) for path in [Path(__file__).parent.parent / "build" / "site"] if path.is_dir()]
 html_title = "involution"
 exclude_patterns = ["_build"]

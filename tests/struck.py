@@ -24,6 +24,7 @@ from involution.commands import main as cli
 from involution.data import ImageFolders
 from involution.data.image_folders import FolderImages
 from involution.tasks import ClassificationTask
+from involution_cli.commands import COMMANDS, Command
 
 
 def strike(number):
@@ -66,7 +67,7 @@ def in_an_import(number):
         "def run(*arguments): print('done')\n"
     )
     sys.path.insert(0, str(folder))
-    cli._COMMANDS["doctor"] = cli.Command("swallows", "run", "", "")
+    COMMANDS["doctor"] = Command("swallows", "run", "", "")
 
 
 def in_the_parser(number):

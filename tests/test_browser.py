@@ -155,7 +155,9 @@ def test_the_kernels_are_those_of_the_pixel(page, page_folder):
         x, y = (column + 0.5) / columns * box["width"], (row + 0.5) / rows * box["height"]
         page.mouse.move(box["x"] + x, box["y"] + y)
         words = page.inner_text("#pixel")
-        assert f"{k}×{k} at each of its {rows}×{columns} pixels; these are of row {row + 1}, column {column + 1}" in words
+        assert (
+            f"{k}×{k} at each of its {rows}×{columns} pixels; these are of row {row + 1}, column {column + 1}" in words
+        )
         captions = page.eval_on_selector_all("#kernels figcaption", "all => all.map(one => one.textContent)")
         assert len(captions) == groups
         for group, caption in enumerate(captions):
@@ -236,7 +238,9 @@ def test_the_fields_are_those_that_the_net_uses():
     assert module.layers == tuple(expected)
     for field, name in zip(fields, module.layers, strict=True):
         torch.testing.assert_close(field, expected[name])
-    assert not any(layer.kernel_generator._forward_hooks for layer in net.modules() if hasattr(layer, "kernel_generator"))
+    assert not any(
+        layer.kernel_generator._forward_hooks for layer in net.modules() if hasattr(layer, "kernel_generator")
+    )
 
 
 def test_refusals(tmp_path, monkeypatch):

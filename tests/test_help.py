@@ -6,9 +6,9 @@ from importlib import import_module
 import jsonargparse
 import pytest
 
-from involution.commands import main as cli
 from involution.commands.main import _normalised, main
 from involution.commands.parsing import CommandParser
+from involution_cli.commands import COMMANDS
 
 TRAINING = ("fit", "validate", "test")
 
@@ -18,23 +18,23 @@ def test_the_first_help_has_examples(capsys):
     printed = capsys.readouterr().out
     for name in ("doctor", "predict", "fit", "export"):
         assert f"\n  $ involution {name}" in printed
-    for name, command in cli._COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert f"  {name:<12}{command.summary}" in printed
 
 
-@pytest.mark.parametrize("name", cli._COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_ends_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
-    example = cli._COMMANDS[name].example
+    example = COMMANDS[name].example
     assert capsys.readouterr().out.endswith(f"\nexample:\n  $ {example}\n")
     assert example.startswith(f"involution {name}")
 
 
-@pytest.mark.parametrize("name", [name for name in cli._COMMANDS if name not in (*TRAINING, "doctor")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in (*TRAINING, "doctor")])
 def test_a_command_takes_its_example(name):
-    command = cli._COMMANDS[name]
+    command = COMMANDS[name]
     function = getattr(import_module(command.module), command.function)
     parser = jsonargparse.auto_cli(function, args=[], parser_class=CommandParser, return_parser=True)
     words = shlex.split(command.example)[2:]
@@ -45,7 +45,7 @@ def test_a_command_takes_its_example(name):
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_training_takes_its_example_and_finds_the_recipe_from_anywhere(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(cli._COMMANDS[name].example)[2:]
+    words = shlex.split(COMMANDS[name].example)[2:]
     with pytest.raises(SystemExit) as ended:
         main([name, *words, "--print_config"])
     assert ended.value.code == 0

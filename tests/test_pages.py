@@ -15,11 +15,11 @@ from pages import ROOT
 
 import involution.models  # noqa: F401
 from involution import recipes
-from involution.commands import main as cli
 from involution.commands.main import _normalised, main
 from involution.commands.parsing import CommandParser
 from involution.models import checkpoints
 from involution.studies.search.evaluate import recipe_of
+from involution_cli.commands import COMMANDS
 
 PYTHON = pages.blocks("python")
 CONSOLE = [(block, command) for block in pages.blocks("console") for command in pages.commands(block)]
@@ -115,7 +115,7 @@ def check(words, capsys):
             main([name, *rest, "--print_config"])
         assert ended.value.code == 0, capsys.readouterr().err
         return
-    command = cli._COMMANDS[name]
+    command = COMMANDS[name]
     function = getattr(import_module(command.module), command.function)
     if name == "doctor":
         assert not rest

@@ -17,7 +17,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # All that may be inside; every pattern has to be needed.
 INSIDE = (
     r"involution/(\w+/)*\w+\.py",
+    r"involution_cli/\w+\.py",
     r"involution/py\.typed",
+    r"involution/browser/page/\w+\.(html|css|mjs)",
     r"involution/studies/comparison/report\.html\.jinja",
     r"involution/weights/\w+\.\w+/(README\.md|config\.json|model\.safetensors)",
     r"involution/_shipped/recipes/(?!studies/)\w+/\w+\.yaml",

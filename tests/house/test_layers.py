@@ -21,7 +21,7 @@ ROOMS = (
     ("involution",),
     ("models", "data", "pictures"),
     ("tasks",),
-    ("studies",),
+    ("studies", "browser"),
     ("commands",),
     ("__main__",),
 )

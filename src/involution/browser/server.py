@@ -46,4 +46,6 @@ def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except (OSError, OverflowError) as error:
-        raise CommandError(f"port {port} cannot be used: {error}; choose another with --port, or 0 for a free one") from error
+        raise CommandError(
+            f"port {port} cannot be used: {error}; choose another with --port, or 0 for a free one"
+        ) from error

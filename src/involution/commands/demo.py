@@ -54,6 +54,7 @@ def demo(
 
     if not 0 <= port < 2**16:
         raise CommandError(f"--port must be from 0 to 65535, got {port}")
+    examples = {file: file.stem for file in list_images(images)} if images else _photographs()
     nets = []
     for name in dict.fromkeys(models or _MODELS):
         folder = hub.find_folder(name)
@@ -65,7 +66,6 @@ def demo(
         nets.append((title, net, class_names(net)))
     if len({title for title, _, _ in nets}) < len(nets):
         raise CommandError(f"the page needs nets of different names, got {', '.join(title for title, _, _ in nets)}")
-    examples = {file: file.stem for file in list_images(images)} if images else _photographs()
     print(f"writing the page into {out}", flush=True)
     with compiling_for_the_cpu():
         site.build(nets, examples, out, web_runtime=runtime)

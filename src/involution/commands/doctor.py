@@ -18,6 +18,7 @@ _EXTRAS = {
         "lightning",
         "matplotlib",
         "scipy",
+        "shtab",
         "sklearn",
         "tensorboard",
         "torchmetrics",

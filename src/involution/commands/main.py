@@ -11,132 +11,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+
+from involution_cli.commands import COMMANDS, overview
 
 from ..errors import CommandError, InvolutionWarning, find_refusal
 from .termination import INTERRUPTED, TERMINATED, Terminated, end_at_signals, is_helper, terminable
 
 __all__ = ["CommandError", "main"]
-
-
-class Command(NamedTuple):
-    """A subcommand: where its function is, imported when it is called, and what the help says of it."""
-
-    module: str
-    function: str
-    summary: str
-    example: str
-
-
-_COMMANDS = {
-    "compare": Command(
-        "involution.commands.compare",
-        "compare",
-        "train convolution against involution on the same data, report",
-        "involution compare digits --epochs 5 --open",
-    ),
-    "study": Command(
-        "involution.commands.study",
-        "study",
-        "train what a file declares, net by net and seed by seed, and judge claims",
-        "involution study cifar10 --show",
-    ),
-    "search": Command(
-        "involution.commands.search",
-        "search",
-        "search for nets with a layer of their own in every block",
-        "involution search --data digits --budget 10min",
-    ),
-    "complexity": Command(
-        "involution.commands.complexity",
-        "complexity",
-        "parameters and multiply-adds beside the paper's",
-        "involution complexity imagenet --name rednet50",
-    ),
-    "convert": Command(
-        "involution.commands.convert",
-        "convert",
-        "bring weights from the authors' code, PaddleClas and others, and back",
-        "involution convert RedNet50_pretrained.pdparams rednet50.safetensors",
-    ),
-    "export": Command(
-        "involution.commands.export",
-        "export",
-        "write a net for AOTInductor, ONNX Runtime or OpenVINO, and compare",
-        "involution export rednet26_half.imagenette --format onnx --output rednet.onnx",
-    ),
-    "benchmark": Command(
-        "involution.commands.benchmark",
-        "benchmark",
-        "time nets in every engine that is installed, side by side",
-        "involution benchmark rednet50 resnet50 --engines eager onnxruntime-custom --batch 1 8",
-    ),
-    "pack": Command(
-        "involution.commands.pack",
-        "pack",
-        "write a folder of images as tar shards to stream from",
-        "involution pack photos shards",
-    ),
-    "voc2coco": Command(
-        "involution.commands.voc2coco",
-        "voc2coco",
-        "bring annotations of Pascal VOC into COCO's format",
-        "involution voc2coco VOC2007/Annotations cells/annotations/instances_train.json --names VOC2007/train.txt",
-    ),
-    "push": Command(
-        "involution.commands.push",
-        "push",
-        "put a net that fit saved onto the Hugging Face Hub",
-        "involution push runs/photos/model user/photos --license mit",
-    ),
-    "predict": Command(
-        "involution.commands.predict",
-        "predict",
-        "apply a trained net to images: classes, heat maps, objects",
-        "involution predict dog.jpg --model rednet26_half.imagenette --heatmaps layer3.0.conv2",
-    ),
-    "visualize": Command(
-        "involution.commands.visualize",
-        "visualize",
-        "draw heat maps and kernels of a net for an image",
-        "involution visualize dog.jpg --layers layer1.0.conv2,layer3.0.conv2",
-    ),
-    "demo": Command(
-        "involution.commands.demo",
-        "demo",
-        "show in the browser what nets see and the kernels that pixels make",
-        "involution demo dog.jpg",
-    ),
-    "fit": Command(
-        "involution.commands.training",
-        "run",
-        "train a net: classification, detection, segmentation (Lightning's flags and YAML)",
-        "involution fit --config recipes/finetune/folder.yaml --data.root photos --model.num_classes 5 --run runs/photos",
-    ),
-    "validate": Command(
-        "involution.commands.training",
-        "run",
-        "evaluate a checkpoint on the validation images",
-        "involution validate --config recipes/finetune/folder.yaml --data.root photos --model.num_classes 5 --run runs/photos --ckpt_path best",
-    ),
-    "test": Command(
-        "involution.commands.training",
-        "run",
-        "evaluate a checkpoint on the test images",
-        "involution test --config recipes/finetune/folder.yaml --data.root photos --model.num_classes 5 --run runs/photos --ckpt_path best",
-    ),
-    "doctor": Command(
-        "involution.commands.doctor",
-        "doctor",
-        "say what serves this machine, and why something else does not",
-        "involution doctor",
-    ),
-}
-
-# The first steps of a new user, in their order.
-_FIRST = ("doctor", "predict", "fit", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SIGTERM. A process that another one of the same training started leaves the last two to that one.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    name = " ".join(["involution", *(word for word in given[:1] if word in _COMMANDS)])
+    name = " ".join(["involution", *(word for word in given[:1] if word in COMMANDS)])
     if arguments is None:
         end_at_signals(name)
 
@@ -187,14 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        print(overview())
         return 0
     if arguments[0] == "--version":
         print(import_module("involution").__version__)
         return 0
     name, *rest = arguments
-    if name not in _COMMANDS:
-        raise CommandError(f"unknown command {name!r}; expected one of {', '.join(_COMMANDS)}")
+    if name not in COMMANDS:
+        raise CommandError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     with _plain_warnings(name):
         _call(name, rest)
     return 0
@@ -242,7 +126,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _call(name: str, arguments: Sequence[str]) -> Any:
-    command = _COMMANDS[name]
+    command = COMMANDS[name]
     function = getattr(import_module(command.module), command.function)
     if not inspect.signature(function).parameters and not arguments:
         return function()
@@ -330,14 +214,6 @@ def _as_json(values: list[str]) -> str:
     if len(values) == 1 and values[0].startswith("["):
         return values[0]
     return json.dumps(values[0].split(",") if len(values) == 1 else values, ensure_ascii=False)
-
-
-def _help() -> str:
-    lines = ["usage: involution COMMAND [--help] …", "", "commands:"]
-    lines += [f"  {name:<12}{command.summary}" for name, command in _COMMANDS.items()]
-    lines += ["", "examples:", *(f"  $ {_COMMANDS[name].example}" for name in _FIRST)]
-    lines += ["", "involution COMMAND --help says what a command takes, with an example."]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .heatmaps import colours, enlarge, heat_map, overlay
@@ -53,7 +52,9 @@ def draw_layers(image: Tensor, fields: Mapping[str, Tensor], pixel: Sequence[flo
         axes = figure.add_subplot(grid[row, 0])
         axes.imshow(overlay(shown, heat_map(field)[0].mean(0)).numpy())
         high, wide = shown.shape[-2] / height, shown.shape[-1] / width
-        axes.add_patch(Rectangle((j * wide - 0.5, i * high - 0.5), wide, high, fill=False, edgecolor="white", linewidth=1.5))
+        axes.add_patch(
+            Rectangle((j * wide - 0.5, i * high - 0.5), wide, high, fill=False, edgecolor="white", linewidth=1.5)
+        )
         axes.set_title(f"{name}, {height}×{width} pixels", fontsize=9)
         axes.set_axis_off()
         kernels = field[0, :_KERNELS, :, :, i, j]

@@ -1,0 +1,83 @@
+"""The command that makes the page, without a browser."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from involution.browser import runtime
+from involution.commands.main import main
+
+
+@pytest.fixture
+def web_runtime(tmp_path):
+    """Files of the names that the page needs; what is in them only a browser would read."""
+    folder = tmp_path / "dist"
+    folder.mkdir()
+    for name in runtime.FILES:
+        (folder / name).write_text("// none")
+    return folder
+
+
+def test_the_page_is_written_and_written_anew(tmp_path, web_runtime, capsys):
+    Image.new("RGB", (900, 1200), "red").save(tmp_path / "rot.jpg", exif=b"Exif\0\0secret place")
+    out = tmp_path / "page"
+    words = ["demo", str(tmp_path / "rot.jpg"), "--models", "rednet14_eighth.cifar10", "--runtime", str(web_runtime)]
+    for _ in range(2):
+        assert main([*words, "--out", str(out), "--no-serve"]) == 0
+    assert f"python -m http.server --directory {out}" in capsys.readouterr().out
+    page = json.loads((out / "page.json").read_text("utf-8"))
+    (net,) = page["nets"]
+    assert net["name"] == "rednet14_eighth.cifar10" and net["labels"][0] == "airplane" and net["sides"] == [32]
+    assert net["bytes"] == (out / net["file"]).stat().st_size
+    assert [layer["window"]["kernel_size"] for layer in net["layers"]] == [[3, 3], *[[7, 7]] * (len(net["layers"]) - 1)]
+    (example,) = page["examples"]
+    assert example["name"] == "rot"
+    with Image.open(out / example["file"]) as image:
+        assert image.size == (480, 640) and not image.getexif()
+    assert b"secret place" not in (out / example["file"]).read_bytes()
+    assert {file.name for file in out.iterdir()} > {"index.html", "page.mjs", "style.css", *runtime.FILES}
+
+
+def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime):
+    command = [sys.executable, "-m", "involution", "demo", "--models", "resnet14_eighth.cifar10", "--no-open"]
+    command += ["--out", str(tmp_path / "page"), "--runtime", str(web_runtime)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        address = lines[1].split("at ")[1].partition(",")[0]
+        with urllib.request.urlopen(address) as response:
+            assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+            assert b"Every pixel makes its own kernel" in response.read()
+        with urllib.request.urlopen(f"{address}{runtime.FILES[-1]}") as response:
+            assert response.headers["Content-Type"] == "application/wasm"
+        port = int(address.rstrip("/").rpartition(":")[2])
+        others = [item[4][0] for item in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
+        for host in (host for host in others if not host.startswith("127.")):
+            with socket.socket() as probe:
+                assert probe.connect_ex((host, port)), "others reach it"
+        time.sleep(0.1)
+    finally:
+        process.send_signal(2)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == "involution demo: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--port", "-1"], "--port must be from 0 to 65535, got -1"),
+        (["nothing.png"], "there is no image or folder at nothing.png"),
+        (["--models", "rednet14_eighth.cifar10", "nonet"], "nonet cannot be loaded"),
+    ],
+)
+def test_refusals(tmp_path, web_runtime, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *words, "--runtime", str(web_runtime)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
