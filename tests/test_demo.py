@@ -35,7 +35,13 @@ def test_the_page_is_written_and_written_anew(tmp_path, web_runtime, capsys):
     (net,) = page["nets"]
     assert net["name"] == "rednet14_eighth.cifar10" and net["labels"][0] == "airplane" and net["sides"] == [32]
     assert net["bytes"] == (out / net["file"]).stat().st_size
-    assert [layer["window"]["kernel_size"] for layer in net["layers"]] == [[3, 3], *[[7, 7]] * (len(net["layers"]) - 1)]
+    assert [layer["name"] for layer in net["layers"]] == list(LAYERS)
+    assert net["layers"][0]["window"] == {
+        "kernel_size": [7, 7],
+        "stride": [1, 1],
+        "padding": [3, 3],
+        "dilation": [1, 1],
+    }
     (example,) = page["examples"]
     assert example["name"] == "rot"
     with Image.open(out / example["file"]) as image:

@@ -370,6 +370,7 @@ def main() -> None:
         ("operator-cpu-*", "The operator", of_median(operator_tables)),
         ("latency-cpu-*", "RedNet-26 to -152", of_one(latency_tables)),
         ("nets-cpu-*", "Nets", net_tables),
+        ("nets-compiled-cpu-*", "Nets, training steps compiled too", net_tables),
         ("frozen-cpu-*", "Nets, compiled and frozen", net_tables),
         ("scaling-cpu-*", "Growth", of_one(scaling_tables)),
         ("without-cpu-*", "What each mechanism brings", of_one(mechanism_tables)),

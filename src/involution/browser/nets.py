@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ class WithFields(nn.Module):
     """A net that gives, beside its output, the kernel field of every `Involution2d` in it whose φ is a module.
 
     Args:
-        net: it is copied; every involution is to be called once.
+        net: every involution of it is to be called once.
 
     Attributes:
         layers: names of the involutions as in ``net.named_modules()``, in the order of their fields.
@@ -50,30 +49,35 @@ class WithFields(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net)
-        generators = {
-            name: layer.kernel_generator
-            for name, layer in self.net.named_modules()
+        self.net = net
+        self.layers = tuple(
+            name
+            for name, layer in net.named_modules()
             if isinstance(layer, Involution2d) and isinstance(layer.kernel_generator, nn.Module)
-        }
-        self.layers = tuple(generators)
-        self._fields: dict[str, Tensor] = {}
-        for name, generator in generators.items():
-            generator.register_forward_hook(self._keep(name))
-
-    def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor:
-            # The layer goes on with the same field, so that the file makes it once.
-            self._fields[name] = as_field(output)
-            return self._fields[name]
-
-        return hook
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the output for ``images`` ``(B, C, H, W)``, then the fields."""
-        self._fields.clear()
-        output = self.net(images)
-        return (output, *(self._fields[name] for name in self.layers))
+        fields: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+                # The layer goes on with the same field, so that the file makes it once.
+                fields[name] = as_field(output)
+                return fields[name]
+
+            return hook
+
+        generators = [self.net.get_submodule(f"{name}.kernel_generator") for name in self.layers]
+        handles = [
+            generator.register_forward_hook(keep(name)) for name, generator in zip(self.layers, generators, strict=True)
+        ]
+        try:
+            output = self.net(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (output, *(fields[name] for name in self.layers))
 
 
 def write(net: Any, name: str, labels: Sequence[str], file: Path) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def write(net: Any, name: str, labels: Sequence[str], file: Path) -> dict[str, A
     from timm.data import resolve_data_config
 
     config = resolve_data_config(model=net)
-    channels, height, width = config["input_size"]
+    channels, (height, width) = getattr(net, "in_chans", 3), config["input_size"][-2:]
     if channels != 3 or height != width:
         raise CommandError(f"the page shows colour images in squares, {name} takes {channels}×{height}×{width}")
     if config["interpolation"] not in _INTERPOLATIONS or config["crop_mode"] != "center":

@@ -43,8 +43,19 @@ def draw_layers(image: Tensor, fields: Mapping[str, Tensor], pixel: Sequence[flo
         raise ValueError("there is no layer to draw")
     if len(pixel) != 2 or not all(0 <= share < 1 for share in pixel):
         raise ValueError(f"the pixel must be two shares of height and width, from 0 to below 1, got {list(pixel)}")
-    figure = Figure(figsize=(2.4 + 0.95 * _KERNELS, 2.3 * len(fields)), layout="constrained")
-    grid = figure.add_gridspec(len(fields), 1 + _KERNELS, width_ratios=[2.4, *[1] * _KERNELS])
+    high, wide = 2.4 * len(fields), 2.4 + 0.95 * _KERNELS
+    figure = Figure(figsize=(wide, high))
+    grid = figure.add_gridspec(
+        len(fields),
+        1 + _KERNELS,
+        width_ratios=[2.2, *[1] * _KERNELS],
+        left=0.02,
+        right=0.99,
+        bottom=0.1 / high,
+        top=1 - 0.35 / high,
+        hspace=0.2,
+        wspace=0.12,
+    )
     for row, (name, field) in enumerate(fields.items()):
         groups, k_h, k_w, height, width = field.shape[1:]
         i, j = int(pixel[0] * height), int(pixel[1] * width)
@@ -64,13 +75,8 @@ def draw_layers(image: Tensor, fields: Mapping[str, Tensor], pixel: Sequence[flo
             axes.imshow(colours(kernel, "RdBu_r", (-limit, limit)).numpy())
             axes.set_title(f"group {group + 1}", fontsize=8)
             axes.set_axis_off()
-        more = f", the first {_KERNELS} of {groups}" if groups > _KERNELS else ""
-        axes.annotate(
-            f"{k_h}×{k_w} at row {i + 1}, column {j + 1}{more}; red positive, blue negative, ±{limit:.2g}",
-            (0, -0.12),
-            xycoords="axes fraction",
-            fontsize=8,
-            ha="right" if len(kernels) > 4 else "left",
-            va="top",
-        )
+            if not group:
+                more = f", the first {_KERNELS} of {groups}" if groups > _KERNELS else ""
+                words = f"{k_h}×{k_w} at row {i + 1}, column {j + 1}{more}; red positive, blue negative, ±{limit:.2g}"
+                axes.annotate(words, (0, -0.12), xycoords="axes fraction", fontsize=8, va="top")
     return figure

@@ -114,6 +114,7 @@ async function look() {
     });
   }
   results = found;
+  $("name").textContent = `${image.name}, ${image.bitmap.width}×${image.bitmap.height} pixels, of which the nets see the square in the middle`;
   say("");
   showAnswers();
   chooseLayer();
