@@ -19,6 +19,7 @@ import torch
 from trainings import pictures_flags, write_pictures
 
 import involution.commands.training  # noqa: F401  (so that the copies have it)
+from involution import commands
 from involution.commands import convert
 from involution.commands import main as cli
 from involution.data import ImageFolders
@@ -66,7 +67,7 @@ def in_an_import(number):
         f"import os\ntry:\n    os.kill(os.getpid(), {number})\nexcept BaseException:\n    pass\n"
         "def run(*arguments): print('done')\n"
     )
-    sys.path.insert(0, str(folder))
+    commands.__path__.append(str(folder))
     COMMANDS["doctor"] = Command("swallows", "run", "", "")
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from involution.browser import runtime
 from involution.commands.main import main
 
+LAYERS = ("layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2")
+
 
 @pytest.fixture
 def web_runtime(tmp_path):

@@ -35,7 +35,7 @@ def test_the_help_of_a_command_ends_with_an_example(name, capsys):
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in (*TRAINING, "doctor")])
 def test_a_command_takes_its_example(name):
     command = COMMANDS[name]
-    function = getattr(import_module(command.module), command.function)
+    function = getattr(import_module(f"involution.commands.{command.module}"), command.function)
     parser = jsonargparse.auto_cli(function, args=[], parser_class=CommandParser, return_parser=True)
     words = shlex.split(command.example)[2:]
     parser.exit_on_error = False

@@ -116,7 +116,7 @@ def check(words, capsys):
         assert ended.value.code == 0, capsys.readouterr().err
         return
     command = COMMANDS[name]
-    function = getattr(import_module(command.module), command.function)
+    function = getattr(import_module(f"involution.commands.{command.module}"), command.function)
     if name == "doctor":
         assert not rest
         return

@@ -102,8 +102,21 @@ def net_tables(runs: list[dict[str, Any]]) -> list[str]:
             ]
             what = f"{result['kind']}, batch {result['batch']}"
             rows.append([what, name, spread(times, 1), spread(ratios, 2), *memory])
-    how = f"median ms (range of {len(runs)} runs)"
-    return ["", *table(["", "net", how, "to ResNet (range)", "peak MiB", "saved for backward MiB"], rows)]
+    several = f" (range of {len(runs)} runs)" if len(runs) > 1 else ""
+    return [
+        "",
+        *table(
+            [
+                "",
+                "net",
+                f"median ms{several}",
+                f"to ResNet{' (range)' if several else ''}",
+                "peak MiB",
+                "saved for backward MiB",
+            ],
+            rows,
+        ),
+    ]
 
 
 def spread(values: list[float], digits: int) -> str:

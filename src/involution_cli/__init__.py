@@ -8,8 +8,6 @@ import sys
 
 from .commands import overview
 
-__all__ = ["main"]
-
 
 def main() -> int:
     """Run the command line of this process and return its exit status, see `involution.commands.main.main`."""

@@ -72,7 +72,7 @@ def arrows() -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for module in modules().values():
         for line, name in imports(module):
-            if name.partition(".")[0] != "involution":
+            if name.partition(".")[0] not in ("involution", "involution_cli"):
                 continue
             while name not in modules():
                 name = name.rpartition(".")[0]

@@ -8,7 +8,7 @@ from house.sources import REPOSITORY, Module, arrows, imports, modules
 # From bottom to top. A room may use those of the rows below it; rooms of one row do not know one another. A room is a
 # file or a folder of src/involution; "involution" is the door, the names in its __init__.py, which no room below needs.
 ROOMS = (
-    ("errors",),
+    ("errors", "involution_cli.commands"),
     ("geometry", "memory_layout", "files", "schema"),
     ("records", "recipes"),
     ("backends",),
@@ -23,7 +23,7 @@ ROOMS = (
     ("tasks",),
     ("studies", "browser"),
     ("commands",),
-    ("__main__",),
+    ("__main__", "involution_cli"),
 )
 ROWS = {room: row for row, rooms in enumerate(ROOMS) for room in rooms}
 
@@ -32,7 +32,9 @@ KNOWN: dict[tuple[str, str], str] = {}
 
 
 def room(module: str) -> str:
-    """Return the room of a module: the file or folder of src/involution."""
+    """Return the room of a module: the file or folder of src/involution; each file of src/involution_cli is one."""
+    if module.partition(".")[0] == "involution_cli":
+        return module
     return module.split(".")[1] if "." in module else module
 
 

@@ -56,8 +56,8 @@ def _parser(file: Any) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.summary)
-        function = getattr(import_module(command.module), command.function)
-        if command.module == "involution.commands.training":
+        function = getattr(import_module(f"involution.commands.{command.module}"), command.function)
+        if command.module == "training":
             for option in _TRAINING:
                 added.add_argument(option).complete = file  # type: ignore[attr-defined]
             continue

@@ -127,14 +127,14 @@ def _sentence(error: Exception) -> str | None:
 
 def _call(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
-    function = getattr(import_module(command.module), command.function)
+    function = getattr(import_module(f"involution.commands.{command.module}"), command.function)
     if not inspect.signature(function).parameters and not arguments:
         return function()
     try:
         from jsonargparse import auto_cli
     except ImportError as error:
         raise ImportError('the commands need jsonargparse; install it with: pip install "involution[train]"') from error
-    if command.module == "involution.commands.training":
+    if command.module == "training":
         return function(name, arguments, example=command.example)
     optional = _positionals(function)[1]
     hint = "".join(f" [{word}" for word in optional) + "]" * len(optional)

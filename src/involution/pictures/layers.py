@@ -62,10 +62,9 @@ def draw_layers(image: Tensor, fields: Mapping[str, Tensor], pixel: Sequence[flo
         shown = enlarge(image, 320)
         axes = figure.add_subplot(grid[row, 0])
         axes.imshow(overlay(shown, heat_map(field)[0].mean(0)).numpy())
-        high, wide = shown.shape[-2] / height, shown.shape[-1] / width
-        axes.add_patch(
-            Rectangle((j * wide - 0.5, i * high - 0.5), wide, high, fill=False, edgecolor="white", linewidth=1.5)
-        )
+        rows, columns = shown.shape[-2] / height, shown.shape[-1] / width
+        corner = (j * columns - 0.5, i * rows - 0.5)
+        axes.add_patch(Rectangle(corner, columns, rows, fill=False, edgecolor="white", linewidth=1.5))
         axes.set_title(f"{name}, {height}×{width} pixels", fontsize=9)
         axes.set_axis_off()
         kernels = field[0, :_KERNELS, :, :, i, j]
