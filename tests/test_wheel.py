@@ -89,7 +89,7 @@ def test_the_wheel_holds_what_it_must_and_nothing_else(wheel):
     assert shipped == {name for name in recipes if not name.startswith("studies/")}
     assert wheel.name.startswith(f"involution-{PROJECT['project']['version']}-py3-none-")
     # CONTRIBUTING says how large it is.
-    assert wheel.stat().st_size < 14 * 2**20
+    assert wheel.stat().st_size < 26 * 2**20
 
 
 @pytest.mark.wheel

@@ -172,13 +172,15 @@ function showAnswers() {
     const table = element("table");
     for (const [p, label] of best) {
       const row = table.insertRow();
-      row.insertCell().textContent = label;
+      // ImageNet's names list synonyms.
+      Object.assign(row.insertCell(), { textContent: label.split(",")[0], title: label });
       row.insertCell().append(element("meter", "", { value: p, ariaLabel: `${label}: ${(100 * p).toFixed(1)} %` }));
       row.insertCell().textContent = `${(100 * p).toFixed(1)} %`;
     }
     const milliseconds = (value) => value.toFixed(value < 10 ? 1 : 0);
     const speed = times ? `${milliseconds(times[Math.floor(times.length / 2)])} ms (${milliseconds(times[0])} to ${milliseconds(times.at(-1))})` : "being timed";
-    const cost = `${(net.params / 1e6).toFixed(2)} M parameters, ${(net.macs / 1e6).toFixed(0)} M multiply-adds at ${net.side}×${net.side} pixels; ${speed}${times ? ` at ${sideOf(net)}×${sideOf(net)}` : ""}`;
+    const side = sideOf(net), own = side === net.side ? "" : ` at ${net.side}×${net.side} pixels`;
+    const cost = `${(net.params / 1e6).toFixed(2)} M parameters, ${(net.macs / 1e6).toFixed(0)} M multiply-adds${own}; ${speed} at ${side}×${side} pixels`;
     box.append(element("h3", net.name), table, element("p", cost));
     return box;
   }));
