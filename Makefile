@@ -1,4 +1,6 @@
 # The environment lives in .venv; every target makes it first, from requirements.lock, if it is not there or out of date.
+# The library is built by the packages of that environment: from one of its own, new each time, scikit-build-core throws
+# away all that was compiled, which takes minutes again.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
@@ -71,5 +73,5 @@ $(STAMP): requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/involut
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Could not create .venv; Python >= 3.11 with the venv module is needed (Debian: apt install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -1,7 +1,7 @@
 """Commands in processes of their own, without the many seconds that importing what they need takes.
 
 A server (``python -m copies``) has imported it all; every command runs in a copy of it, alone or one of several that train
-together, as where a cluster starts the processes.
+together, as where a cluster starts the processes. `pages` has a server of its own, whose copies run code blocks.
 """
 
 import json
@@ -48,12 +48,16 @@ class Copy:
 
 
 class Copies:
-    """The server, as seen by a test; starts when it is first needed."""
+    """The server, as seen by a test; starts when it is first needed.
 
-    def __init__(self):
-        self._process, self._folder, self._count = None, TemporaryDirectory(), 0
+    Args:
+        module: what runs as the server.
+    """
 
-    def start(self, *arguments, environment=(), most_bytes=0, threads=1):
+    def __init__(self, module="copies"):
+        self._module, self._process, self._folder, self._count = module, None, TemporaryDirectory(), 0
+
+    def start(self, *arguments, environment=(), most_bytes=0, threads=1, **more):
         """Start a command; no file that it writes may have more than ``most_bytes``, 0 for any."""
         self._count += 1
         return Copy(
@@ -64,6 +68,7 @@ class Copies:
                 "most_bytes": most_bytes,
                 "threads": threads,
                 "said": f"{self._folder.name}/{self._count}",
+                **more,
             },
         )
 
@@ -88,9 +93,10 @@ class Copies:
 
     def ask(self, request):
         if self._process is None:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+            found = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(found)}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "copies"],
+                [sys.executable, "-m", self._module],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -107,8 +113,8 @@ class Copies:
         self._folder.cleanup()
 
 
-def start(request):
-    """Return the process id of a copy that runs the command."""
+def start(request, run):
+    """Return the process id of a copy that runs what is asked for."""
     pid = os.fork()
     if pid:
         return pid
@@ -121,10 +127,7 @@ def start(request):
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["most_bytes"],) * 2)
         torch.set_num_threads(request["threads"])
         os.environ.update(request["environment"])
-        # Read from the environment when it was imported.
-        rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
-        sys.argv = ["involution", *request["arguments"]]
-        status = main()
+        status = run(request)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -135,7 +138,8 @@ def start(request):
         os._exit(status)
 
 
-def serve():
+def serve(run):
+    """Let ``run(request)`` return the status of each copy that is asked for, until nobody asks any more."""
     # A copy of a process with threads can hang; a shell starts what runs in its background deaf to Ctrl-C.
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -143,7 +147,7 @@ def serve():
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
-            answer = start(request["start"])
+            answer = start(request["start"], run)
         else:
             pid = request["status"]
             if statuses.get(pid) is None:
@@ -162,4 +166,10 @@ if __name__ == "__main__":
     import involution.models  # noqa: F401
     from involution.commands.main import main
 
-    serve()
+    def command(request):
+        # Read from the environment when it was imported.
+        rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
+        sys.argv = ["involution", *request["arguments"]]
+        return main()
+
+    serve(command)

@@ -1,10 +1,10 @@
 """What the pages hold: their code blocks, and how each is run on its own, in a process that has no network."""
 
-import json
 import os
 import re
-import subprocess
+import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,22 +13,6 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 _BLOCK = re.compile(
     r"(?:<!-- needs (?P<needs>[^>]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-
-# Runs each of the texts that come by standard input in a namespace of its own, and names the first that fails.
-RUNNER = """
-import json, socket, sys, traceback
-
-def refuse(self, address):
-    raise OSError(f"a block of a page calls {address}; they use no network")
-
-socket.socket.connect = refuse
-for place, text in json.load(sys.stdin):
-    try:
-        exec(compile(text, place, "exec"), {"__name__": "__main__"})
-    except BaseException:
-        traceback.print_exc()
-        sys.exit(f"the block at {place} does not run on its own")
-"""
 
 
 class Block(NamedTuple):
@@ -65,18 +49,11 @@ def blocks(*languages):
     return [block for block in found if block.language in languages]
 
 
-def run(parts, folder):
-    """Run blocks one after the other in a process, in ``folder``; return what the process left."""
+def run(copies, parts, folder):
+    """Run blocks one after the other in a process, in ``folder``; return its status and what it said."""
     variables = dict(need.split("=") for block in parts for need in block.needs if "=" in need)
-    return subprocess.run(
-        [sys.executable, "-c", RUNNER],
-        input=json.dumps([(block.place, block.text) for block in parts]),
-        cwd=folder,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    texts = [(block.place, block.text) for block in parts]
+    return copies.start(environment=variables, blocks=texts, folder=str(folder)).wait(600)
 
 
 def commands(block):
@@ -84,3 +61,31 @@ def commands(block):
     text = block.text.replace("\\\n", " ")
     lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
     return [re.sub(r"\s+#.*$", "", line) for line in lines]
+
+
+def run_blocks(request):
+    """Run each text in a namespace of its own; name the first that fails."""
+    os.chdir(request["folder"])
+    socket.socket.connect = _refuse
+    for place, text in request["blocks"]:
+        try:
+            exec(compile(text, place, "exec"), {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+            print(f"the block at {place} does not run on its own", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _refuse(self, address):
+    raise OSError(f"a block of a page calls {address}; they use no network")
+
+
+if __name__ == "__main__":
+    # What takes seconds and is not ours: a block that does not import this library's modules has to fail.
+    import timm  # noqa: F401
+    import torchvision  # noqa: F401
+    from copies import serve
+
+    assert not any(name.partition(".")[0] == "involution" for name in sys.modules)
+    serve(run_blocks)

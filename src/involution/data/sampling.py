@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     return ((seed * 1_000_003 + epoch) * 4096 + rank) % 2**32
 
 
-def worker_options(num_workers: int, processes: int) -> dict[str, Any]:
+def worker_options(num_workers: int, processes: int, modules: Sequence[str] = ()) -> dict[str, Any]:
     """Return how a loader starts its worker processes.
 
     Args:
@@ -41,11 +41,12 @@ def worker_options(num_workers: int, processes: int) -> dict[str, Any]:
         processes: of the training. Where there are several, each has threads that speak with the others, and a process
             that is forked while threads run can hang at its first step (CPython's own clean-up after a fork waits for a
             lock that no thread of the copy will give back). Workers are forked from a server without threads then.
+        modules: what its data set imports beside what every data set does, so that no worker has to import it anew.
     """
     options: dict[str, Any] = {"num_workers": num_workers}
     if num_workers > 0 and processes > 1 and "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
+        context.set_forkserver_preload([*_PRELOADED, *modules])
         _start_server()
         options["multiprocessing_context"] = context
     return options

@@ -172,7 +172,7 @@ class ImageShards(LightningDataModule, DescribedImages):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _workers(self, number: int) -> dict[str, Any]:
-        return worker_options(number, self._processes[1])
+        return worker_options(number, self._processes[1], ["datasets"])
 
     @property
     def _options(self) -> dict[str, Any]:

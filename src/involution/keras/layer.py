@@ -172,7 +172,10 @@ class Involution2D(keras.layers.Layer):
         return output.permute(0, 2, 3, 1)
 
     def _by_products(self, value: Any, field: Any) -> Any:
-        """Add up, tap by tap, the shifted map times its share of the kernels."""
+        """Add up, tap by tap, the shifted map times its share of the kernels; in float32, as the operator does, or wider."""
+        dtype = value.dtype
+        if keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16"):
+            value, field = ops.cast(value, "float32"), ops.cast(field, "float32")
         groups, channels = self._resolved_groups, self._out_channels
         batch, height, width, _ = ops.shape(field)
         field = ops.reshape(field, (batch, height, width, groups, int(np.prod(self.kernel_size)), 1))
@@ -185,7 +188,7 @@ class Involution2D(keras.layers.Layer):
             columns = slice(v * d_x, v * d_x + step_x * (width - 1) + 1, step_x)
             shifted = ops.reshape(value[:, rows, columns], (batch, height, width, groups, channels // groups))
             output += field[:, :, :, :, tap] * shifted
-        return ops.reshape(output, (batch, height, width, channels))
+        return ops.cast(ops.reshape(output, (batch, height, width, channels)), dtype)
 
 
 def from_torch(layer: Involution2d) -> Involution2D:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from timm import is_model
 
 from .. import models
@@ -48,7 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     sys.argv = [str(script), *arguments[1:]]
     if not sys.flags.safe_path:
         sys.path[0] = str(script.resolve().parent)
-    in_torchvision.register([name for name in models.__all__ if is_model(name)])
+    names = [name for name in models.__all__ if is_model(name)]
+    in_torchvision.register(names)
+    in_torchvision.register_detectors([name for name in names if name.startswith("rednet")])
+    # torchvision's references put their arguments into their checkpoints, and PyTorch would not read these again.
+    torch.serialization.add_safe_globals([argparse.Namespace])
     runpy.run_path(str(script), run_name="__main__")
     return 0
 

@@ -49,7 +49,7 @@ def _normed(layer: nn.Module, channels: int) -> nn.Sequential:
 def register() -> None:
     """Let Ultralytics' configurations name ``InvolutionBlock`` (``[-1, 1, InvolutionBlock, [128]]``).
 
-    Call it before a model is built from a configuration or a checkpoint of one is loaded, in every process.
+    Call it, in every process, before a model is built from a configuration, which training on from a checkpoint does too.
 
     Raises:
         MissingPackageError: ultralytics is missing.
