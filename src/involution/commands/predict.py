@@ -134,6 +134,7 @@ def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[
     """Yield images as the net was evaluated on them, with their files."""
     from timm.data import create_transform, resolve_data_config
 
+    from ..data.image_folders import transformed
     from ..data.images import read_image
 
     try:
@@ -144,7 +145,11 @@ def _batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[
     channels = getattr(net, "in_chans", 3)
     for start in range(0, len(files), size):
         chunk = list(files[start : start + size])
-        yield chunk, torch.stack([transform(read_image(file, "L" if channels == 1 else "RGB")) for file in chunk])
+        images = (read_image(file, "L" if channels == 1 else "RGB") for file in chunk)
+        yield (
+            chunk,
+            torch.stack([transformed(image, transform, file) for image, file in zip(images, chunk, strict=True)]),
+        )
 
 
 def _print(file: Path, probabilities: Tensor, names: Sequence[str], top: int, json: bool) -> None:
