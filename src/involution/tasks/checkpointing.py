@@ -168,13 +168,14 @@ def _end_helpers(trainer: Trainer, exception: BaseException) -> None:
     if not isinstance(exception, KeyboardInterrupt):
         launcher.kill(signal.SIGTERM)
         return
-    # After Ctrl-C Lightning would kill them, and a thread of its own that finds one killed kills this process as well,
-    # before it has said how the training goes on. That thread ends where there are none any more.
+    # After Ctrl-C Lightning would kill them, and what reads images for them would live on; a thread of its own that finds
+    # one killed kills this process as well, before it has said how the training goes on. That thread ends where there are
+    # none any more. They end as at Ctrl-C in a terminal, at the latest when this process leaves the group.
     started = list(getattr(launcher, "procs", ()))
     if started:
         launcher.procs.clear()
     for process in started:
-        process.kill()
+        process.send_signal(signal.SIGINT)
 
 
 def _classes(trainer: Trainer) -> list[str]:
