@@ -66,6 +66,8 @@ def test_after_ctrl_c_nobody_is_left_who_finds_a_killed_process():
     trainer = SimpleNamespace(
         strategy=SimpleNamespace(launcher=launcher),
         default_root_dir="nowhere",
+        world_size=2,
+        ckpt_path=None,
         current_epoch=3,
         state=SimpleNamespace(fn="fit"),
     )
