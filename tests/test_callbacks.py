@@ -88,7 +88,10 @@ class Saved(nn.Module):
 def test_a_best_checkpoint_that_is_gone_leaves_the_last_weights(tmp_path):
     task = Saved()
     trainer = SimpleNamespace(is_global_zero=True, checkpoint_callback=SimpleNamespace(best_model_path="gone.ckpt"))
-    with pytest.warns(InvolutionWarning, match=r"gone.ckpt is gone; .* gets the weights that the training ended with"):
+    with pytest.warns(
+        InvolutionWarning,
+        match=r"no checkpoint at .*gone.ckpt; as there is no best .* gets the weights that the training ended with",
+    ):
         SaveModel(tmp_path / "model").on_fit_end(trainer, task)
     assert torch.equal(torch.load(tmp_path / "model" / "model.pt")["weight"], task.model.weight)
 

@@ -13,6 +13,8 @@ from small_coco import CATEGORIES, write_coco
 from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 
 from involution.commands.main import main
+from involution.errors import DataError
+from involution.models.building import check_proportions
 from involution.tasks import DetectionTask, TrainingError
 from involution.tasks.schedules import warmed_up
 
@@ -41,6 +43,9 @@ FLAGS = [
     "--trainer.enable_model_summary=false",
     "--trainer.log_every_n_steps=1",
 ]
+
+
+RETINA = ["--model.model_args=" + ARGUMENTS % ""]
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +192,41 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
 def test_refusals_are_sentences(folder, tmp_path, capsys, flags, words):
     assert fit(folder, tmp_path / "run", *flags) == 2
     assert words in refusal(capsys)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_image_of_which_nothing_is_left_is_refused_before_the_first_step(tmp_path, capsys, part):
+    root = write_coco(tmp_path / "coco")
+    file = root / "annotations" / f"instances_{part}.json"
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"width": 2000, "height": 3}
+    content["annotations"] = []
+    file.write_text(json.dumps(content))
+    Image.new("RGB", (2000, 3)).save(root / "images" / part / f"{part}0.png")
+    assert fit(root, tmp_path / "run", "--model.model=retinanet", "--data.masks=false", *RETINA) == 2
+    assert f"{part}0.png is 2000 pixels wide and 3 high, of which nothing is left where its longer" in refusal(capsys)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_how_thin_an_image_may_be_is_what_torch_makes_of_it():
+    """Rounded as it rounds: for every size around the limit, torchvision's own transform decides."""
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    refused = 0
+    for most in (48, 64, 96, 333, 640, 1333):
+        detector = torch.nn.Module()
+        detector.transform = GeneralizedRCNNTransform(most // 2, most, [0.0], [1.0])
+        for shorter in (1, 2, 3, 7):
+            for longer in range(shorter * most - 2, shorter * most + 3):
+                try:
+                    check_proportions(detector, [("a.png", longer, shorter)])
+                except DataError:
+                    refused += 1
+                    with pytest.raises(RuntimeError, match="greater than 0"):
+                        detector.transform([torch.zeros(1, shorter, longer)])
+                else:
+                    detector.transform([torch.zeros(1, shorter, longer)])
+    assert refused
 
 
 def test_the_warm_up_is_the_published_one_and_leaves_the_schedule_alone():

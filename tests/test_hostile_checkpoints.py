@@ -1,11 +1,14 @@
 """Checkpoints and saved folders that are damaged, foreign or hostile: a sentence each, nothing run, nothing fetched."""
 
+import http.server
 import json
 import math
 import pickle
 import resource
 import socket
+import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -184,6 +187,41 @@ def test_weights_to_convert(run, tmp_path, capsys, kind, ending):
     write_hostile(kind, path, run, mark)
     assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 2
     assert str(path) in refusal(capsys) and not mark.exists() and not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_checkpoint_from_elsewhere_runs_no_code(run, tmp_path, monkeypatch, capsys):
+    """Lightning's default lets one that comes by HTTP do so."""
+    path, mark = tmp_path / "x.ckpt", tmp_path / "mark"
+    write_hostile("code", path, run, mark)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+        address = f"http://127.0.0.1:{server.server_port}/x.ckpt"
+        status = main(["fit", *TINY, f"--run={tmp_path / 'run'}", f"--ckpt_path={address}"])
+        server.shutdown()
+    assert status == 2 and address in refusal(capsys) and not mark.exists()
+
+
+def test_what_a_checkpoint_calls_an_old_one_is_not_removed(run, tmp_path):
+    """ModelCheckpoint believes the path in it, and would remove a folder with all in it."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "x.ckpt").touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for key, state in content["callbacks"].items():
+        if "ModelCheckpoint" in key:
+            outside = f"{tmp_path}/run/checkpoints/../../precious"
+            state.update(best_model_path=outside, last_model_path=outside, kth_best_model_path=outside)
+            state.update(best_k_models={outside: torch.tensor(-1.0)}, best_model_score=torch.tensor(-1.0))
+            state["dirpath"] = str(tmp_path / "run" / "checkpoints")
+    torch.save(content, tmp_path / "x.ckpt")
+    flags = [f"--run={tmp_path / 'run'}", f"--ckpt_path={tmp_path / 'x.ckpt'}", "--trainer.max_epochs=3"]
+    assert main(["fit", *TINY, *flags]) == 0
+    assert (precious / "x.ckpt").exists() and (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
 def test_names_that_are_no_text(tmp_path):

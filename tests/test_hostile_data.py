@@ -1,25 +1,20 @@
-"""Annotations, shards and label images that somebody made to break a reader: a sentence each, in time and memory."""
+"""Annotations in the formats of COCO and Pascal VOC that somebody made to break a reader: a sentence each, in time and memory."""
 
-import io
 import json
 import math
 import os
-import tarfile
 import time
 
 import numpy as np
 import pytest
 import torch
 from fuzzing.operators import check_sentence
-from PIL import Image
 from small_coco import write_coco
 
 from involution.commands.main import main
-from involution.data import DataError, ImageShards, SegmentationFolders
+from involution.data import DataError
 from involution.data.coco_files import read_coco
 from involution.data.masks import clip_polygon, decode_mask, encode_mask, find_mask_problem
-from involution.data.shards import expand, read_index, read_shard
-from involution.errors import InvolutionWarning
 
 HUGE = 10**400
 
@@ -165,10 +160,32 @@ def test_the_cut_changes_nothing_inside():
 
 def test_an_outline_that_covers_the_image_many_times_is_refused():
     zigzag = [value for i in range(100_000) for value in (0, i % 300, 400, (7 * i) % 300)]
-    assert "covers the image many times over" in find_mask_problem([zigzag], 300, 400)
+    assert "polygons whose outlines of 200,000 points are longer than" in find_mask_problem([zigzag], 300, 400)
+    # In parts as well.
+    assert "longer than" in find_mask_problem([zigzag[i : i + 100] for i in range(0, len(zigzag), 100)], 300, 400)
     angles = np.linspace(0, 2 * np.pi, 50_000)
     circle = np.stack([200 + 90 * np.cos(angles), 150 + 90 * np.sin(angles)], 1).flatten().tolist()
     assert find_mask_problem([circle], 300, 400) == ""
+
+
+def test_masks_that_together_fill_the_memory_are_refused(annotations):
+    path, content = annotations
+    image = {**content["images"][0], "width": 3000, "height": 3000}
+    first = {**content["annotations"][0], "segmentation": {"size": [3000, 3000], "counts": [9 * 10**6]}}
+    entries = [{**first, "id": i} for i in range(300)]
+    path.write_text(json.dumps({**content, "images": [image, *content["images"][1:]], "annotations": entries}))
+    with pytest.raises(DataError, match="the 300 masks of image 100 would have 2,700,000,000 pixels, more than the 2,"):
+        read_coco(path, masks=True)
+    read_coco(path)
+
+
+@pytest.mark.parametrize("name", [None, {"a": 1}, [], "\ud800", 1.5, True])
+def test_a_category_without_a_name_that_can_be_written(annotations, name):
+    path, content = annotations
+    content["categories"][0]["name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has a category whose name is no text: "):
+        read_coco(path)
 
 
 # Pascal VOC
@@ -241,152 +258,12 @@ def test_pascal_voc_writes_over_nothing_that_it_reads(tmp_path, capsys):
     assert "names.txt cannot be read: it is no text; expected one image name a line" in capsys.readouterr().err
 
 
-# Shards
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return str(path)
-
-
-def png(value=0):
-    stream = io.BytesIO()
-    Image.new("RGB", (20, 20), (value,) * 3).save(stream, "PNG")
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("label", [b"9" * 5000, b"-1", b"1.5", b"", b"\xb2", b"one", b"1" * 19])
-def test_labels_of_shards(tmp_path, label):
-    shard = write_tar(tmp_path / "train-00000.tar", [("0.png", png()), ("0.cls", label)])
-    with pytest.raises(DataError, match=r"0.cls of the shard .* holds no label: expected a number, got b") as caught:
-        list(read_shard(shard))
-    assert len(str(caught.value)) < 400
-
-
-def test_an_archive_of_zeros_is_not_waited_for(tmp_path):
-    (tmp_path / "train-00000.tar").write_bytes(bytes(10240))
-    (tmp_path / "index.json").write_text(json.dumps({"train": {"images": 8, "bytes": {}}, "classes": ["a", "b"]}))
-    with pytest.raises(DataError, match=r"train-00000.tar holds no files; copy it anew or remove it"):
-        list(read_shard(str(tmp_path / "train-00000.tar")))
-    module = ImageShards(str(tmp_path), batch_size=2, num_workers=0)
-    with pytest.raises(DataError, match="holds no files"):
-        next(iter(module.train_dataloader()))
-
-
-def test_a_sparse_file_does_not_fill_the_memory(tmp_path):
-    path = tmp_path / "train-00000.tar"
-    member = tarfile.TarInfo("0.png")
-    member.size = 2**40
-    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240 - 512))
-    with pytest.raises(DataError, match=r"0.png of the shard .* would have 1,099,511,627,776 bytes|is truncated"):
-        list(read_shard(str(path)))
-
-
-def test_a_label_beyond_the_classes(tmp_path):
-    write_tar(tmp_path / "train-00000.tar", [("0.png", png()), ("0.cls", b"2"), ("1.png", png()), ("1.cls", b"0")])
-    module = ImageShards(str(tmp_path), batch_size=1, num_workers=0, train_images=2, classes=["a", "b"])
-    with pytest.raises(DataError, match=r"the label of the image .* is 2, but there are 2 classes; correct it"):
-        list(module.train_dataloader())
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[]",
-        "3",
-        '"x"',
-        '{"train": 3}',
-        '{"train": {"images": "many", "bytes": {}}}',
-        '{"train": {"images": 3, "bytes": {"a.tar": "x"}}}',
-        '{"classes": []}',
-        '{"classes": [1]}',
-        "{",
-        "[" * 100_000,
-    ],
-)
-def test_an_index_of_another_shape(tmp_path, content):
-    (tmp_path / "index.json").write_text(content)
-    with pytest.raises(DataError, match=r"index.json is (damaged|none that involution pack wrote): .*; copy it anew"):
-        read_index(str(tmp_path))
-
-
-def test_a_range_of_names_without_end():
-    with pytest.raises(DataError, match="has more than 1,000,000 names"):
-        expand("train-{0..99999999999}.tar")
-    assert len(expand("train-{000..999}.tar")) == 1000
-
-
-@pytest.fixture
-def folders(tmp_path):
-    root = tmp_path / "images"
-    for part in ("train", "val"):
-        for label in ("a", "b"):
-            (root / part / label).mkdir(parents=True)
-            (root / part / label / "1.png").write_bytes(png())
-    return root
-
-
-@pytest.mark.parametrize("content", [b"", b"root:x:0:0", b"\x89PNG\r\n\x1a\n"])
-def test_only_images_are_packed(folders, tmp_path, capsys, content):
-    (folders / "train" / "a" / "2.png").write_bytes(content)
-    assert main(["pack", str(folders), str(tmp_path / "out")]) == 2
-    assert "2.png cannot be read as an image" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*"))
-    (folders / "train" / "a" / "2.png").unlink()
-    (folders / "train" / "a" / "2.png").symlink_to("/etc/passwd")
-    assert main(["pack", str(folders), str(tmp_path / "out")]) == 2
-
-
-def test_nothing_foreign_is_packed_over(folders, tmp_path, capsys):
-    out = tmp_path / "out"
-    out.mkdir()
-    foreign = out / "val-00000.tar"
-    foreign.write_bytes(b"precious")
-    assert main(["pack", str(folders), str(out)]) == 2
-    assert (
-        f"{out} already holds shards (val-00000.tar); delete them or choose another folder" in capsys.readouterr().err
-    )
-    assert foreign.read_bytes() == b"precious" and len(list(out.iterdir())) == 1
-
-
-# Settings of the data
-
-
-def test_label_values_are_looked_at_before_the_first_step(tmp_path):
-    for kind, pixels in (("images", np.zeros((8, 8, 3), np.uint8)), ("labels", np.full((8, 8), 2, np.uint8))):
-        for part in ("train", "val"):
-            (tmp_path / kind / part).mkdir(parents=True)
-            Image.fromarray(pixels).save(tmp_path / kind / part / "1.png")
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    options = {"classes": "classes.txt", "batch_size": 1, "num_workers": 0}
-    with pytest.raises(DataError, match=r"1.png holds the value 2 in 64 of its 64 pixels"):
-        SegmentationFolders(tmp_path, **options).prepare_data()
-    SegmentationFolders(tmp_path, verify=False, **options).prepare_data()
-
-
-def test_a_batch_beyond_the_set_is_said(folders):
-    from involution.data import ImageFolders
-
-    module = ImageFolders(folders, batch_size=3, num_workers=0)
-    module.setup("fit")
-    with pytest.warns(
-        InvolutionWarning, match="the 2 training images are fewer than the 3 of a step .*: an epoch is a"
-    ):
-        assert len(module.train_dataloader()) == 1
-    module = ImageFolders(folders, batch_size=3, num_workers=0, drop_last=True)
-    module.setup("fit")
-    with pytest.raises(DataError, match=r"what does not fill a batch is left out; lower --data.batch_size"):
-        module.train_dataloader()
-
-
-def test_a_folder_that_is_nowhere_is_named_as_it_was_typed(monkeypatch, tmp_path):
-    from involution.data import ImageFolders
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("INVOLUTION_DATA", "sets")
-    with pytest.raises(DataError, match=r"there is no folder nope or sets/nope; name the data set's with --data.root"):
-        ImageFolders("nope").setup("fit")
+def test_pascal_voc_names_are_read_without_what_sets_them_apart(tmp_path, capsys):
+    xml = XML.replace("a.jpg", "\n a.jpg \n").replace("cat", "\n  cat\n").format(width="\n 10 ", xmin=" 1 ")
+    assert voc(tmp_path, xml.encode()) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["images"][0]["file_name"] == "a.jpg" and content["categories"] == [{"id": 1, "name": "cat"}]
+    names = tmp_path / "names.txt"
+    names.write_text("a\na\n")
+    assert voc(tmp_path, xml.encode(), "--names", str(names)) == 2
+    assert "names.txt names a more than once; remove all lines of it but one" in capsys.readouterr().err

@@ -1,11 +1,22 @@
 """Settings that no training can have: a sentence and the status 2, whatever of them is wrong."""
 
+import warnings
+from functools import partial
+
 import pytest
+import torch
 import yaml
 from trainings import TINY, refusal
 
 from involution.commands.main import main
 from involution.commands.parsing import reason
+from involution.data import ImageTransforms, SegmentationTransforms
+from involution.errors import InvolutionWarning, TrainingError
+from involution.models import detection
+from involution.models.building import built
+from involution.tasks import PolyLR, SegmentationTask, WarmupCosineLR
+from involution.tasks.checks import warn_of_long_warmup
+from involution.tasks.schedules import create_optimizer
 
 
 def ended(*arguments):
@@ -142,3 +153,115 @@ def test_only_what_is_news_is_said(tmp_path, capsys, caplog):
     text = said.out + said.err + caplog.text
     for words in ("Tip", "litlogger", "Total Flops", "many workers", "LeafSpec", "logging interval", "weights_only"):
         assert words not in text
+
+
+# What nets are told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"min_size": 0}, "min_size must be a number of pixels from 1 to 4096, got 0"),
+        ({"min_size": [64, -1]}, r"min_size must be a number of pixels from 1 to 4096, got \[64, -1\]"),
+        ({"min_size": []}, "min_size must be a number of pixels from 1 to 4096"),
+        ({"min_size": "big"}, "min_size must be a number of pixels from 1 to 4096, got 'big'"),
+        ({"max_size": 10**9}, "max_size must be a number of pixels from 1 to 4096, got 1000000000"),
+        ({"fixed_size": [0, 5]}, "fixed_size must be a width and a height from 1 to 4096"),
+        ({"image_mean": [0.5]}, "image_mean and image_std must be as many, got 1 and 3"),
+        ({"image_std": [0, 1, 1]}, "image_std must be above zero in every channel"),
+        ({"box_score_thresh": "a"}, "box_score_thresh must be a number from 0 to 1, got 'a'"),
+        ({"box_nms_thresh": -1}, "box_nms_thresh must be a number from 0 to 1, got -1"),
+        ({"rpn_post_nms_top_n_train": 0}, "rpn_post_nms_top_n_train must be a whole number from 1 on, got 0"),
+        ({"box_batch_size_per_image": -1}, "box_batch_size_per_image must be a whole number from 1 on, got -1"),
+        ({"anchor_sizes": [1, 2, 3, 4, -5]}, r"anchor_sizes\[4\] must be a whole number from 1 on, got -5"),
+        ({"anchor_sizes": 3}, "faster_rcnn cannot be built with .*'anchor_sizes': 3"),
+        ({"neck_channels": 0}, "neck_channels must be a whole number from 1 on, got 0"),
+        ({"box_channels": "a"}, "box_channels must be a whole number from 1 on, got 'a'"),
+        ({"roi_sampling_ratio": -1}, "roi_sampling_ratio must be a whole number from 0 on, got -1"),
+        ({"backbone_args": 3}, "faster_rcnn cannot be built with"),
+        ({"out_indices": [9]}, "rednet26 cannot be a backbone with out_indices=.9,"),
+        ({"neck": "nothing"}, "unknown neck 'nothing'; expected 'involution', 'convolution'"),
+    ],
+)
+def test_what_a_detector_would_fail_by_later_is_refused_when_it_is_built(arguments, words):
+    small = {"backbone": "rednet26", "backbone_args": {"channels": [8, 8, 8, 8], "stem": "small"}}
+    with pytest.raises(ValueError, match=words) as caught:
+        detection.create("faster_rcnn", 3, **{**small, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_memory_that_is_not_enough_is_no_fault_of_an_argument():
+    def build(size):
+        raise RuntimeError(f"[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate {size}")
+
+    with pytest.raises(RuntimeError, match="allocate memory") as caught:
+        built("net", build, size=3)
+    assert not isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"window": [0, 0]}, r"window and stride must be a height and a width, got \(0, 0\)"),
+        ({"window": [8]}, "window and stride must be a height and a width"),
+        ({"window": [8, 8], "stride": [9, 8]}, "stride must be at least 1 and at most the window"),
+        ({"stride": [9, 8]}, "stride belongs to a window"),
+        ({"scales": []}, "scales must be factors from 0.1 to 10"),
+        ({"scales": [1.0, float("nan")]}, "scales must be factors from 0.1 to 10"),
+        ({"auxiliary_weight": float("nan")}, "auxiliary_weight must be a number from 0 on, got nan"),
+        ({"auxiliary_weight": -1}, "auxiliary_weight must be a number from 0 on, got -1"),
+        ({"model_args": {"head_channels": "a"}}, "semantic_fpn cannot be built with {'head_channels': 'a'}"),
+    ],
+)
+def test_how_a_segmentation_is_judged_is_checked_before_it_is_trained(arguments, words):
+    with pytest.raises(TrainingError, match=words):
+        SegmentationTask("semantic_fpn", 3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "words"),
+    [
+        (ImageTransforms, {"image_size": 10**6}, "image_size must be from 1 to 4,096 pixels, got 1000000"),
+        (ImageTransforms, {"crop_fraction": 0}, "crop_fraction must lie between 0.1 and 1 and min_scale above 0"),
+        (ImageTransforms, {"min_scale": float("nan")}, "min_scale above 0 and up to 1, got 0.875 and nan"),
+        (ImageTransforms, {"interpolation": "nothing"}, "unknown interpolation 'nothing'; expected one of 'nearest'"),
+        (ImageTransforms, {"mean": [0.5, 0.5]}, "mean must be a number per channel, 1 or 3 of them, got 2"),
+        (ImageTransforms, {"std": [0, 0, 0]}, r"std must be above zero in every channel, got \(0, 0, 0\)"),
+        (ImageTransforms, {"std": [float("nan"), 1, 1]}, r"std\[0\] must be a finite number, got nan"),
+        (ImageTransforms, {"auto_augment": "nothing"}, "unknown auto_augment 'nothing'; expected a policy of timm"),
+        (ImageTransforms, {"flip": 2}, "flip must be a probability from 0 to 1, got 2"),
+        (ImageTransforms, {"color_jitter": -1}, "color_jitter must be a strength from 0 to 1, got -1"),
+        (SegmentationTransforms, {"std": [1, 0, 1]}, "std must be above zero in every channel"),
+        (SegmentationTransforms, {"scale_range": (1e6, 1e6)}, "scale_range must be two factors up to 10"),
+        (SegmentationTransforms, {"crop_size": (10**6, 1)}, "crop_size must be a height and a width from 1 to 8,192"),
+    ],
+)
+def test_what_happens_to_images_is_checked_before_one_is_read(make, options, words):
+    with pytest.raises(ValueError, match=words):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "words"),
+    [
+        (WarmupCosineLR, {"epochs": 3, "warmup_epochs": 1, "warmup_factor": -3}, "warmup_factor must be a share"),
+        (PolyLR, {"min_lr": 0, "warmup_factor": float("nan")}, "warmup_factor must be a share of the base rate"),
+        (PolyLR, {"min_lr": 0, "power": -1}, "power must be a number from 0 on, got -1"),
+    ],
+)
+def test_schedules_that_would_go_below_zero(schedule, options, words):
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    with pytest.raises(TrainingError, match=f"the lr_scheduler cannot be made: {words}"):
+        create_optimizer(torch.optim.SGD, parameters, partial(schedule, **options))
+    with pytest.raises(TrainingError, match="the optimizer cannot be made: lr must be a finite number, got nan"):
+        create_optimizer(partial(torch.optim.SGD, lr=float("nan")), parameters, None)
+
+
+def test_a_warm_up_that_outlasts_the_training_is_said():
+    with pytest.warns(
+        InvolutionWarning, match="the warm-up of 100 steps is longer than the training of 72, which never"
+    ):
+        warn_of_long_warmup(100, 72, "--model.warmup_iterations")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_long_warmup(72, 72, "--model.warmup_iterations")

@@ -1,5 +1,8 @@
 """What predict writes: a name for every image, and never over an image."""
 
+import io
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from trainings import TINY, refusal
 from involution.commands.main import main
 from involution.commands.output_files import name_outputs
 from involution.errors import CommandError
+from involution.files import read_json, write_atomically
 
 
 def test_images_of_one_name_are_told_apart(tmp_path):
@@ -63,3 +67,19 @@ def test_heat_maps_of_two_images_of_one_name(tmp_path, capsys):
     ):
         assert main(["predict", images[0], *model, "--device", device]) == 2
         assert words in refusal(capsys)
+
+
+def test_a_name_that_is_no_text(tmp_path, copies):
+    """A file system takes any bytes as a name; what UTF-8 lacks of it is printed and written as an escape."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 30)).save(stream, "PNG")
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
+        file.write(stream.getvalue())
+    flags = ["--model", "rednet26_half.imagenette", "--heatmaps", "layer3.0.conv2", "--out", str(tmp_path / "out")]
+    status, said = copies.run("predict", str(folder), *flags)
+    assert status == 0, said
+    assert [os.fsencode(path.name) for path in (tmp_path / "out").iterdir()] == [b"caf\xe9-layer3.0.conv2.png"]
+    write_atomically(tmp_path / "a.json", json.dumps({"name": "caf\udce9"}, ensure_ascii=False))
+    assert read_json(tmp_path / "a.json") == {"name": "caf\udce9"}

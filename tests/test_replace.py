@@ -195,3 +195,53 @@ def test_a_model_that_fails_is_left_as_it_was():
     with pytest.raises(RuntimeError):
         replace_convolutions(model, input_size=(16, 4, 4))
     assert type(model[0]) is nn.Conv2d
+
+
+class Doubled(nn.Conv2d):
+    """Replaces what torch's forward calls."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, 2 * weight, bias)
+
+
+def test_methods_that_an_object_or_a_subclass_replaces_are_seen():
+    def convolution(kind=nn.Conv2d, **options):
+        return kind(16, 16, 3, padding=1, **options)
+
+    model = nn.ModuleDict({"own": convolution(), "inner": convolution(Doubled), "plain": convolution()})
+    model["own"].forward = lambda x: x
+    report = replace_convolutions(model)
+    assert report.replaced == ("plain",)
+    assert {entry.names[0]: entry.outcome for entry in report.left} == {
+        "own": "Conv2d computes something of its own",
+        "inner": "Doubled computes something of its own",
+    }
+    model = nn.Sequential(convolution(dtype=torch.complex64))
+    assert replace_convolutions(model).left[0].outcome == "its numbers are complex64, an involution's real ones"
+
+
+def test_what_is_no_model_and_arguments_that_no_layer_has():
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got list"):
+        replace_convolutions([nn.Conv2d(16, 16, 3)])
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1))
+    for options, words in (({"strid": 2}, "0 cannot be replaced: .*'strid'"), ({"reduction": 0}, "0 cannot be repl")):
+        with pytest.raises((TypeError, ValueError), match=words):
+            replace_convolutions(model, **options)
+    with pytest.raises(TypeError, match="kernel_size must be one whole number"):
+        replace_convolutions(model, kernel_size=True)
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_a_model_that_fails_with_involutions_is_left_as_it_was():
+    class Peculiar(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x) + self.conv.weight.sum()
+
+    model = Peculiar()
+    with pytest.raises(AttributeError):
+        replace_convolutions(model, input_size=(16, 4, 4))
+    assert type(model.conv) is nn.Conv2d

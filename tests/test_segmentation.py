@@ -213,6 +213,13 @@ def test_the_figures_are_those_of_torchmetrics():
     assert analysis.pixel_accuracy(confusion) == pytest.approx((predicted == labels)[valid].double().mean().item())
 
 
+def test_a_name_of_a_class_is_no_formula():
+    from involution.pictures.plots import png
+
+    picture = analysis.confusion_picture(torch.eye(2).long(), ["a$\\frac$", "US$ 1^"])
+    assert png(picture).startswith(b"\x89PNG")
+
+
 def test_a_class_that_is_nowhere_counts_in_no_mean():
     confusion = torch.tensor([[8, 2, 0], [0, 10, 0], [0, 0, 0]])
     results = analysis.summary(confusion, "abc")

@@ -299,8 +299,8 @@ def test_images_are_fitted_with_their_proportions():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"crop_size": (0, 4)}, r"crop_size must be a height and a width of at least 1 pixel, got \(0, 4\)"),
-        ({"scale_range": (2.0, 1.0)}, r"scale_range must be two factors, the smaller first, got \(2.0, 1.0\)"),
+        ({"crop_size": (0, 4)}, r"crop_size must be a height and a width from 1 to 8,192 pixels, got \(0, 4\)"),
+        ({"scale_range": (2.0, 1.0)}, r"scale_range must be two factors up to 10, the smaller first, got \(2.0, 1.0\)"),
         ({"max_class_share": 0.0}, r"max_class_share must lie above 0"),
     ],
 )

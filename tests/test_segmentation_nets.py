@@ -183,8 +183,8 @@ def test_flips_make_a_result_that_does_not_know_left_from_right():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scales": ()}, r"scales must be factors above zero, got \(\)"),
-        ({"scales": (1.0, 0.0)}, r"scales must be factors above zero, got \(1.0, 0.0\)"),
+        ({"scales": ()}, r"scales must be factors from 0.1 to 10, one at least, got \(\)"),
+        ({"scales": (1.0, 0.0)}, r"scales must be factors from 0.1 to 10, one at least, got \(1.0, 0.0\)"),
         ({"stride": (8, 8)}, r"stride belongs to a window"),
         ({"window": (8, 8), "stride": (9, 8)}, r"so that there are no gaps, got \(9, 8\) and \(8, 8\)"),
         ({"window": (0, 8)}, r"window and stride must be a height and a width, got \(0, 8\)"),

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from trainings import assert_same_weights, pictures_flags, write_pictures
+
+from involution.tasks.checkpointing import TrainingEnd
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,8 @@ def test_they_end_together_when_one_is_asked_to(pictures, tmp_path):
         "--trainer.max_epochs=1000",
         f"--run={tmp_path / 'run'}",
     ]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     for _ in range(2400):
         time.sleep(0.1)
@@ -51,6 +55,26 @@ def test_they_end_together_when_one_is_asked_to(pictures, tmp_path):
         process.kill()
     assert process.returncode == 143, said
     assert f"go on from {last}, which is whole, with --ckpt_path last" in said and "Traceback" not in said
+
+
+def test_after_ctrl_c_nobody_is_left_who_finds_a_killed_process():
+    """Lightning's thread that looks after the others would kill this one as well, before it has said anything."""
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    launcher = SimpleNamespace(procs=[process])
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(launcher=launcher),
+        default_root_dir="nowhere",
+        world_size=2,
+        ckpt_path=None,
+        current_epoch=3,
+        state=SimpleNamespace(fn="fit"),
+    )
+    end, watched = TrainingEnd(), launcher.procs
+    end.on_exception(trainer, None, KeyboardInterrupt())
+    assert process.wait(60) == -signal.SIGINT and watched == []
+    assert end.words == "interrupted in epoch 3; no epoch was finished, start again"
 
 
 def test_workers_fork_from_a_server_only_where_there_are_several_processes(monkeypatch):

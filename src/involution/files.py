@@ -93,11 +93,13 @@ def replaced_files(folder: str | Path) -> Iterator[Path]:
 def write_atomically(path: str | Path, data: str | bytes) -> None:
     """Write a file, text as UTF-8, so that at any moment there is the old one or the whole new one.
 
+    What UTF-8 lacks (the bytes of a file's name that is none) is written as an escape, which JSON reads as the same.
+
     Raises:
         OSError: the folder is not there or cannot be written.
     """
     with replaced(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 def read_text(path: str | Path) -> str:

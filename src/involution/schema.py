@@ -7,10 +7,10 @@ strings, at least one, and perhaps a whole number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Form", "find_address", "find_large", "find_problem", "shown"]
+__all__ = ["Form", "check_normalisation", "find_address", "find_large", "find_problem", "shown"]
 
 Form = Any
 _NAMES = {
@@ -98,6 +98,27 @@ def find_large(data: Any, most: float, where: str = "") -> str:
     elif isinstance(data, (list, tuple)):
         entries = ((f"{where}[{i}]", value) for i, value in enumerate(data))
     return next(filter(None, (find_large(value, most, place) for place, value in entries)), "")
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float], names: tuple[str, str] = ("mean", "std")) -> None:
+    """Refuse a mean and a standard deviation that the channels of an image cannot be normalised by.
+
+    Args:
+        mean: per channel, of pixels from 0 to 1.
+        std: likewise.
+        names: what a refusal calls the two.
+
+    Raises:
+        ValueError: they are not one or three finite numbers each, as many as the other, or a deviation is not above zero.
+    """
+    for name, values in zip(names, (mean, std), strict=True):
+        problem = find_problem(values, [float], name)
+        if problem or len(values) not in (1, 3):
+            raise ValueError(problem or f"{name} must be a number per channel, 1 or 3 of them, got {len(values)}")
+    if len(mean) != len(std):
+        raise ValueError(f"{names[0]} and {names[1]} must be as many, got {len(mean)} and {len(std)}")
+    if min(std) <= 0:
+        raise ValueError(f"{names[1]} must be above zero in every channel, got {tuple(std)}")
 
 
 def shown(data: Any) -> str:

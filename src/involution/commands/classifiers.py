@@ -46,6 +46,7 @@ def batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[P
     """Yield images as the net was evaluated on them, with their files."""
     from timm.data import create_transform, resolve_data_config
 
+    from ..data.image_folders import transformed
     from ..data.images import read_image
 
     try:
@@ -56,7 +57,11 @@ def batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[P
     channels = getattr(net, "in_chans", 3)
     for start in range(0, len(files), size):
         chunk = list(files[start : start + size])
-        yield chunk, torch.stack([transform(read_image(file, "L" if channels == 1 else "RGB")) for file in chunk])
+        images = (read_image(file, "L" if channels == 1 else "RGB") for file in chunk)
+        yield (
+            chunk,
+            torch.stack([transformed(image, transform, file) for image, file in zip(images, chunk, strict=True)]),
+        )
 
 
 def visible(inputs: Tensor) -> Tensor:

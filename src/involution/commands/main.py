@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import re
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = " ".join(["involution", *(word for word in given[:1] if word in COMMANDS)])
     if arguments is None:
         end_at_signals(name)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file's name may be no text, and a terminal may lack a letter; in JSON the escape means the same.
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     def end(status: int, words: str) -> int:
         if status in (INTERRUPTED, TERMINATED) and is_helper():

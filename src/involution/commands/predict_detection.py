@@ -13,9 +13,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ..data.images import read_image, write_png
 from ..data.masks import encode_mask
-from ..errors import DataError
 from ..files import write_atomically
 from ..models import saved
+from ..models.building import check_proportions
 from ..pictures.objects import draw_objects
 from .output_files import name_outputs, refuse_overwriting
 
@@ -66,8 +66,9 @@ def predict_images(
     for start in range(0, len(files), batch_size):
         chunk = files[start : start + batch_size]
         pixels = [pil_to_tensor(read_image(file)) for file in chunk]
-        for file, image in zip(chunk, pixels, strict=True):
-            _refuse_thin(file, image, net)
+        check_proportions(
+            net, [(file, image.shape[2], image.shape[1]) for file, image in zip(chunk, pixels, strict=True)]
+        )
         with torch.inference_mode():
             found = net([image.to(device).float() / 255 for image in pixels])
         for number, (file, image, objects) in enumerate(zip(chunk, pixels, found, strict=True), start + 1):
@@ -94,21 +95,6 @@ def predict_images(
     write_atomically(out / JSON_NAME, json_module.dumps(content, ensure_ascii=False) + "\n")
     if not json:
         print(f"pictures and {JSON_NAME} in {out}")
-
-
-def _refuse_thin(file: Path, image: Tensor, net: Any) -> None:
-    """Refuse an image of which nothing is left when the net has resized it.
-
-    Raises:
-        DataError: its longer side would have the net's most pixels and its shorter side none.
-    """
-    height, width = image.shape[1:]
-    most = net.transform.max_size
-    if most < max(height, width) and min(height, width) * most < max(height, width):
-        raise DataError(
-            f"{file} is {width} pixels wide and {height} high, of which nothing is left where its longer side has the "
-            f"{most} that the net sees; crop it"
-        )
 
 
 def _annotations(objects: Mapping[str, Tensor], image_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from .. import recipes, records
-from ..errors import CommandError, InvolutionWarning, find_refusal, in_one_line
+from ..errors import CheckpointError, CommandError, InvolutionWarning, find_refusal, in_one_line
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
 from ..tasks.callbacks import EpochSeed
@@ -55,18 +55,19 @@ class SaveModel(Callback):
         if not trainer.is_global_zero or not hasattr(task, "save_model"):
             return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best and not Path(best).exists():
-            warnings.warn(
-                f"the best checkpoint {best} is gone; {self.folder} gets the weights that the training ended with",
-                InvolutionWarning,
-                stacklevel=2,
+        try:
+            state = checkpoints.read_training(best)["state_dict"] if best else {}
+        except CheckpointError as error:
+            # Deleted meanwhile; or a checkpoint from elsewhere said that the best one is what is none.
+            words = (
+                f"{error}; as there is no best checkpoint, {self.folder} gets the weights that the training ended with"
             )
+            warnings.warn(words, InvolutionWarning, stacklevel=2)
             best = ""
         # What is divided among processes has whole weights in its checkpoints alone.
         if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
             return
         if best:
-            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             task.load_state_dict(state)
         task.model.to("cpu", memory_format=torch.contiguous_format)
         with replaced_files(self.folder) as partial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ def _files(annotations: Path, names: Path | None) -> list[Path]:
     # Lists of one class have a second column: 1, 0 or -1.
     chosen = [line.split()[0] for line in lines if line.strip()]
     files = [annotations / f"{Path(name).name}.xml" for name in chosen]
+    doubled = next((name for name, count in Counter(chosen).items() if count > 1), None)
+    if doubled is not None:
+        raise CommandError(f"{names} names {doubled} more than once; remove all lines of it but one")
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         raise CommandError(f"{names} names images without annotations: {missing[0] if missing else 'none at all'}")
@@ -98,14 +102,14 @@ def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     width, height = (int(_number(root, f"size/{side}", file)) for side in ("width", "height"))
     if min(width, height) < 1:
         raise CommandError(f"{file} says that its image is {width} pixels wide and {height} high; correct it")
-    image = {"file_name": root.findtext("filename") or f"{file.stem}.jpg", "width": width, "height": height}
+    image = {"file_name": _text(root, "filename") or f"{file.stem}.jpg", "width": width, "height": height}
     return image, list(_objects(root, file))
 
 
 def _objects(root: ElementTree.Element, file: Path) -> Iterator[dict[str, Any]]:
     for entry in root.findall("object"):
         left, top, right, bottom = (_number(entry, f"bndbox/{key}", file) for key in ("xmin", "ymin", "xmax", "ymax"))
-        name = entry.findtext("name")
+        name = _text(entry, "name")
         if not name:
             raise CommandError(f"{file} has an object without a name")
         if right < left or bottom < top:
@@ -115,16 +119,21 @@ def _objects(root: ElementTree.Element, file: Path) -> Iterator[dict[str, Any]]:
             )
         # Pascal VOC counts pixels from 1 and includes the last one.
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-        yield {"class": name, "bbox": box, "difficult": (entry.findtext("difficult") or "0").strip() == "1"}
+        yield {"class": name, "bbox": box, "difficult": _text(entry, "difficult") == "1"}
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    """Return a text without the spaces and lines that set it apart from its marks; nothing where it is missing."""
+    return (element.findtext(path) or "").strip()
 
 
 def _number(element: ElementTree.Element, path: str, file: Path) -> float:
-    text = element.findtext(path)
+    text = _text(element, path)
     try:
-        number = float(text or "")
+        number = float(text)
     except ValueError:
         number = math.nan
     # Pixels: no image has more, and what follows is whole arithmetic.
     if not abs(number) < 2**31:
-        raise CommandError(f"{file} needs a number in {path}, got {shown(text)}")
+        raise CommandError(f"{file} needs a number in {path}, got {shown(element.findtext(path))}")
     return number

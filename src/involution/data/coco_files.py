@@ -16,6 +16,10 @@ from .masks import decode_mask, encode_mask, find_mask_problem, is_coordinate, i
 __all__ = ["CocoFile", "ImageEntry", "decode_mask", "encode_mask", "read_coco"]
 
 
+# Of the masks of an image together, which training holds at once, a byte each.
+_MOST_PIXELS = 2**31
+
+
 @dataclass(frozen=True)
 class ImageEntry:
     """An image of an annotation file: its id, file name and size in pixels."""
@@ -67,6 +71,8 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
     for entry in content["categories"]:
         if not isinstance(entry, dict) or not is_id(entry.get("id")) or "name" not in entry:
             raise DataError(f"{path} has a category without an integer id and a name: {_short(entry)}")
+        if not (_is_text(entry["name"]) or is_id(entry["name"])):
+            raise DataError(f"{path} has a category whose name is no text: {shown(entry['name'])}")
         if entry["id"] in categories:
             raise DataError(f"{path} has two categories with the id {entry['id']}; give each its own")
         categories[entry["id"]] = str(entry["name"])
@@ -86,6 +92,13 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
         if problem:
             raise DataError(f"{path}: annotation {_short(entry)} {problem}")
         objects.setdefault(entry["image_id"], []).append(entry)
+    for image_id, entries in objects.items() if masks else ():
+        pixels = len(entries) * images[image_id].width * images[image_id].height
+        if pixels > _MOST_PIXELS:
+            raise DataError(
+                f"{path}: the {len(entries):,} masks of image {image_id} would have {pixels:,} pixels, more than the "
+                f"{_MOST_PIXELS:,} that are read; cut the image into parts"
+            )
     return CocoFile(
         path,
         tuple(images.values()),
@@ -129,6 +142,11 @@ def _is_file_name(value: Any) -> bool:
         return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
         return False
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be printed and written."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _short(entry: Any) -> str:

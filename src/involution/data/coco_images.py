@@ -139,6 +139,11 @@ class AnnotatedImages(Dataset):
             image, target = self.transforms(image, self._trainable(entry, self.masks))
         return functional.to_dtype(image, torch.float32, scale=True), target
 
+    @property
+    def sizes(self) -> list[tuple[Path, int, int]]:
+        """File, width and height of every image."""
+        return [(self.folder / image.file_name, image.width, image.height) for image in self.images]
+
     def left_out(self) -> int:
         """Return how many objects that are no crowd are left out of training, for want of a box inside the image."""
         total = sum(not o.get("iscrowd") for objects in self.file.objects.values() for o in objects)

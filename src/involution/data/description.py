@@ -29,7 +29,8 @@ class DescribedObjects(Protocol):
 
     Attributes:
         masks: whether the targets hold masks.
-        sets: images by part, ``"train"``, ``"val"`` and ``"test"``, as far as they are set up.
+        sets: images by part, ``"train"``, ``"val"`` and ``"test"``, as far as they are set up; one may say the ``sizes`` of
+            its files.
     """
 
     masks: bool
@@ -91,6 +92,11 @@ class DataDescription:
     def lacks_masks(self) -> bool:
         """Whether it is known that the targets hold no masks."""
         return not getattr(self.data, "masks", True)
+
+    def sizes(self) -> list[tuple[object, int, int]]:
+        """Return file, width and height of the images of every part that is set up, as far as they are known."""
+        parts = getattr(self.data, "sets", {})
+        return [size for part in parts.values() for size in getattr(part, "sizes", ())]
 
     def count(self, part: str) -> int | None:
         """Return the number of images of a part; None where it is not known."""

@@ -7,18 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data.transforms import ResizeKeepRatio
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
+from torchvision.transforms import Resize
 
 from ..errors import DataError
+from ..schema import check_normalisation
 from .description import DescribedImages
 from .images import find_images, kind_of, read_image
 from .sampling import ResumableDataModule, parts_of
 from .sources import find_folder
 
-__all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images"]
+__all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images", "transformed"]
+
+
+# Beyond this no net sees an image, and a batch of a few fills the memory.
+_LARGEST = 2**12
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 class ImageTransforms:
@@ -38,6 +47,9 @@ class ImageTransforms:
         random_erasing: probability of erasing a rectangle.
         flip: probability of a horizontal flip.
         min_scale: smallest share of the area that a random crop keeps.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -54,23 +66,44 @@ class ImageTransforms:
         flip: float = 0.5,
         min_scale: float = 0.08,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        if not 1 <= image_size <= _LARGEST:
+            raise ValueError(f"image_size must be from 1 to {_LARGEST:,} pixels, got {image_size}")
+        if not 0.1 <= crop_fraction <= 1 or not 0 < min_scale <= 1:
+            raise ValueError(
+                f"crop_fraction must lie between 0.1 and 1 and min_scale above 0 and up to 1, got {crop_fraction} and "
+                f"{min_scale}"
+            )
+        for name, share in (("flip", flip), ("random_erasing", random_erasing)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be a probability from 0 to 1, got {share}")
+        if not 0 <= color_jitter <= 1:
+            raise ValueError(f"color_jitter must be a strength from 0 to 1, got {color_jitter}")
+        if interpolation not in _INTERPOLATIONS:
+            raise ValueError(
+                f"unknown interpolation {interpolation!r}; expected one of {', '.join(map(repr, _INTERPOLATIONS))}"
+            )
+        check_normalisation(mean, std)
         common: dict[str, Any] = {
             "input_size": image_size,
             "interpolation": interpolation,
             "mean": tuple(mean),
             "std": tuple(std),
         }
-        self.train = create_transform(
-            is_training=True,
-            color_jitter=color_jitter,
-            auto_augment=auto_augment,
-            re_prob=random_erasing,
-            hflip=flip,
-            scale=(min_scale, 1.0),
-            **common,
-        )
+        try:
+            self.train = create_transform(
+                is_training=True,
+                color_jitter=color_jitter,
+                auto_augment=auto_augment,
+                re_prob=random_erasing,
+                hflip=flip,
+                scale=(min_scale, 1.0),
+                **common,
+            )
+        except (AssertionError, KeyError, IndexError) as error:
+            # timm asserts what a policy is made of.
+            raise ValueError(
+                f"unknown auto_augment {auto_augment!r}; expected a policy of timm, such as 'rand-m9-mstd0.5'"
+            ) from error
         self.evaluate = create_transform(is_training=False, crop_pct=crop_fraction, **common)
         # What timm has to know of it to evaluate the trained net as it was validated.
         self.data_config = {**common, "input_size": (3, image_size, image_size), "crop_pct": crop_fraction}
@@ -88,6 +121,36 @@ class ImageTransforms:
         return cls(weights.get("input_size", (3, 224, 224))[-1], **known)
 
 
+def transformed(image: Image.Image, transform: Any, name: object) -> Any:
+    """Return an image as a net sees it.
+
+    Args:
+        image: as it was read.
+        transform: of timm, or any other.
+        name: what a refusal calls the image.
+
+    Raises:
+        DataError: it is so thin that it would have more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels where its shorter side
+            is enlarged to what the net asks for.
+    """
+    shorter, longer = sorted(image.size)
+    for step in getattr(transform, "transforms", ()):
+        side = _shorter_side(step)
+        if Image.MAX_IMAGE_PIXELS is not None and side * side * longer > Image.MAX_IMAGE_PIXELS * shorter:
+            raise DataError(
+                f"{name} is {image.width:,} pixels wide and {image.height:,} high, too thin to be enlarged until its shorter "
+                f"side has the {side} pixels that the net sees; crop or remove it"
+            )
+    return image if transform is None else transform(image)
+
+
+def _shorter_side(step: Any) -> int:
+    """Return how many pixels a step makes the shorter side of an image have, 0 where it does no such thing."""
+    if isinstance(step, Resize):
+        return step.size if isinstance(step.size, int) else step.size[0] if len(step.size) == 1 else 0
+    return max(step.size) if isinstance(step, ResizeKeepRatio) and not step.longest else 0
+
+
 class FolderImages(ImageFolder):
     """``torchvision.datasets.ImageFolder`` whose refusals name the file and say what to do."""
 
@@ -99,6 +162,10 @@ class FolderImages(ImageFolder):
                 f"{root} holds no classes of images ({error}); expected one folder per class with images inside, "
                 f"such as {root}/cat/1.jpg"
             ) from error
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self.samples[index]
+        return transformed(read_image(path), self.transform, path), label
 
     @staticmethod
     def make_dataset(

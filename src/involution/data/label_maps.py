@@ -137,6 +137,9 @@ def _problem(table: ClassTable) -> str | None:
         return "there is no class in it"
     if len(table.names) > 255:
         return f"there are {len(table.names)} classes and a label image has room for 255"
+    unprintable = [name for name in table.names if not name.strip() or not name.isprintable()]
+    if unprintable:
+        return f"the class {unprintable[0][:40]!r} has no name that can be printed"
     doubled = {name for name in table.names if table.names.count(name) > 1}
     if doubled:
         return f"the class {doubled.pop()!r} stands in it twice"

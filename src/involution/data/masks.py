@@ -15,8 +15,8 @@ __all__ = ["clip_polygon", "decode_mask", "encode_mask", "find_mask_problem", "i
 
 Point = tuple[float, float]
 
-# Up to this number of points no outline is too long to be walked along.
-_POINTS = 4000
+# How long the outlines of an object may be together, in pixels: what fills them keeps every step along them, five a pixel.
+_LONGEST = 2**22
 
 
 def is_id(value: Any) -> bool:
@@ -46,10 +46,15 @@ def find_mask_problem(segmentation: Any, height: int, width: int) -> str:
             right = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
             if not right or not all(is_coordinate(value) for value in polygon):
                 return f"has a polygon that is no list of at least three points x, y: {shown(polygon)}"
-            if len(polygon) > 2 * _POINTS and _outline(clip_polygon(polygon, height, width)) > _POINTS * (
-                height + width
-            ):
-                return f"has a polygon whose outline of {len(polygon) // 2} points covers the image many times over"
+        # An edge of what is cut to one image's size around the image is no longer than this.
+        points, longest = sum(map(len, segmentation)) // 2, 3 * (height + width)
+        if (
+            points * longest > _LONGEST
+            and sum(_outline(clip_polygon(p, height, width)) for p in segmentation) > _LONGEST
+        ):
+            return (
+                f"has polygons whose outlines of {points:,} points are longer than {_LONGEST:,} pixels; simplify them"
+            )
         return ""
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         return "has a segmentation that is neither polygons nor a run-length code with size and counts"

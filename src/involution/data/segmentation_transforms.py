@@ -12,9 +12,14 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from ..schema import check_normalisation
 from .label_maps import IGNORE
 
 __all__ = ["SegmentationTransforms", "random_resize_crop"]
+
+
+# Beyond these a single image fills the memory.
+_LARGEST, _LARGEST_FACTOR = 2**13, 10
 
 
 class SegmentationTransforms:
@@ -54,10 +59,12 @@ class SegmentationTransforms:
         std: Sequence[float] | None = None,
     ) -> None:
         for name, size in (("crop_size", crop_size), ("image_size", image_size)):
-            if size is not None and (len(size) != 2 or min(size) < 1):
-                raise ValueError(f"{name} must be a height and a width of at least 1 pixel, got {size}")
-        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f"scale_range must be two factors, the smaller first, got {scale_range}")
+            if size is not None and (len(size) != 2 or not 1 <= min(size) <= max(size) <= _LARGEST):
+                raise ValueError(f"{name} must be a height and a width from 1 to {_LARGEST:,} pixels, got {size}")
+        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1] <= _LARGEST_FACTOR:
+            raise ValueError(
+                f"scale_range must be two factors up to {_LARGEST_FACTOR}, the smaller first, got {scale_range}"
+            )
         if not 0 < max_class_share <= 1 or not 0 <= flip <= 1:
             raise ValueError(
                 f"max_class_share must lie above 0 and flip from 0, both up to 1, got {max_class_share} and {flip}"
@@ -67,6 +74,7 @@ class SegmentationTransforms:
         self.photometric_distortion = photometric_distortion
         self._given = {"mean": mean, "std": std}
         self.mean, self.std = tuple(mean or IMAGENET_DEFAULT_MEAN), tuple(std or IMAGENET_DEFAULT_STD)
+        check_normalisation(self.mean, self.std)
 
     def see_as(self, weights: Mapping[str, Any]) -> None:
         """Normalise as weights were trained to see images, where ``mean`` and ``std`` were not given.

@@ -6,6 +6,7 @@ The format is WebDataset's: files of one sample share their name up to the first
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..errors import DataError
+from ..errors import DataError, in_one_line
 from ..files import replaced
 from ..schema import find_problem, shown
 from .images import read_size
@@ -52,6 +53,7 @@ def read_index(root: str) -> dict[str, Any]:
     """Return what `pack` wrote down of the shards in a folder; empty where others made them."""
     import fsspec
 
+    _file_system(root)
     try:
         with fsspec.open(f"{root.rstrip('/')}/{INDEX}", "rt", encoding="utf-8") as file:
             index = json.load(file)
@@ -66,6 +68,16 @@ def read_index(root: str) -> dict[str, Any]:
     if problem:
         raise DataError(f"{root}/{INDEX} is none that involution pack wrote: {problem}; {_REMEDY}")
     return index
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path in it."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(address)
+    except ValueError as error:
+        raise DataError(f"{address} is no folder and no address that can be read: {in_one_line(error)}") from error
 
 
 def expand(pattern: str) -> list[str]:
@@ -91,16 +103,17 @@ def find_shards(root: str, pattern: str) -> list[str]:
     Raises:
         DataError: there are none.
     """
-    import fsspec
-
     found: list[str] = []
     for name in expand(pattern):
         address = f"{root.rstrip('/')}/{name}"
         if not re.search(r"[*?\[]", name):
             found.append(address)
             continue
-        filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem, path = _file_system(address)
         local = "file" in filesystem.protocol
+        if local:
+            # The folder's own name may hold what means something in a pattern.
+            path = f"{glob.escape(path.removesuffix(name))}{name}"
         found += [str(p) if local else filesystem.unstrip_protocol(p) for p in filesystem.glob(path)]
     if not found:
         raise DataError(
@@ -170,6 +183,9 @@ def _samples(shard: str, tar: tarfile.TarFile) -> Iterator[Sample]:
             if key is not None:
                 yield sample()
             key, image, label = (folder, stem), None, None
+        if member.issparse():
+            # A few bytes that stand for any number of zeros.
+            raise DataError(f"{member.name} of the shard {shard} is a sparse file, which no image is; {_REMEDY}")
         if member.size > _MOST_BYTES:
             raise DataError(
                 f"{member.name} of the shard {shard} would have {member.size:,} bytes, more than an image can; {_REMEDY}"

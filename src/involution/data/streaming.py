@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import DataError
 from .description import DescribedImages
-from .image_folders import ImageTransforms
+from .image_folders import ImageTransforms, transformed
 from .images import read_image
 from .sampling import epoch_seed, parts_of, worker_options
 from .shards import find_shards, read_index, read_shard
@@ -221,7 +221,7 @@ class _Samples(IterableDataset):
                     f"the label of the image {row['name']} is {row['label']}, but there are {self.classes} classes; "
                     "correct it, or name all with --data.classes"
                 )
-            yield self.transform(image), row["label"]
+            yield transformed(image, self.transform, f"the image {row['name']}"), row["label"]
 
 
 class _TrainLoader(DataLoader):

@@ -30,6 +30,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from ..modules import Involution2d
 from . import trained
 from .backbones import Backbone
+from .building import built, check_options, refuse_numbers
 from .necks import PyramidBackbone, Upsampling, feature_pyramid
 from .spatial import SpatialLayer, SpatialLayerName, resolve, swap
 
@@ -152,6 +153,7 @@ def retinanet(
         >>> sorted(net([torch.rand(3, 60, 80)])[0])
         ['boxes', 'labels', 'scores']
     """
+    refuse_numbers(1, neck_channels=neck_channels)
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
     coarser = LastLevelP6P7(body.channels[-1], neck_channels)
     sizes = tuple((s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in anchor_sizes)
@@ -240,6 +242,8 @@ def _rcnn(
     # What torchvision's classes do not know.
     ours = {name: options.pop(name) for name in ("box_loss",) if name in options}
     options = _normalised(_known(options, tv.MaskRCNN if cls is MaskRCNN else tv.FasterRCNN), weights)
+    refuse_numbers(1, neck_channels=neck_channels, box_channels=box_channels)
+    refuse_numbers(0, roi_sampling_ratio=roi_sampling_ratio)
     body = _backbone(backbone, out_indices, weights, frozen_levels, norm_eval, backbone_args)
     layer = _layer(head, spatial_args)
     anchors = _anchors(tuple((size,) for size in anchor_sizes), len(body.channels) + 1)
@@ -320,6 +324,7 @@ def _known(options: Mapping[str, Any], cls: Any) -> dict[str, Any]:
         raise ValueError(
             f"unknown argument {unknown[0]!r}; torchvision's {cls.__name__} takes {', '.join(sorted(known))}"
         )
+    check_options(options, GeneralizedRCNNTransform, cls)
     return dict(options)
 
 
@@ -332,6 +337,7 @@ def _normalised(options: dict[str, Any], weights: str | Path | None) -> dict[str
 def _anchors(sizes: tuple[tuple[int, ...], ...], levels: int) -> AnchorGenerator:
     if len(sizes) != levels:
         raise ValueError(f"anchor_sizes needs one value for each of the {levels} levels, got {len(sizes)}")
+    refuse_numbers(1, **{f"anchor_sizes[{i}]": size for i, (size, *_) in enumerate(sizes)})
     return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * levels)
 
 
@@ -357,7 +363,4 @@ def create(architecture: str, num_classes: int, **arguments: Any) -> nn.Module:
         raise ValueError(f"unknown detector {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    try:
-        return ARCHITECTURES[architecture](num_classes, **arguments)
-    except TypeError as error:
-        raise ValueError(f"{architecture} cannot be built with {arguments}: {error}") from error
+    return built(architecture, ARCHITECTURES[architecture], num_classes, **arguments)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones import Backbone
+from .building import built
 from .necks import Upsampling, feature_pyramid
 from .spatial import SpatialLayer, SpatialLayerName
 
@@ -230,10 +231,7 @@ def create(architecture: str, num_classes: int, **arguments: Any) -> Segmentatio
         )
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    try:
-        return _ARCHITECTURES[architecture](num_classes, **arguments)
-    except TypeError as error:
-        raise ValueError(f"{architecture} cannot be built with {arguments}: {error}") from error
+    return built(architecture, _ARCHITECTURES[architecture], num_classes, **arguments)
 
 
 def _resized(logits: Tensor, size: torch.Size) -> Tensor:

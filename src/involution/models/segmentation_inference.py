@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 __all__ = ["segment", "windows"]
 
+# By what an image is resized, at most and at least, to be seen once more.
+_FACTORS = 0.1, 10.0
+
 
 def segment(
     net: Callable[[Tensor], Tensor],
@@ -47,10 +50,7 @@ def segment(
         >>> segment(net, torch.randn(1, 3, 40, 60), window=(32, 32), flip=True).shape
         torch.Size([1, 5, 40, 60])
     """
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be factors above zero, got {tuple(scales)}")
-    if window is None and stride is not None:
-        raise ValueError("stride belongs to a window; give the height and width of the window, too")
+    check_views(window, stride, scales)
     size = tuple(images.shape[2:]) if size is None else tuple(size)
     total: Tensor | None = None
     for scale in scales:
@@ -69,6 +69,21 @@ def segment(
     if total is None:
         raise ValueError("there is no view of the images")
     return total / (len(scales) * (2 if flip else 1))
+
+
+def check_views(window: Sequence[int] | None, stride: Sequence[int] | None, scales: Sequence[float]) -> None:
+    """Refuse what `segment` cannot do, for whoever calls it later.
+
+    Raises:
+        ValueError: a window is empty, its stride leaves gaps or has no window, or a factor is not from 0.1 to 10.
+    """
+    least, most = _FACTORS
+    if not scales or not all(least <= scale <= most for scale in scales):
+        raise ValueError(f"scales must be factors from {least:g} to {most:g}, one at least, got {tuple(scales)}")
+    if window is None and stride is not None:
+        raise ValueError("stride belongs to a window; give the height and width of the window, too")
+    if window is not None:
+        next(windows((1, 1), window, stride))
 
 
 def _sliding(

@@ -70,6 +70,8 @@ def replace_convolutions(
         >>> model[2].kernel_size, model[2].padding, model[2].stride
         ((7, 7), (3, 3), (2, 2))
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, tuple(_LAYERS)):
         raise TypeError("model is itself a convolution; put it into a container, or make the involution directly")
     if where is not None and not callable(where):
@@ -77,7 +79,7 @@ def replace_convolutions(
             f"where must be a function of a name and a module, got {where!r}; for what {where!r} begins with, "
             f"where=lambda name, module: name.startswith({where!r})"
         )
-    if kernel_size is not None and (not isinstance(kernel_size, int) or kernel_size < 1):
+    if kernel_size is not None and (type(kernel_size) is not int or kernel_size < 1):
         raise TypeError(
             f"kernel_size must be one whole number from 1 on, for every direction alike, got {kernel_size!r}"
         )
@@ -109,11 +111,13 @@ def replace_convolutions(
     )
     params, macs = [_params(model)], [count(model, input_size).macs] if input_size is not None else []
     _put(model, {name: made[module] for module in made for name in places[module]})
+    keeps = False
     try:
         params.append(_params(model))
         macs += [count(model, input_size).macs] if input_size is not None else []
+        keeps = not dry_run
     finally:
-        if dry_run:
+        if not keeps:
             _put(model, {name: module for module in made for name in places[module]})
     return ReplacementReport(entries, (params[0], params[1]), (macs[0], macs[1]) if macs else None)
 
@@ -126,9 +130,24 @@ def _obstacle(module: Any) -> str:
         return "its weight is computed from others (a weight norm, a spectral norm, pruning); remove that first"
     if module.padding_mode != "zeros":
         return f"it pads by {module.padding_mode!r}, an involution with zeros"
-    if not _pads_like_tensorflow(module) and not any(type(module).forward is kind.forward for kind in _LAYERS):
+    if not _pads_like_tensorflow(module) and not _computes_as_torch_does(module):
         return f"{type(module).__name__} computes something of its own"
+    if not module.weight.is_floating_point():
+        return f"its numbers are {str(module.weight.dtype).removeprefix('torch.')}, an involution's real ones"
     return ""
+
+
+def _computes_as_torch_does(module: Any) -> bool:
+    """Whether no class or object replaces one of the two methods that make a convolution."""
+    # Of Python's data model: the methods that an object itself was given.
+    own = vars(module)
+    return any(
+        all(
+            getattr(type(module), name) is getattr(kind, name) and name not in own
+            for name in ("forward", "_conv_forward")
+        )
+        for kind in _LAYERS
+    )
 
 
 def _unsuitable(module: Any, depthwise: bool) -> str:
@@ -176,8 +195,8 @@ def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict
             dtype=module.weight.dtype,
             **{"bias": module.bias is not None, **arguments},
         ).train(module.training)
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be replaced: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name} cannot be replaced: {error}") from error
 
 
 def _described(layer: Any) -> str:

@@ -31,6 +31,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     where that folder lies on another file system: killed or out of space in between, neither would be left.
     """
 
+    ENDING = ".ckpt"
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write beside the old checkpoint, then put the new one in its place."""
         if "://" in str(path):
@@ -49,14 +51,22 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; one on another computer, or one that may run code, as Lightning does.
+        """Read a checkpoint; one on another computer, or one that the user lets run code, as Lightning does.
 
         Raises:
             CheckpointError: it is missing, damaged, none of a training, or wants to run code.
         """
-        if "://" in str(path) or weights_only is False:
+        if weights_only is False:
             return super().load_checkpoint(path, map_location, weights_only)
+        if "://" in str(path):
+            # By default Lightning lets what comes by HTTP run code.
+            return super().load_checkpoint(path, map_location, True)
         return checkpoints.read_training(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and nothing else: one that a training goes on from may name any path as an old one."""
+        if "://" in str(path) or (".." not in Path(path).parts and Path(path).suffix == self.ENDING):
+            super().remove_checkpoint(path)
 
 
 class TrainingEnd(Callback):
@@ -111,9 +121,7 @@ class TrainingEnd(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the sentence for whoever started the training, and end what this process started and would wait for it."""
-        if trainer.strategy.launcher is not None and not isinstance(exception, (KeyboardInterrupt, SIGTERMException)):
-            # After Ctrl-C Lightning does so itself, and after SIGTERMException all end by themselves.
-            trainer.strategy.launcher.kill(signal.SIGTERM)
+        _end_helpers(trainer, exception)
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         here = f"epoch {trainer.current_epoch}"
         go_on = "start again"
@@ -150,6 +158,24 @@ class TrainingEnd(Callback):
             self.refusal = CheckpointError(
                 f"{trainer.ckpt_path} cannot be gone on from: {type(exception).__name__}: {in_one_line(exception)}"
             )
+
+
+def _end_helpers(trainer: Trainer, exception: BaseException) -> None:
+    """End the processes that this one started and that would wait for it; after SIGTERMException all end by themselves."""
+    launcher = trainer.strategy.launcher
+    if launcher is None or isinstance(exception, SIGTERMException):
+        return
+    if not isinstance(exception, KeyboardInterrupt):
+        launcher.kill(signal.SIGTERM)
+        return
+    # After Ctrl-C Lightning would kill them, and what reads images for them would live on; a thread of its own that finds
+    # one killed kills this process as well, before it has said how the training goes on. That thread ends where there are
+    # none any more. They end as at Ctrl-C in a terminal, at the latest when this process leaves the group.
+    started = list(getattr(launcher, "procs", ()))
+    if started:
+        launcher.procs.clear()
+    for process in started:
+        process.send_signal(signal.SIGINT)
 
 
 def _classes(trainer: Trainer) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..data.description import DataDescription
-from ..errors import DivergenceError, TrainingError
+from ..errors import DivergenceError, InvolutionWarning, TrainingError
 
-__all__ = ["check_classes", "check_finite", "check_number_of_classes"]
+__all__ = ["check_classes", "check_finite", "check_number_of_classes", "warn_of_long_warmup"]
 
 
 def check_number_of_classes(num_classes: int, least: int) -> None:
@@ -47,4 +48,22 @@ def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
         raise DivergenceError(
             f"the loss is {loss.item()} in epoch {epoch}, batch {batch}: the training diverged; "
             "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
+        )
+
+
+def warn_of_long_warmup(warmup: int, steps: float, flag: str) -> None:
+    """Say that a warm-up outlasts its training, so that the rate asked for is never reached.
+
+    No refusal: the recipes' warm-ups are counted in steps, of which a small data set has few.
+
+    Args:
+        warmup: its steps.
+        steps: of the training.
+        flag: which sets the warm-up.
+    """
+    if warmup > steps:
+        rank_zero_warn(
+            f"the warm-up of {warmup} steps is longer than the training of {steps:.0f}, which never has the whole rate; "
+            f"lower {flag}, or train for longer",
+            category=InvolutionWarning,
         )

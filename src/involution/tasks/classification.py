@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ..data.description import DataDescription
 from ..errors import TrainingError
+from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_number_of_classes
 from .schedules import create_optimizer
@@ -30,16 +31,17 @@ def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.M
 
     import involution.models  # noqa: F401  (registers RedNet)
 
+    if "num_classes" in arguments:
+        raise TrainingError("the number of classes is the task's num_classes; leave it out of model_args")
     try:
-        return timm.create_model(name, num_classes=num_classes, **arguments)
-    except (RuntimeError, ValueError) as error:
+        return built(name, partial(timm.create_model, name, num_classes=num_classes), **arguments)
+    except ValueError as error:
         if "nknown model" in str(error):
             raise TrainingError(
                 f"unknown model {name!r}; expected rednet26, 38, 50, 101, 152 or another name of timm.list_models()"
             ) from error
-        raise TrainingError(f"{name} cannot be built: {error}") from error
-    except TypeError as error:
-        raise TrainingError(f"{name} cannot be built with {arguments}: {error}") from error
+        words = str(error)
+        raise TrainingError(words if "cannot be built" in words else f"{name} cannot be built: {words}") from error
 
 
 class ClassificationTask(LightningModule):

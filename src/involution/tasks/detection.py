@@ -16,8 +16,9 @@ from .. import records
 from ..data.description import DataDescription
 from ..errors import CheckpointError, TrainingError
 from ..models import saved
+from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
-from .checks import check_classes, check_finite, check_number_of_classes
+from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
 from .schedules import create_optimizer, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
@@ -131,11 +132,19 @@ class DetectionTask(LightningModule):
 
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
+        DataError: nothing is left of an image when the detector has resized it.
         """
         data = DataDescription(self.trainer.datamodule)
         check_classes(data, self.num_classes)
         if self.predicts_masks and data.lacks_masks:
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
+        check_proportions(self.model, data.sizes())
+
+    def on_train_start(self) -> None:
+        """Say where the warm-up is longer than the training."""
+        warn_of_long_warmup(
+            self.warmup_iterations, self.trainer.estimated_stepping_batches, "--model.warmup_iterations"
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of the losses of a batch of images and targets.

@@ -33,6 +33,9 @@ def create_optimizer(
     what = "optimizer"
     try:
         made = optimizer(parameters)
+        for group in made.param_groups:
+            if not math.isfinite(group["lr"]):
+                raise ValueError(f"lr must be a finite number, got {float(group['lr'])}")
         what = "lr_scheduler"
         return made, None if lr_scheduler is None else lr_scheduler(made)
     except (ValueError, TypeError) as error:
@@ -53,7 +56,7 @@ class PolyLR(LambdaLR):
         warmup_factor: f, where the warm-up starts.
 
     Raises:
-        ValueError: ``steps`` is below 1, or ``min_lr`` above a base rate.
+        ValueError: a number is out of range; ``min_lr``, too, may not be above a base rate.
     """
 
     def __init__(
@@ -67,10 +70,13 @@ class PolyLR(LambdaLR):
     ) -> None:
         if (steps is not None and steps < 1) or warmup_steps < 0:
             raise ValueError(f"steps must be at least 1 and warmup_steps 0, got {steps} and {warmup_steps}")
+        _check_factor(warmup_factor)
+        if not 0 <= power < math.inf:
+            raise ValueError(f"power must be a number from 0 on, got {power}")
         rates = [group["lr"] for group in optimizer.param_groups]
         if not 0 <= min_lr <= min(rates):
             raise ValueError(f"min_lr must be between 0 and the base rate {min(rates)}, got {min_lr}")
-        self.steps = steps
+        self.steps, self.warmup_steps = steps, warmup_steps
 
         def factor(step: int, rate: float) -> float:
             remaining = 1.0 if self.steps is None else 1 - min(step, self.steps) / self.steps
@@ -82,7 +88,7 @@ class PolyLR(LambdaLR):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
-        return {key: value for key, value in super().state_dict().items() if key != "steps"}
+        return {key: value for key, value in super().state_dict().items() if key not in ("steps", "warmup_steps")}
 
 
 class WarmupCosineLR(LambdaLR):
@@ -97,7 +103,7 @@ class WarmupCosineLR(LambdaLR):
         warmup_factor: f, where the warm-up starts.
 
     Raises:
-        ValueError: ``epochs`` is below 1 or the warm-up is longer than the training.
+        ValueError: ``epochs`` is below 1, the warm-up is longer than the training, or begins below zero or above the rate.
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, warmup_epochs: int = 5, warmup_factor: float = 0.25) -> None:
@@ -105,6 +111,7 @@ class WarmupCosineLR(LambdaLR):
             raise ValueError(
                 f"epochs must be at least 1 and warmup_epochs between 0 and epochs, got {epochs} and {warmup_epochs}"
             )
+        _check_factor(warmup_factor)
 
         def factor(epoch: int) -> float:
             cosine = (1 + math.cos(math.pi * min(epoch, epochs) / epochs)) / 2
@@ -112,6 +119,11 @@ class WarmupCosineLR(LambdaLR):
             return cosine * warm
 
         super().__init__(optimizer, factor)
+
+
+def _check_factor(warmup_factor: float) -> None:
+    if not 0 <= warmup_factor <= 1:
+        raise ValueError(f"warmup_factor must be a share of the base rate from 0 to 1, got {warmup_factor}")
 
 
 @contextmanager

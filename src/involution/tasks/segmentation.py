@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from ..errors import CheckpointError, TrainingError
 from ..files import write_atomically
 from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
-from ..models.segmentation_inference import segment
+from ..models.segmentation_inference import check_views, segment
 from . import segmentation_results as analysis
-from .checks import check_classes, check_finite, check_number_of_classes
+from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
 from .schedules import PolyLR, create_optimizer
 
 __all__ = ["SegmentationTask"]
@@ -55,7 +56,7 @@ class SegmentationTask(LightningModule):
         lr_scheduler: from the optimiser to a schedule that is stepped after every optimiser step; constant by default.
 
     Raises:
-        TrainingError: the net cannot be built.
+        TrainingError: the net cannot be built, or a number is out of range.
     """
 
     # What the best checkpoint is chosen by.
@@ -80,13 +81,16 @@ class SegmentationTask(LightningModule):
         super().__init__()
         check_number_of_classes(num_classes, 2)
         self.architecture, self.model_args = model if isinstance(model, str) else None, dict(model_args or {})
-        if isinstance(model, str):
-            try:
+        try:
+            check_views(window, stride, scales)
+            if isinstance(model, str):
                 model = create(model, num_classes, **self.model_args)
-            except (ValueError, CheckpointError) as error:
-                raise TrainingError(str(error)) from error
+        except (ValueError, CheckpointError) as error:
+            raise TrainingError(str(error)) from error
         self.model = model
         self.num_classes, self.auxiliary_weight, self.channels_last = num_classes, auxiliary_weight, channels_last
+        if not 0 <= auxiliary_weight < math.inf:
+            raise TrainingError(f"auxiliary_weight must be a number from 0 on, got {auxiliary_weight}")
         self.views: dict[str, Any] = {"window": window, "stride": stride, "scales": tuple(scales), "flip": flip}
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -217,8 +221,12 @@ class SegmentationTask(LightningModule):
         optimizer, scheduler = create_optimizer(self.optimizer, parameters, self.lr_scheduler)
         if scheduler is None:
             return optimizer
-        if isinstance(scheduler, PolyLR) and scheduler.steps is None:
-            scheduler.steps = int(self.trainer.estimated_stepping_batches)
+        if isinstance(scheduler, PolyLR):
+            steps = self.trainer.estimated_stepping_batches
+            if scheduler.steps is None and steps == math.inf:
+                raise TrainingError("PolyLR ends with the training, which has no end; give it steps, or set max_epochs")
+            scheduler.steps = int(steps) if scheduler.steps is None else scheduler.steps
+            warn_of_long_warmup(scheduler.warmup_steps, steps, "--model.lr_scheduler.warmup_steps")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def save_model(self, folder: Path) -> None:

@@ -70,8 +70,9 @@ def confusion_picture(confusion: Tensor, names: Sequence[str]) -> Any:
     figure = Figure(figsize=(side + 0.6, side))
     axes = figure.subplots()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    # A dollar in a name begins no formula.
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes.set_xlabel("predicted", fontsize=9)
     axes.set_ylabel("labelled", fontsize=9)
     axes.set_title(f"% of each class's pixels; mIoU {100 * class_iou(confusion).nanmean().item():.1f} %", fontsize=9)
