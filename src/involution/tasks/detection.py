@@ -132,7 +132,7 @@ class DetectionTask(LightningModule):
 
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
-        DataError: nothing is left of an image when the detector has resized it.
+            DataError: nothing is left of an image when the detector has resized it.
         """
         data = DataDescription(self.trainer.datamodule)
         check_classes(data, self.num_classes)
