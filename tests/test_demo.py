@@ -1,6 +1,7 @@
 """The command that makes the page, without a browser."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -55,7 +56,14 @@ def test_the_page_is_written_and_written_anew(tmp_path, web_runtime, capsys):
 def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime):
     command = [sys.executable, "-m", "involution", "demo", "--models", "resnet14_eighth.cifar10", "--no-open"]
     command += ["--out", str(tmp_path / "page"), "--runtime", str(web_runtime)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background may have been started deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         lines = [process.stdout.readline(), process.stdout.readline()]
         address = lines[1].split("at ")[1].partition(",")[0]
@@ -71,7 +79,7 @@ def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime):
                 assert probe.connect_ex((host, port)), "others reach it"
         time.sleep(0.1)
     finally:
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and said == "involution demo: interrupted\n"
 

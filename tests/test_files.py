@@ -62,6 +62,13 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path):
     assert path.read_text() == "{}"
 
 
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"it is no file: .*pipe"):
+        write_atomically(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo() and list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+
+
 def test_no_folder_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "a.txt", "")

@@ -12,7 +12,7 @@ from involution.studies.claims import RULE, judge, values_of
 from involution.studies.comparison.results import REPORTED
 from involution.studies.declared.outcome import claims_table, markdown
 
-from .tables import source
+from .markdown import source
 
 STUDIES = Path("recipes") / "studies"
 Found = tuple[str, dict[str, Any], list[Path]]

@@ -17,7 +17,8 @@ from benchmarks.operator import SHAPES
 from involution import records
 from involution.counting import count
 
-from .tables import source, table, write_between
+from .markdown import source, table
+from .tables import write_between
 
 COUNTS, COUNTS_END = "<!-- counts: made by python -m tools.family -->", "<!-- end of counts -->"
 COSTS, COSTS_END = "<!-- costs: made by python -m tools.family -->", "<!-- end of costs -->"

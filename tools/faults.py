@@ -12,7 +12,7 @@ from typing import Any
 from involution import records
 from involution.files import write_atomically
 
-from .tables import source, table
+from .markdown import source, table
 
 BEGIN, END = "<!-- faults: made by python -m tools.faults -->", "<!-- end of faults -->"
 

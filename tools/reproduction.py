@@ -17,7 +17,8 @@ from involution.studies.comparison.results import REPORTED, duration
 from involution.studies.declared import outcome
 
 from . import claims
-from .tables import source, table, write_between
+from .markdown import source, table
+from .tables import write_between
 
 CLAIMS, CLAIMS_END = "<!-- claims: made by python -m tools.reproduction -->", "<!-- end of claims -->"
 BEGIN, END = "<!-- tables: made by python -m tools.reproduction -->", "<!-- end of tables -->"

@@ -13,7 +13,8 @@ from involution import records
 from involution.pictures.plots import png
 from involution.studies.search import answers
 
-from .tables import source, write_between
+from .markdown import source
+from .tables import write_between
 
 BEGIN, END = "<!-- answers: made by python -m tools.search -->", "<!-- end of answers -->"
 NOTHING = "No record of this is in `results/search` yet."

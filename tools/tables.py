@@ -19,15 +19,11 @@ from involution import records
 from involution.studies.latency.engines import DTYPES, ENGINES
 from involution.studies.latency.results import Row, best
 
+from .markdown import source, spread, table
+
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
 CAMVID, CAMVID_END = "<!-- camvid: made by python -m tools.tables -->", "<!-- end of camvid -->"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    head = list(head)
-    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def runs_of(folder: Path, pattern: str) -> dict[str, list[Path]]:
@@ -57,17 +53,6 @@ def of_median(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dic
 def of_one(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
     """Return a maker of tables that is given all runs and shows the last."""
     return lambda runs: make(runs[-1])
-
-
-def source(record: dict[str, Any], path: Path) -> str:
-    """Return the line that says where figures come from."""
-    machine, instructions = record["machine"], record.get("instruction_set")
-    modified = " with changes" if record.get("modified") else ""
-    return (
-        f"`{record['command']}`, commit {str(record['commit'])[:10]}{modified}, {machine['processor']}, {machine['cores']} cores, "
-        f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
-        f"record: `{path.as_posix()}`."
-    )
 
 
 def operator_tables(record: dict[str, Any]) -> list[str]:
@@ -117,13 +102,6 @@ def net_tables(runs: list[dict[str, Any]]) -> list[str]:
             rows,
         ),
     ]
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Return the median of some values, and in brackets the least and the greatest."""
-    low, high = (f"{bound:.{digits}f}" for bound in (min(values), max(values)))
-    middle = f"{statistics.median(values):.{digits}f}"
-    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def latency_tables(record: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
     somebody put there is not followed. Its mode is that of any new file.
 
     Raises:
-        OSError: the folder is not there, or the file cannot be written.
+        OSError: the folder is not there, the file cannot be written, or a device or a pipe is in its place.
 
     Example:
         >>> from pathlib import Path
@@ -47,6 +47,9 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_symlink() and not path.is_file():
+        # A device or a pipe, which a file would take the place of.
+        raise OSError(errno.EINVAL, "it is no file", str(path))
     # Part of the name tells whose remains these are after a kill; the whole could be too long with what is added.
     partial = path.with_name(f".{path.name[:40]}.{token_hex(8)}.partial")
     file = partial.open("xb")

@@ -1,0 +1,32 @@
+"""What the pages made of records share: tables in Markdown, a median with its range, the line that names a record."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    head = list(head)
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Return the median of some values, and in brackets the least and the greatest."""
+    low, high = (f"{bound:.{digits}f}" for bound in (min(values), max(values)))
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def source(record: dict[str, Any], path: Path) -> str:
+    """Return the line that says where figures come from."""
+    machine, instructions = record["machine"], record.get("instruction_set")
+    modified = " with changes" if record.get("modified") else ""
+    return (
+        f"`{record['command']}`, commit {str(record['commit'])[:10]}{modified}, {machine['processor']}, {machine['cores']} cores, "
+        f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
+        f"record: `{path.as_posix()}`."
+    )
