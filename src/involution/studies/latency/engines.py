@@ -125,7 +125,7 @@ class _OpenVINO(Engine):
 
     def missing(self, dtype: str) -> str | None:
         if dtype == "int8" and find_spec("nncf") is None:
-            return "nncf, OpenVINO's tool for quantisation, is missing, to be installed with pip"
+            return "nncf, OpenVINO's tool for quantisation, is missing; pip install 'involution[quantisation]'"
         return super().missing(dtype) or _absent(self._extension)
 
     def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
