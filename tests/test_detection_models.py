@@ -106,7 +106,7 @@ def test_images_without_objects_train(architecture):
 
 def test_no_proposals_at_all():
     images, targets = batch((64, 64), objects=0)
-    net = detector("mask_rcnn", neck="involution", head="involution", rpn_score_thresh=2.0)
+    net = detector("mask_rcnn", neck="involution", head="involution", rpn_score_thresh=1.0)
     train_step(net, images, targets)
     with torch.inference_mode():
         (found,) = net.eval()(images)

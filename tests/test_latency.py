@@ -38,9 +38,10 @@ def test_two_nets_are_measured_in_turn(tmp_path, capsys):
         Image.fromarray(torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()).save(images / name / "1.png")
     command = ["benchmark", REDNET, RESNET, "--engines", "folded", "onnxruntime", "--dtype", "bfloat16"]
     command += ["--size", "32", "--threads", "1", "--rounds", "3", "--processes", "2", "--out", str(tmp_path)]
-    command += ["--accuracy", str(images)]
+    command += ["--accuracy", str(images), "--profile"]
     assert main(command) == 0
     printed = capsys.readouterr().out
+    assert f"{REDNET}, folded, bfloat16, batch 1: " in printed
     assert "ONNX Runtime has no convolutions in bfloat16 on the CPU" in printed
     assert "fastest in bfloat16, batch 1: " in printed
     record = records.read(tmp_path / "engines-cpu-1-thread.json")
@@ -54,10 +55,13 @@ def test_two_nets_are_measured_in_turn(tmp_path, capsys):
         assert 0 < row["median_ms"] <= row["p90_ms"] and row["images_per_s"] == pytest.approx(1e3 / row["median_ms"])
         assert 10 * row["accuracy"] in range(11)
         assert row["peak_mib"] is None or 0 < row["peak_mib"] < 500
+    assert any("involution" in operator for operator in rednet["profile"])
+    assert resnet["profile"] and not any("involution" in operator for operator in resnet["profile"])
     assert rednet["to_control"] == pytest.approx(rednet["median_ms"] / resnet["median_ms"])
     assert resnet["to_control"] == 1
     assert [row["median_ms"] for row in missing] == [None, None]
-    assert (tmp_path / "engines-cpu-1-thread.md").read_text().count("\n") == 6
+    table, profiles = (tmp_path / "engines-cpu-1-thread.md").read_text().split("\nWhere the time goes:\n\n")
+    assert table.count("\n") == 6 and profiles.count("\n") == 2
     assert (tmp_path / "engines-cpu-1-thread.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -177,7 +181,13 @@ def test_floating_point_of_the_other_engines(engine, tmp_path):
     ENGINES[engine].write(net.net, images, "float32", (), tmp_path)
     with torch.no_grad():
         expected = net.net(images)
-    assert difference(ENGINES[engine].open(lambda: net.net, "float32", 1, tmp_path)([images]), [expected]) < 1e-5
+    session = ENGINES[engine].open(lambda: net.net, "float32", 1, tmp_path)
+    assert difference(session([images]), [expected]) < 1e-5
+    profile = ENGINES[engine].profile(session, images, "float32", 1, tmp_path)
+    assert {"Conv", "Convolution"} & set(profile) and min(profile.values()) >= 0
+    # What an extension brings, OpenVINO calls so.
+    involution = "Involution" if engine == "onnxruntime-custom" else "Reference"
+    assert any(involution in operator for operator in profile) == (engine != "openvino")
     if ENGINES[engine].missing("bfloat16") is None:
         in_half = ENGINES[engine].open(lambda: net.net, "bfloat16", 1, tmp_path)([images])
         # Where the processor has no bfloat16, OpenVINO computes in float32.
@@ -227,6 +237,15 @@ ROWS = [
     Row("red", "openvino", "float32", 1, reason="openvino missing"),
     Row("res", "openvino", "float32", 1, (8.0,), 1.0, 60.0, 1e-7),
 ]
+
+
+def test_a_profile_names_what_takes_most():
+    row = Row("red", "eager", "float32", 1, profile={"a": 1.0, "b": 5.0, **dict.fromkeys("cdefgh", 0.5)})
+    assert results.profile_lines([row, Row("res", "eager", "float32", 1)]) == [
+        "red, eager, float32, batch 1: b 5.00 ms (56%), a 1.00 ms (11%), c 0.50 ms (6%), d 0.50 ms (6%), e 0.50 ms (6%), "
+        "f 0.50 ms (6%), 2 others 1.00 ms (11%)"
+    ]
+    assert Row.of(row.record()) == row
 
 
 def test_the_table_in_print():

@@ -17,7 +17,7 @@ from benchmarks.gpu import report
 
 from involution import records
 from involution.studies.latency.engines import DTYPES, ENGINES
-from involution.studies.latency.results import Row, best
+from involution.studies.latency.results import Row, best, profile_lines
 
 from .markdown import source, spread, table
 
@@ -250,6 +250,7 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
     head = ["engine", "dtype", "batch", *(column for m in models for column in (f"{m} ms", "peak MiB"))]
     head += [*(f"{model} / {models[-1]}" for model in models[:-1]), "processes", "largest difference"]
     fastest = best([_median_row(found) for nets in cells.values() for found in nets.values()], models)
+    profiled = profile_lines(row for rows in of_runs for row in rows)
     return [
         "",
         "Medians of processes, and the range of those of single processes; ratios are of the medians of all.",
@@ -259,6 +260,12 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
         f"Images of {size}; {versions}.",
         "",
         *(f"- {words}" for words in fastest),
+        *(
+            ["", "Where the time goes, as each engine's own profiler says, which takes time itself:", ""]
+            if profiled
+            else []
+        ),
+        *(f"- {words}" for words in profiled),
     ]
 
 

@@ -24,6 +24,7 @@ def benchmark(
     processes: int = 3,
     calibration: Path | None = None,
     accuracy: Path | None = None,
+    profile: bool = False,
     out: Path = Path("runs/benchmark"),
 ) -> None:
     """Time nets in every engine that is installed; the last net is the control, the others' times are given as parts of its.
@@ -46,6 +47,7 @@ def benchmark(
         calibration: folder of images that int8 is calibrated on.
         accuracy: folder with one folder of images per class: the share of them that each net finds is measured in every
             engine and dtype, with the first of ``batch``.
+        profile: say where the time goes, operator by operator, as each engine's own profiler does after the rounds.
         out: folder of the results.
 
     Raises:
@@ -57,7 +59,7 @@ def benchmark(
     import involution.models  # noqa: F401  (registers RedNet)
 
     from ..studies.latency.engines import DTYPES, ENGINES
-    from ..studies.latency.results import Row, as_text, best, line
+    from ..studies.latency.results import Row, as_text, best, line, profile_lines
     from ..studies.latency.run import Plan, measure, write
     from ..studies.latency.worker import is_trained
 
@@ -72,6 +74,7 @@ def benchmark(
         processes=processes,
         calibration=calibration,
         accuracy=accuracy,
+        profile=profile,
     )
     if min(*plan.batches, *plan.size, plan.threads, rounds, processes) < 1 or len(size or ()) > 2:
         raise CommandError("--batch, --size (height and width), --threads, --rounds and --processes must be at least 1")
@@ -104,7 +107,7 @@ def benchmark(
             print("\n".join(map(str, write(plan, rows, out, finished=False))))
         print(f"Interrupted with {len(rows)} rows finished and kept", file=sys.stderr)
         raise
-    print("\n".join([*best(rows, plan.models), *map(str, write(plan, rows, out, finished=True))]))
+    print("\n".join([*best(rows, plan.models), *profile_lines(rows), *map(str, write(plan, rows, out, finished=True))]))
 
 
 def _announce(words: str) -> None:

@@ -12,7 +12,16 @@ from torch import Tensor
 from ..errors import ExportError, first_line, missing_package
 from .torch_package import load_pt2
 
-__all__ = ["Session", "flat", "open_onnx", "open_openvino", "open_pt2", "openvino_core"]
+__all__ = [
+    "Session",
+    "flat",
+    "onnx_session",
+    "open_onnx",
+    "open_openvino",
+    "open_pt2",
+    "openvino_core",
+    "openvino_request",
+]
 
 # From the inputs, in their order, to the outputs, one after the other.
 Session = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -56,6 +65,31 @@ def open_onnx(file: str | Path, *, threads: int | None = None, library: Path | N
         MissingPackageError: onnxruntime is missing.
         ExportError: the file cannot be loaded.
     """
+    session = onnx_session(file, threads=threads, library=library)
+    names = [value.name for value in session.get_inputs()]
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, arrays)]
+
+    return run
+
+
+def onnx_session(
+    file: str | Path, *, threads: int | None = None, library: Path | None = None, profile: Path | None = None
+) -> Any:
+    """Return ONNX Runtime's session of a file.
+
+    Args:
+        file: as `open_onnx`.
+        threads: as `open_onnx`.
+        library: as `open_onnx`.
+        profile: how the names of the files begin that its profiler writes; it profiles where this is given.
+
+    Raises:
+        MissingPackageError: as `open_onnx`.
+        ExportError: as `open_onnx`.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -65,19 +99,14 @@ def open_onnx(file: str | Path, *, threads: int | None = None, library: Path | N
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
         if library is not None:
             options.register_custom_ops_library(str(library))
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _unreadable(file, "ONNX Runtime", error) from error
-    names = [value.name for value in session.get_inputs()]
-
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(output) for output in session.run(None, arrays)]
-
-    return run
 
 
 def open_openvino(
@@ -95,14 +124,7 @@ def open_openvino(
         MissingPackageError: openvino is missing.
         ExportError: the file cannot be loaded.
     """
-    core = openvino_core(extension)
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
-    try:
-        request = core.compile_model(str(file), "CPU", options).create_infer_request()
-    except Exception as error:
-        raise _unreadable(file, "OpenVINO", error) from error
+    request = openvino_request(file, threads=threads, precision=precision, extension=extension)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         outputs = request.infer([tensor.numpy() for tensor in inputs], share_inputs=True, share_outputs=True)
@@ -110,6 +132,41 @@ def open_openvino(
         return [torch.from_numpy(output) for output in outputs.values()]
 
     return run
+
+
+def openvino_request(
+    file: str | Path,
+    *,
+    threads: int | None = None,
+    precision: str = "f32",
+    extension: Path | None = None,
+    profiled: bool = False,
+) -> Any:
+    """Return OpenVINO's request that runs a file.
+
+    Args:
+        file: as `open_openvino`.
+        threads: as `open_openvino`.
+        precision: as `open_openvino`.
+        extension: as `open_openvino`.
+        profiled: whether its ``profiling_info`` says how long each node took.
+
+    Raises:
+        MissingPackageError: as `open_openvino`.
+        ExportError: as `open_openvino`.
+    """
+    core = openvino_core(extension)
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERF_COUNT": profiled,
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return core.compile_model(str(file), "CPU", options).create_infer_request()
+    except Exception as error:
+        raise _unreadable(file, "OpenVINO", error) from error
 
 
 def openvino_core(extension: Path | None = None) -> Any:

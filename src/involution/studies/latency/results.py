@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
 from .engines import ENGINES
 
-__all__ = ["Row", "as_markdown", "as_text", "best", "line"]
+__all__ = ["Row", "as_markdown", "as_text", "best", "line", "profile_lines"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Row:
         difference: largest relative difference of an output from PyTorch's in float32.
         reason: why nothing was measured.
         processes: that the rounds were divided among.
+        profile: milliseconds of a run by kind of operator, as the engine names it; empty where it was not asked for.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Row:
     reason: str = ""
     accuracy: float | None = None
     processes: int = 1
+    profile: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def process_medians_ms(self) -> tuple[float, ...]:
@@ -70,8 +72,12 @@ class Row:
     def of(cls, record: Mapping[str, Any]) -> Row:
         """Return the row that `record` gave."""
         names = ("model", "engine", "dtype", "batch", "to_control", "peak_mib", "difference", "reason")
-        # Older records have no accuracy, and one process.
-        more = {"accuracy": record.get("accuracy"), "processes": record.get("processes", 1)}
+        # Older records have no accuracy, one process, and no profile.
+        more = {
+            "accuracy": record.get("accuracy"),
+            "processes": record.get("processes", 1),
+            "profile": record.get("profile", {}),
+        }
         fields = {name: record[name] for name in names} | more
         return cls(**fields, times_ms=tuple(record["times_ms"]))
 
@@ -92,11 +98,14 @@ class Row:
             "reason": self.reason,
             "processes": self.processes,
             "times_ms": [round(value, 3) for value in self.times_ms],
+            "profile": {name: round(value, 3) for name, value in self.profile.items()},
         }
 
 
 _HEADER = ("engine", "dtype", "batch", "net", "median ms", "p90 ms", "images/s", "to control", "peak MiB", "difference")
 _ACCURACY = "top-1 %"
+# Kinds of operators that a line of a profile names; the others are added up.
+_NAMED = 6
 # Words to the left, numbers to the right.
 _WORDS = (0, 1, 3)
 
@@ -120,7 +129,27 @@ def as_markdown(rows: Iterable[Row]) -> str:
     for row in rows:
         cells = _cells(row)
         lines.append([*cells, *[""] * (len(header) - len(cells))])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    profiled = profile_lines(rows)
+    return table + (
+        "\nWhere the time goes:\n\n" + "\n".join(f"- {words}" for words in profiled) + "\n" if profiled else ""
+    )
+
+
+def profile_lines(rows: Iterable[Row]) -> list[str]:
+    """Return for each row with a profile, in a line, the operators that take most of the time, and what share each takes."""
+    lines = []
+    for row in rows:
+        total = sum(row.profile.values())
+        if not total:
+            continue
+        ordered = sorted(row.profile.items(), key=lambda part: -part[1])
+        parts = ordered[:_NAMED]
+        if len(ordered) > _NAMED:
+            parts.append((f"{len(ordered) - _NAMED} others", sum(value for _, value in ordered[_NAMED:])))
+        words = ", ".join(f"{name} {value:.2f} ms ({value / total:.0%})" for name, value in parts)
+        lines.append(f"{row.model}, {row.engine}, {row.dtype}, batch {row.batch}: {words}")
+    return lines
 
 
 def best(rows: Sequence[Row], models: Sequence[str]) -> list[str]:

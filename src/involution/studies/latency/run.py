@@ -46,6 +46,7 @@ class Plan:
         calibration: folder of images that int8 is calibrated on.
         accuracy: folder with one folder of images per class, of which the nets' accuracy is measured, in the first of
             ``batches``.
+        profile: whether each engine's own profiler says where the time goes, after all rounds.
     """
 
     models: tuple[str, ...]
@@ -58,6 +59,7 @@ class Plan:
     processes: int = 1
     calibration: Path | None = None
     accuracy: Path | None = None
+    profile: bool = False
 
 
 def measure(plan: Plan, announce: Callable[[str], None] = lambda words: None) -> Iterator[list[Row]]:
@@ -145,16 +147,17 @@ def _in_processes(plan: Plan, rows: Sequence[Row], folders: Mapping[int, Path], 
             found[number] = replace(found[number], times_ms=tuple(times[number]))
             try:
                 if last:
-                    found[number] = _with_memory_and_accuracy(plan, found[number], worker)
+                    found[number] = _with_what_is_asked_once(plan, found[number], worker)
             except Failure as error:
                 give_up(number, error)
     return found
 
 
-def _with_memory_and_accuracy(plan: Plan, row: Row, worker: Worker) -> Row:
-    peak = worker.peak_mib()
-    images = plan.accuracy if row.batch == plan.batches[0] else None
-    return replace(row, peak_mib=peak, accuracy=None if images is None else worker.accuracy(images))
+def _with_what_is_asked_once(plan: Plan, row: Row, worker: Worker) -> Row:
+    row = replace(row, peak_mib=worker.peak_mib())
+    if plan.accuracy is not None and row.batch == plan.batches[0]:
+        row = replace(row, accuracy=worker.accuracy(plan.accuracy))
+    return replace(row, profile=worker.profile()) if plan.profile else row
 
 
 def _with_ratios(rows: list[Row]) -> list[Row]:

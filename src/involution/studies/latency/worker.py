@@ -125,6 +125,14 @@ class Worker:
         """
         return self._ask("accuracy", images)
 
+    def profile(self) -> dict[str, float]:
+        """Return the milliseconds of a run by kind of operator, as the engine's own profiler says.
+
+        Raises:
+            Failure: as `prepare`.
+        """
+        return self._ask("profile")
+
     def close(self) -> None:
         """End the process, whatever it does."""
         # Without anybody to ask, it ends by itself and puts back what it shares with others; killed, it would leave that to
@@ -171,6 +179,7 @@ class _Runner:
         self._engine = ENGINES[job.engine]
         self._before: float | None = None
         self._session: Session = lambda inputs: []
+        self._inputs = torch.empty(0)
         self._run: Callable[[], Any] = lambda: None
         torch.set_num_threads(job.threads)
 
@@ -193,6 +202,7 @@ class _Runner:
         inputs = self._engine.taken(tensors["inputs"], self._job.dtype)
         self._before = clock.resident_mib()
         self._session = self._engine.open(self._net, self._job.dtype, self._job.threads, self._folder)
+        self._inputs = inputs
         found = difference(self._session([inputs]), tensors["expected"])
         self._run = lambda: self._session([inputs])
         for _ in range(2):
@@ -217,6 +227,9 @@ class _Runner:
         return labelled.accuracy(
             lambda inputs: self._session([self._engine.taken(value, job.dtype) for value in inputs]), job.batch
         )
+
+    def profile(self) -> dict[str, float]:
+        return self._engine.profile(self._session, self._inputs, self._job.dtype, self._job.threads, self._folder)
 
     def _net(self) -> nn.Module:
         return self._job.load().net
