@@ -26,7 +26,7 @@ html_math_renderer = "mathml"
 # What is copied of a console block are its commands, without prompts and output.
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 default_role = "any"
 napoleon_use_ivar = True
@@ -35,7 +35,9 @@ autodoc_typehints = "description"
 nitpicky = False
 suppress_warnings = ["ref.any", "myst.xref_missing"]
 html_theme = "furo"
-# What `make docs` put there: the page of `involution demo`.
-html_extra_path = [str(path) for path in [Path(__file__).parent.parent / "build" / "site"] if path.is_dir()]
+# Where `make docs` put the page of `involution demo`. Sphinx warns of a folder that is not there.
+site = Path(__file__).parent.parent / "build" / "site"
+if site.is_dir():
+    html_extra_path = [str(site)]
 html_title = "involution"
 exclude_patterns = ["_build"]

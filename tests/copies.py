@@ -167,6 +167,8 @@ if __name__ == "__main__":
     from involution.commands.main import main
 
     def command(request):
+        if "folder" in request:
+            os.chdir(request["folder"])
         # Read from the environment when it was imported.
         rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
         sys.argv = ["involution", *request["arguments"]]

@@ -24,7 +24,8 @@ from involution.models import checkpoints
 from involution.studies.search.evaluate import recipe_of
 from involution_cli.commands import COMMANDS
 
-PYTHON = pages.blocks("python")
+# The first hour is run as a whole, by `test_first_hour`.
+PYTHON = [block for block in pages.blocks("python") if block.page != "first_hour.md"]
 CONSOLE = [(block, command) for block in pages.blocks("console") for command in pages.commands(block)]
 TRAINING = ("fit", "validate", "test")
 

@@ -75,4 +75,7 @@ def test_every_page_can_be_reached_and_has_copy_buttons(site):
     for page in (ROOT / "docs").glob("*.md"):
         if page.stem != "index":
             assert f'href="{page.stem}.html' in index, page.stem
+            # Sphinx writes pages of its own over those that are called as they are, without a warning.
+            title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            assert f"<h1>{title}<" in (site / f"{page.stem}.html").read_text(encoding="utf-8"), page
     assert "copybutton.js" in index

@@ -1,4 +1,4 @@
-"""Write the answers of docs/search.md from the records in results/search, and their picture.
+"""Write the answers of docs/architecture_search.md from the records in results/search, and their picture.
 
 python -m tools.search [--results results/search] [--docs docs]
 """
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/search"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    write_between(arguments.docs / "search.md", BEGIN, END, list(lines(arguments.results, arguments.docs)))
+    write_between(arguments.docs / "architecture_search.md", BEGIN, END, list(lines(arguments.results, arguments.docs)))
 
 
 if __name__ == "__main__":
