@@ -135,7 +135,10 @@ REFUSALS = {
     "category": (set_in("categories", id="3"), "has a category without an integer id and a name"),
     "twice-category": (add_again("categories"), "has two categories with the id 3; give each its own"),
     "twice-image": (add_again("images"), "has two images with the id 100; give each its own"),
-    "no-size": (set_in("images", width=0), "image 100 needs an integer id, a file_name, and width and height"),
+    "no-size": (
+        set_in("images", width=0),
+        "image 100 needs an integer id, a file_name that a file can have, and width and height",
+    ),
     "image-id": (set_in("annotations", image_id=5), "annotation 1 belongs to an image that is not listed: image_id 5"),
     "category-id": (set_in("annotations", category_id=4), "annotation 1 has a category that is not listed"),
     "nan": (set_in("annotations", bbox=[0, 0, float("nan"), 3]), "annotation 1 needs a bbox of four finite numbers"),

@@ -46,6 +46,32 @@ VALUES = [
 ]
 
 
+@pytest.mark.parametrize("name", ["a" * 256, "a/" * 2048, "\0", ""], ids=["name", "path", "zero", "empty"])
+def test_a_name_that_no_file_can_have(annotations, name):
+    path, content = annotations
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="needs an integer id, a file_name that a file can have") as refused:
+        read_coco(path)
+    check_sentence(refused.value)
+
+
+def test_a_missing_image_with_a_name_of_two_lines_is_one_sentence(annotations):
+    from involution.data import CocoImages
+
+    path, content = annotations
+    content["images"][0]["file_name"] = "a\nb.png"
+    path.write_text(json.dumps(content))
+    data = CocoImages(
+        root=path.parents[1], val_annotations="annotations/instances_train.json", val_images="images/train"
+    )
+    with pytest.raises(
+        DataError, match=r"there is no image at .*a b.png, which the annotations name; add it there"
+    ) as refused:
+        data.prepare_data()
+    check_sentence(refused.value)
+
+
 @pytest.mark.parametrize("place", ["images", "annotations", "categories"])
 def test_any_value_in_any_place_of_an_annotation_file(annotations, place):
     """It is taken or refused in a sentence; whatever is taken gives targets."""

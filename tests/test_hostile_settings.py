@@ -38,6 +38,7 @@ def ended(*arguments):
         (["--model.num_classes=-3"], "num_classes must be at least 2, got -3"),
         (["--seed_everything=-1"], "--seed_everything must be from 0 to 4294967295, got -1"),
         (["--seed_everything=4294967296"], "--seed_everything must be from 0 to 4294967295"),
+        (["--model.num_classes=1000000000000"], "num_classes must be at most 1,048,576, got 1000000000000"),
         (["--model.optimizer.lr=-1"], "the optimizer cannot be made: Invalid learning rate: -1"),
         (["--model.optimizer.momentum=-1"], "the optimizer cannot be made: Invalid momentum value"),
         (
@@ -52,9 +53,12 @@ def ended(*arguments):
         (["--model.model_args={layers: [0, 0, 0, 0], in_chans: 1}"], "rednet26 cannot be built"),
         (["--model.model_args={channels: [-8, 8, 8, 8], in_chans: 1}"], "rednet26 cannot be built"),
         (["--trainer.strategy=nothing"], "nothing"),
-        (["--trainer.accelerator=tpu"], "torch_xla"),
+        (["--trainer.accelerator=tpu"], "the trainer cannot be made: "),
         (["--trainer.accelerator=nothing"], "nothing"),
-        (["--trainer.devices=0"], "devices"),
+        (
+            ["--trainer.devices=0"],
+            "devices=0) value is not a valid input using cpu accelerator; correct what --trainer says",
+        ),
         (["--trainer.max_epochs=-5"], "max_epochs"),
         (["--trainer.precision=3"], "3"),
     ],
@@ -90,6 +94,10 @@ def test_what_matters_of_a_message_of_the_parser_is_found():
     assert reason(f"{around}- batch_size must be at least 1, got 0\n{after}") == "batch_size must be at least 1, got 0"
     assert reason("Parser key \"top\":\n  Expected a <class 'int'>. Got value: x").startswith("--top: Expected a ")
     assert reason("") == ""
+    nested = 'Parser key "model":\n  Errors:\n  Parser key "optimizer":\n  Type A expects a class: Parser key "lr":\n'
+    number = "- Expected a <class 'float'>\n- Expected a dot import path string: abc\nGiven value: abc"
+    assert reason(nested + number) == "--model.optimizer.lr: Expected a <class 'float'>"
+    assert reason(f"{nested}- Expected a path\n{nested}{number}") == "--model.optimizer.lr: Expected a <class 'float'>"
 
 
 @pytest.mark.parametrize(

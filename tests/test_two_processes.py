@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -28,8 +29,11 @@ def test_they_go_on_with_workers_to_the_same_weights(pictures, tmp_path, copies)
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_they_end_together_when_one_is_asked_to(pictures, tmp_path):
-    """As the first one starts the second, by the command itself."""
+@pytest.mark.parametrize(
+    ("number", "whom"), [(signal.SIGTERM, "first"), (signal.SIGINT, "first"), (signal.SIGINT, "all")]
+)
+def test_they_end_together_when_one_is_asked_to(pictures, tmp_path, number, whom):
+    """As the first one starts the second, by the command itself; in a terminal Ctrl-C reaches all, readers of images too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     flags = pictures_flags(pictures, "--data.num_workers=1", "--trainer.devices=2", "--trainer.strategy=ddp")
     command = [
@@ -48,12 +52,17 @@ def test_they_end_together_when_one_is_asked_to(pictures, tmp_path):
         time.sleep(0.1)
         if last.exists() or process.poll() is not None:
             break
-    process.send_signal(signal.SIGTERM)
     try:
+        if whom == "all":
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        # It ends when nobody writes any more: the last reader of images holds its end of the pipe, too.
         _, said = process.communicate(timeout=120)
     finally:
-        process.kill()
-    assert process.returncode == 143, said
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number, said
     assert f"go on from {last}, which is whole, with --ckpt_path last" in said and "Traceback" not in said
 
 

@@ -8,11 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CommandError, in_one_line
 
-__all__ = ["batches", "class_names", "visible"]
+__all__ = ["batches", "class_names", "load_classifier", "visible"]
+
+
+def load_classifier(model: str, weights: Path | None = None, *, where: str) -> nn.Module:
+    """Load a classifier in evaluation mode for a command that takes nothing else.
+
+    Args:
+        model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
+        weights: a checkpoint for a net given by name.
+        where: what takes classifiers alone, as it begins a sentence: ``"the page"``.
+
+    Raises:
+        CommandError: the net was made for another task.
+        CheckpointError: it cannot be loaded.
+    """
+    from ..models import named
+
+    described = named.find_described(model, weights)
+    if described is not None:
+        raise CommandError(f"{model} is a {described[1].task} net; {where} shows classifiers, name one of these")
+    return named.classifier(model, weights).eval()
 
 
 def class_names(net: Any) -> Sequence[str]:

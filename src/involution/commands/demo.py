@@ -48,19 +48,15 @@ def demo(
     """
     from ..browser import server, site
     from ..data.image_folders import list_images
-    from ..models import hub, named, saved
     from ..studies.logs import compiling_for_the_cpu
-    from .classifiers import class_names
+    from .classifiers import class_names, load_classifier
 
     if not 0 <= port < 2**16:
         raise CommandError(f"--port must be from 0 to 65535, got {port}")
     examples = {file: file.stem for file in list_images(images)} if images else _photographs()
     nets = []
     for name in dict.fromkeys(models or _MODELS):
-        folder = hub.find_folder(name)
-        if folder is not None and saved.describe(folder) is not None:
-            raise CommandError(f"{name} is a net for detection or segmentation; the page shows classifiers")
-        net = named.classifier(name).eval()
+        net = load_classifier(name, where="the page")
         # A run's folder is runs/NAME/model.
         title = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
         nets.append((title, net, class_names(net)))

@@ -11,7 +11,12 @@ from jsonargparse import ArgumentParser
 __all__ = ["CommandParser", "WithExample", "reason", "refuse"]
 
 # What the parser adds around the reason: the other kinds that the value is not, and the value once more.
-_AROUND = ("Given value", "- Expected a <class 'NoneType'>", "Expected a <class 'NoneType'>")
+_AROUND = (
+    "Given value",
+    "- Expected a <class 'NoneType'>",
+    "Expected a <class 'NoneType'>",
+    "- Expected a dot import path string",  # of a number that might have been a tensor
+)
 
 
 class WithExample(ArgumentParser):
@@ -54,7 +59,15 @@ def reason(message: str) -> str:
     reasons = [line for line in lines if not line.startswith(_AROUND)] or lines or [message]
     first = reasons[-1].lstrip("- ")
     keys = re.findall(r'Parser key "([^"]+)"', message)
-    return first if not keys or keys[-1].rpartition(".")[2] in first else f"--{keys[-1]}: {first}"
+    return first if not keys or keys[-1].rpartition(".")[2] in first else f"--{_flag(keys)}: {first}"
+
+
+def _flag(keys: list[str]) -> str:
+    """Return the flag of the innermost of nested keys; alternatives name the same keys again."""
+    flag: list[str] = []
+    for key in keys:
+        flag = [*flag[: flag.index(key)], key] if key in flag else [*flag, key]
+    return ".".join(flag)
 
 
 def _cut(line: str, length: int = 300) -> str:

@@ -64,16 +64,16 @@ def predict(
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
     """
     from ..data.image_folders import list_images
-    from ..models import hub, named, saved
+    from ..models import named
 
     if top < 1 or batch_size < 1:
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
     try:
         files = list_images(images)
         place = find_device(device)
-        folder = hub.find_folder(model) if weights is None or Path(model).is_dir() else None
-        description = saved.describe(folder, allow_network=allow_network) if folder else None
-        if folder is not None and description is not None:
+        described = named.find_described(model, weights, allow_network=allow_network)
+        if described is not None:
+            folder, description = described
             if weights is not None or heatmaps:
                 raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
             predictor = import_module(_PREDICTORS[description.task])

@@ -156,7 +156,13 @@ class _Cli(LightningCLI):
                 callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
                 callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
             callbacks += [SaveModel(run / "model"), KeepEnvironment()]
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            words = in_one_line(reason(str(error)), 250).rstrip(".!")
+            raise find_refusal(error) or CommandError(
+                f"the trainer cannot be made: {words}; correct what --trainer says, or leave it out"
+            ) from error
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:

@@ -39,10 +39,9 @@ def visualize(
     """
     from ..data.image_folders import list_images
     from ..files import replaced
-    from ..models import hub, named, saved
     from ..pictures.heatmaps import kernel_fields
     from ..pictures.layers import draw_layers, one_per_resolution
-    from .classifiers import batches, visible
+    from .classifiers import batches, load_classifier, visible
     from .options import find_device
     from .output_files import refuse_overwriting
 
@@ -54,11 +53,8 @@ def visualize(
         raise CommandError(f"{image} holds {len(files)} images; name one")
     refuse_overwriting([target], files, "choose another --out")
     place = find_device(device)
-    folder = hub.find_folder(model) if weights is None or Path(model).is_dir() else None
-    if folder is not None and saved.describe(folder) is not None:
-        raise CommandError(f"{model} is a net for detection or segmentation; this shows classifiers")
     try:
-        net = named.classifier(model, weights).to(place).eval()
+        net = load_classifier(model, weights, where="this command").to(place)
         ((_, inputs),) = batches(net, files, 1)
         chosen = None if layers in (None, ["all"]) else layers
         fields = {name: field.cpu() for name, field in kernel_fields(net, inputs.to(place), chosen).items()}

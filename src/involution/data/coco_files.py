@@ -19,6 +19,9 @@ __all__ = ["CocoFile", "ImageEntry", "decode_mask", "encode_mask", "read_coco"]
 # Of the masks of an image together, which training holds at once, a byte each.
 _MOST_PIXELS = 2**31
 
+# Bytes of a name and of a path in the usual file systems.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+
 
 @dataclass(frozen=True)
 class ImageEntry:
@@ -113,7 +116,8 @@ def _image(path: Path, entry: Any) -> ImageEntry:
     wrong = [key for key in ("id", "width", "height") if not is_id(entry.get(key))]
     if wrong or min(entry["width"], entry["height"]) < 1 or not _is_file_name(entry.get("file_name")):
         raise DataError(
-            f"{path}: image {_short(entry)} needs an integer id, a file_name, and width and height of at least 1 pixel"
+            f"{path}: image {_short(entry)} needs an integer id, a file_name that a file can have, and width and height of "
+            "at least 1 pixel"
         )
     return ImageEntry(*(entry[key] for key in ("id", "file_name", "width", "height")))
 
@@ -138,10 +142,13 @@ def _problem(entry: Any, images: Mapping[int, ImageEntry], categories: Mapping[i
 
 
 def _is_file_name(value: Any) -> bool:
+    """Whether a file may be called so: text, not empty, and no part longer than file systems take."""
     try:
-        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+        name = os.fsencode(value) if isinstance(value, str) else b""
     except UnicodeEncodeError:
         return False
+    is_short = len(name) < _LONGEST_PATH and all(len(part) <= _LONGEST_NAME for part in name.split(b"/"))
+    return bool(name) and b"\0" not in name and is_short
 
 
 def _is_text(value: Any) -> bool:

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ..errors import DataError
+from ..errors import DataError, InvolutionWarning, in_one_line
 from .coco_files import CocoFile, ImageEntry, decode_mask, read_coco
 from .description import DescribedObjects
 from .images import read_image, read_size
@@ -290,7 +290,10 @@ class CocoImages(ResumableDataModule, DescribedObjects):
             )
             left_out = self.sets[part].left_out() if part == "train" else 0
             if left_out:
-                rank_zero_warn(f"{left_out} boxes of {file.path} are empty or outside their image: training skips them")
+                rank_zero_warn(
+                    f"{left_out} boxes of {file.path} are empty or outside their image: training skips them",
+                    category=InvolutionWarning,
+                )
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""
@@ -313,7 +316,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
     def _check(self, entry: ImageEntry, folder: Path) -> None:
         path = folder / entry.file_name
         if not path.exists():
-            raise DataError(f"there is no image at {path}, which the annotations name")
+            raise DataError(f"there is no image at {in_one_line(str(path))}, which the annotations name; add it there")
         width, height = read_size(path, verify=self.verify)
         if (width, height) != (entry.width, entry.height):
             raise DataError(

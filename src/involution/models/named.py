@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import CheckpointError, InvolutionError
 from . import checkpoints, hub, saved  # checkpoints registers RedNet
 
-__all__ = ["NamedNet", "classifier", "load"]
+__all__ = ["NamedNet", "classifier", "find_described", "load"]
 
 # Of nets that take images of any size and were trained on such.
 _ANY_SIZE = (512, 512)
@@ -40,6 +40,22 @@ class NamedNet:
     left_out: str = ""
 
 
+def find_described(
+    model: str, weights: str | Path | None = None, *, allow_network: bool = False
+) -> tuple[Path, saved.Description] | None:
+    """Return folder and description of a detector or a segmentation net; None where the name means a classifier.
+
+    Args:
+        model, weights, allow_network: as in `classifier`.
+
+    Raises:
+        CheckpointError: the description is damaged, or names a place in a network while ``allow_network`` is false.
+    """
+    folder = hub.find_folder(model) if weights is None or Path(model).is_dir() else None
+    description = saved.describe(folder, allow_network=allow_network) if folder else None
+    return None if folder is None or description is None else (folder, description)
+
+
 def load(model: str, weights: str | Path | None = None) -> NamedNet:
     """Load a net for images that are one tensor, whatever it was made for.
 
@@ -57,9 +73,8 @@ def load(model: str, weights: str | Path | None = None) -> NamedNet:
         >>> net.channels, net.size
         (3, (224, 224))
     """
-    folder = hub.find_folder(model) if weights is None or Path(model).is_dir() else None
-    description = saved.describe(folder) if folder else None
-    if folder is None or description is None:
+    described = find_described(model, weights)
+    if described is None:
         net: Any = classifier(model, weights).eval()
         config = timm.data.resolve_data_config(model=net)
         channels, *size = config["input_size"]
@@ -67,7 +82,7 @@ def load(model: str, weights: str | Path | None = None) -> NamedNet:
     if weights is not None:
         raise CheckpointError(f"{model} has its own weights; leave out --weights, which is for nets given by name")
     whole: Any
-    whole, description = saved.load(folder)
+    whole, description = saved.load(described[0])
     if description.task == "detection":
         transform = whole.transform
         sides = (int(transform.min_size[-1]), int(transform.max_size))

@@ -21,7 +21,7 @@ from ..schema import find_address, find_large, find_problem, shown
 from . import checkpoints
 from .blueprint import blueprint, size_of_weights
 
-__all__ = ["Description", "build", "check_classifier", "describe", "load", "save"]
+__all__ = ["MOST_CLASSES", "Description", "build", "check_classifier", "describe", "load", "save"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -31,6 +31,7 @@ _SOURCES = ("weights", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
 
 # Beyond these no description is meant: sides of images in pixels, enlargements, classes, and whatever else a net is told.
 _LONGEST_SIDE, _MOST = 2**12, 2**20
+MOST_CLASSES = _MOST
 
 
 def _no_side(value: Any) -> str:

@@ -8,18 +8,22 @@ from torch import Tensor
 
 from ..data.description import DataDescription
 from ..errors import DivergenceError, InvolutionWarning, TrainingError
+from ..models.saved import MOST_CLASSES
+from ..schema import shown
 
 __all__ = ["check_classes", "check_finite", "check_number_of_classes", "warn_of_long_warmup"]
 
 
 def check_number_of_classes(num_classes: int, least: int) -> None:
-    """Refuse a number of classes that no net of the task can have.
+    """Refuse a number of classes that no net of the task can have, or none that is saved.
 
     Raises:
-        TrainingError: it is below ``least``.
+        TrainingError: it is below ``least``, or beyond what a saved net may have.
     """
     if num_classes < least:
         raise TrainingError(f"num_classes must be at least {least}, got {num_classes}")
+    if num_classes > MOST_CLASSES:
+        raise TrainingError(f"num_classes must be at most {MOST_CLASSES:,}, got {shown(num_classes)}")
 
 
 def check_classes(data: DataDescription, num_classes: int) -> None:
