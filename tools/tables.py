@@ -9,16 +9,14 @@ import argparse
 import re
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import report
 
 from involution import records
-from involution.studies.latency.engines import DTYPES, ENGINES
-from involution.studies.latency.results import Row, best, profile_lines
 
+from .engines import accuracy_tables, engine_tables
 from .markdown import source, spread, table
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
@@ -221,64 +219,6 @@ def detector_tables(record: dict[str, Any]) -> list[str]:
     return ["", *table([f"image {size}", "", "median ms (quartiles)", "to ResNet", "peak MiB"], rows)]
 
 
-def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
-    """Return the latency of nets in every engine, medians of the runs that measured it, and their fastest engines."""
-    of_runs = [[Row.of(result) for result in record["results"]] for record in runs]
-    models = list(dict.fromkeys(row.model for row in of_runs[0]))
-    cells: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
-    for row in (row for rows in of_runs for row in rows if row.times_ms):
-        cells.setdefault((row.engine, row.dtype, row.batch), {}).setdefault(row.model, []).append(row)
-    lines = []
-    in_order = sorted(cells, key=lambda cell: (DTYPES.index(cell[1]), cell[2], list(ENGINES).index(cell[0])))
-    for cell in in_order:
-        nets = cells[cell]
-        line: list[Any] = [*cell]
-        for model in models:
-            found = nets.get(model, [])
-            times = [value for row in found for value in row.process_medians_ms]
-            # Systems that do not say it have none.
-            memory = [row.peak_mib for row in found if row.peak_mib is not None]
-            line += [spread(times, 1) if times else "–", f"{statistics.median(memory):.0f}" if memory else "–"]
-        control = _median_row(nets[models[-1]]).median_ms if models[-1] in nets else None
-        for model in models[:-1]:
-            own = _median_row(nets[model]).median_ms if model in nets else None
-            line.append(f"{own / control:.2f}" if own and control else "–")
-        processes = max(sum(row.processes for row in found) for found in nets.values())
-        lines.append([*line, processes, f"{_most_difference(nets):.0e}"])
-    size = "×".join(map(str, runs[0]["settings"]["size"]))
-    versions = ", ".join(f"{name} {version}" for name, version in runs[0]["engines"].items())
-    head = ["engine", "dtype", "batch", *(column for m in models for column in (f"{m} ms", "peak MiB"))]
-    head += [*(f"{model} / {models[-1]}" for model in models[:-1]), "processes", "largest difference"]
-    fastest = best([_median_row(found) for nets in cells.values() for found in nets.values()], models)
-    profiled = profile_lines(row for rows in of_runs for row in rows)
-    return [
-        "",
-        "Medians of processes, and the range of those of single processes; ratios are of the medians of all.",
-        "",
-        *table(head, lines),
-        "",
-        f"Images of {size}; {versions}.",
-        "",
-        *(f"- {words}" for words in fastest),
-        *(
-            ["", "Where the time goes, as each engine's own profiler says, which takes time itself:", ""]
-            if profiled
-            else []
-        ),
-        *(f"- {words}" for words in profiled),
-    ]
-
-
-def _most_difference(nets: dict[str, list[Row]]) -> float:
-    return max(row.difference or 0.0 for rows in nets.values() for row in rows)
-
-
-def _median_row(rows: list[Row]) -> Row:
-    """Return a row whose time is the median of the medians of all processes."""
-    middle = statistics.median(value for row in rows for value in row.process_medians_ms)
-    return replace(rows[0], times_ms=(middle,), processes=1)
-
-
 AP = {
     "map": "AP",
     "map_50": "AP50",
@@ -376,6 +316,7 @@ def main() -> None:
         ("segmenters-cpu-*", "Segmentation nets", of_one(segmenter_tables)),
         ("detectors-cpu-*", "Detectors", of_one(detector_tables)),
         ("engines-cpu-*", "Nets in engines", engine_tables),
+        ("accuracy-cpu-*", "Trained nets in engines, and int8", of_one(accuracy_tables)),
         ("gpu-*", "Operator and nets", of_one(lambda record: ["", *report.tables(record["results"])])),
     ):
         for name, paths in runs_of(arguments.results, pattern).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ def of_pytorch(run: Callable[[], Any]) -> dict[str, float]:
     Args:
         run: calls a module of PyTorch's, a compiled one or a package of AOTInductor.
     """
+    # Or it prints that there is no GPU, where there is none.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     for _ in range(_WARM_UP):
         run()
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
