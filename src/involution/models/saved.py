@@ -21,7 +21,7 @@ from ..schema import find_address, find_large, find_problem, shown
 from . import checkpoints
 from .blueprint import blueprint, size_of_weights
 
-__all__ = ["MOST_CLASSES", "Description", "build", "check_classifier", "describe", "load", "save"]
+__all__ = ["Description", "build", "check_classifier", "describe", "load", "save"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
