@@ -47,7 +47,7 @@ def test_the_page_as_it_is_followed(tmp_path, monkeypatch, page_copies, copies):
     assert described["num_classes"] == 10 and "seven" in described["label_names"]
     # What the text says is there.
     text = (pages.ROOT / "docs" / PAGE).read_text(encoding="utf-8")
-    named = set(re.findall(r"`([\w/.]+\.(?:png|csv|yaml|json))`", text)) - {"config.json"}
+    named = set(re.findall(r"`([\w/.-]+\.(?:png|csv|yaml|json))`", text)) - {"config.json"}
     assert named == {"logs/version_0/metrics.csv", "config.yaml", "environment.json", "maps/new-layer1.0.conv2.png"}
     for path in ("kernels.png", "photos.onnx", "maps/new-layer1.0.conv2.png", "maps/new-layer3.0.conv2.png"):
         assert (tmp_path / path).stat().st_size > 1000, path

@@ -57,7 +57,7 @@ def ended(*arguments):
         (["--trainer.accelerator=nothing"], "nothing"),
         (
             ["--trainer.devices=0"],
-            "devices=0) value is not a valid input using cpu accelerator; correct what --trainer says",
+            "value is not a valid input using cpu accelerator; correct what --trainer says",
         ),
         (["--trainer.max_epochs=-5"], "max_epochs"),
         (["--trainer.precision=3"], "3"),
