@@ -23,6 +23,16 @@ def copies():
 
 
 @pytest.fixture(scope="session")
+def page_copies():
+    """Run blocks of pages in processes of their own, see `pages.run`."""
+    from copies import Copies
+
+    started = Copies("pages")
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
 def _shared_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 

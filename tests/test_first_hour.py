@@ -5,8 +5,6 @@ import re
 import shlex
 
 import pages
-import pytest
-from copies import Copies
 
 PAGE = "first_hour.md"
 # What is too much for a test, made small by flags behind those of the page.
@@ -14,13 +12,6 @@ SMALLER = {
     "fit": "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --data.num_workers 0",
     "benchmark": "--engines eager --processes 1 --rounds 1",
 }
-
-
-@pytest.fixture(scope="module")
-def page_copies():
-    started = Copies("pages")
-    yield started
-    started.close()
 
 
 def test_the_page_as_it_is_followed(tmp_path, monkeypatch, page_copies, copies):

@@ -53,7 +53,7 @@ def ended(*arguments):
         (["--model.model_args={layers: [0, 0, 0, 0], in_chans: 1}"], "rednet26 cannot be built"),
         (["--model.model_args={channels: [-8, 8, 8, 8], in_chans: 1}"], "rednet26 cannot be built"),
         (["--trainer.strategy=nothing"], "nothing"),
-        (["--trainer.accelerator=tpu"], "the trainer cannot be made: "),
+        (["--trainer.accelerator=tpu"], "the trainer cannot be made: Requirement 'torch_xla"),
         (["--trainer.accelerator=nothing"], "nothing"),
         (
             ["--trainer.devices=0"],

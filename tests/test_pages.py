@@ -12,7 +12,6 @@ import pages
 import pytest
 import timm
 import yaml
-from copies import Copies
 from pages import ROOT
 from PIL import Image
 
@@ -64,13 +63,6 @@ FILES = {
     "cells.yaml": write_cells,
     "examples/ultralytics/yolo_involution.yaml": copy_example,
 }
-
-
-@pytest.fixture(scope="session")
-def page_copies():
-    started = Copies("pages")
-    yield started
-    started.close()
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}))

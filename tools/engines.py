@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from involution.studies.latency.engines import DTYPES, ENGINES
-from involution.studies.latency.results import Row, as_markdown, best, profile_lines
+from involution.studies.latency.results import Row, as_markdown, best, profile_section
 
 from .markdown import spread, table
 
@@ -36,12 +36,10 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
             line.append(f"{own / control:.2f}" if own and control else "–")
         processes = max(sum(row.processes for row in found) for found in nets.values())
         lines.append([*line, processes, f"{_most_difference(nets):.0e}"])
-    size = "×".join(map(str, runs[0]["settings"]["size"]))
-    versions = ", ".join(f"{name} {version}" for name, version in runs[0]["engines"].items())
+    size, versions = _size_and_versions(runs[0])
     head = ["engine", "dtype", "batch", *(column for m in models for column in (f"{m} ms", "peak MiB"))]
     head += [*(f"{model} / {models[-1]}" for model in models[:-1]), "processes", "largest difference"]
     fastest = best([_median_row(found) for nets in cells.values() for found in nets.values()], models)
-    profiled = profile_lines(row for rows in of_runs for row in rows)
     return [
         "",
         "Medians of processes, and the range of those of single processes; ratios are of the medians of all.",
@@ -51,26 +49,25 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
         f"Images of {size}; {versions}.",
         "",
         *(f"- {words}" for words in fastest),
-        *(
-            ["", "Where the time goes, as each engine's own profiler says, which takes time itself:", ""]
-            if profiled
-            else []
-        ),
-        *(f"- {words}" for words in profiled),
+        *profile_section(row for rows in of_runs for row in rows),
     ]
 
 
 def accuracy_tables(record: dict[str, Any]) -> list[str]:
     """Return what each engine makes of trained nets, in float32, bfloat16 and int8: time, accuracy, and where the time goes."""
-    settings = record["settings"]
-    versions = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
+    size, versions = _size_and_versions(record)
     return [
         "",
         *as_markdown(Row.of(result) for result in record["results"]).splitlines(),
         "",
-        f"Images of {'×'.join(map(str, settings['size']))}; `int8` calibrated on training images; accuracy on all images of "
+        f"Images of {size}; `int8` calibrated on training images; accuracy on all images of "
         f"the other part; {versions}.",
     ]
+
+
+def _size_and_versions(record: dict[str, Any]) -> tuple[str, str]:
+    versions = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
+    return "×".join(map(str, record["settings"]["size"])), versions
 
 
 def _most_difference(nets: dict[str, list[Row]]) -> float:

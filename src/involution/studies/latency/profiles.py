@@ -16,10 +16,10 @@ from torch.profiler import ProfilerActivity, record_function
 
 from ...export import sessions
 
-__all__ = ["OUTSIDE", "of_onnxruntime", "of_openvino", "of_pytorch"]
+__all__ = ["of_onnxruntime", "of_openvino", "of_pytorch"]
 
 # What no operator takes: Python, and kernels that Inductor generates, of which PyTorch's profiler knows nothing.
-OUTSIDE = "outside of operators"
+_OUTSIDE = "outside of operators"
 
 _WARM_UP, _RUNS = 3, 10
 
@@ -36,7 +36,7 @@ def of_pytorch(run: Callable[[], Any]) -> dict[str, float]:
         run()
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(_RUNS):
-            with record_function(OUTSIDE):
+            with record_function(_OUTSIDE):
                 run()
     return {event.key: event.self_cpu_time_total / 1e3 / _RUNS for event in profiler.key_averages()}
 

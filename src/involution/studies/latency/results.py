@@ -10,7 +10,7 @@ from typing import Any
 
 from .engines import ENGINES
 
-__all__ = ["Row", "as_markdown", "as_text", "best", "line", "profile_lines"]
+__all__ = ["Row", "as_markdown", "as_text", "best", "line", "profile_lines", "profile_section"]
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,8 @@ def as_markdown(rows: Iterable[Row]) -> str:
     for row in rows:
         cells = _cells(row)
         lines.append([*cells, *[""] * (len(header) - len(cells))])
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-    profiled = profile_lines(rows)
-    return table + (
-        "\nWhere the time goes:\n\n" + "\n".join(f"- {words}" for words in profiled) + "\n" if profiled else ""
-    )
+    table = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([*table, *profile_section(rows)]) + "\n"
 
 
 def profile_lines(rows: Iterable[Row]) -> list[str]:
@@ -150,6 +147,12 @@ def profile_lines(rows: Iterable[Row]) -> list[str]:
         words = ", ".join(f"{name} {value:.2f} ms ({value / total:.0%})" for name, value in parts)
         lines.append(f"{row.model}, {row.engine}, {row.dtype}, batch {row.batch}: {words}")
     return lines
+
+
+def profile_section(rows: Iterable[Row]) -> list[str]:
+    """Return the lines of Markdown that say where the time goes, after an empty one; none where no row has a profile."""
+    lines = [f"- {words}" for words in profile_lines(rows)]
+    return ["", "Where the time goes:", "", *lines] if lines else []
 
 
 def best(rows: Sequence[Row], models: Sequence[str]) -> list[str]:

@@ -199,12 +199,11 @@ class _Runner:
 
     def open(self) -> float:
         tensors = torch.load(self._folder / "tensors.pt")
-        inputs = self._engine.taken(tensors["inputs"], self._job.dtype)
+        self._inputs = self._engine.taken(tensors["inputs"], self._job.dtype)
         self._before = clock.resident_mib()
         self._session = self._engine.open(self._net, self._job.dtype, self._job.threads, self._folder)
-        self._inputs = inputs
-        found = difference(self._session([inputs]), tensors["expected"])
-        self._run = lambda: self._session([inputs])
+        found = difference(self._session([self._inputs]), tensors["expected"])
+        self._run = lambda: self._session([self._inputs])
         for _ in range(2):
             self._run()
         return found
