@@ -29,6 +29,7 @@ _EXTRAS = {
     "keras": ("h5py", "keras"),
     "search": ("optuna",),
     "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
+    "quantisation": ("nncf",),
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
