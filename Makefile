@@ -47,6 +47,7 @@ bench: $(STAMP)  ## measure operator and nets on the CPU against their peers and
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.family
 	$(BIN)/python -m tools.tables
+	$(BIN)/python -m tools.front_page
 	$(BIN)/python -m tools.family
 
 gpu-compile-check: $(STAMP)  ## compile every GPU kernel without a GPU, check registers, spills and loads

@@ -1,0 +1,27 @@
+"""The tables of README and documentation are what the tools make of the records: no figure was typed or is out of date."""
+
+import importlib
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("timm", reason="the tools count nets of timm")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("tool", ["tables", "front_page", "reproduction", "family", "search", "faults"])
+def test_a_page_is_what_its_tool_makes_of_the_records(tool, tmp_path, monkeypatch):
+    pages = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("images", "_build", "*.py"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    # Pages name their records relative to the root.
+    monkeypatch.chdir(ROOT)
+    where = ["--readme", str(tmp_path / "README.md")] if tool == "front_page" else ["--docs", str(pages)]
+    monkeypatch.setattr(sys, "argv", [tool, *where])
+    importlib.import_module(f"tools.{tool}").main()
+    for page in sorted(tmp_path.rglob("*.md")):
+        kept = (ROOT / page.relative_to(tmp_path)).read_text(encoding="utf-8")
+        assert page.read_text(encoding="utf-8") == kept, f"run python -m tools.{tool}: {page.name} is out of date"

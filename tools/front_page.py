@@ -1,0 +1,131 @@
+"""Write the tables of README.md from the records in results/: the operator, RedNet-50 beside ResNet-50, engines.
+
+python -m tools.front_page [--results results] [--readme README.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from involution import records
+from involution.studies.latency.results import Row
+
+from .markdown import spread, table
+from .tables import median_of, runs_of, write_between
+
+OPERATOR, OPERATOR_END = "<!-- operator: made by python -m tools.front_page -->", "<!-- end of operator -->"
+NETS, NETS_END = "<!-- nets: made by python -m tools.front_page -->", "<!-- end of nets -->"
+ENGINES, ENGINES_END = "<!-- engines: made by python -m tools.front_page -->", "<!-- end of engines -->"
+
+# Channels and side of the shapes that are shown, in batch 1.
+_SHAPES = ((64, 56), (256, 14))
+_PEERS = {
+    "involution": "involution",
+    "unfold": "unfold, the usual form",
+    "convolution 3×3": "3×3 convolution",
+    "depthwise 7×7": "7×7 depthwise convolution",
+}
+# What is shown of RedNet-50: records, kind of measurement in float32 and in bfloat16, and whether its norms are folded.
+_TREATMENTS = (
+    ("as they are", "nets-cpu-*", "inference", "inference, bfloat16", False),
+    ("norms folded", "nets-cpu-*", "inference", "inference, bfloat16", True),
+    ("compiled", "nets-cpu-*", "inference, compiled", "inference, compiled, bfloat16", False),
+    (
+        "folded, compiled and frozen",
+        "frozen-cpu-*",
+        "inference, folded, compiled and frozen",
+        "inference, folded, compiled and frozen, bfloat16",
+        False,
+    ),
+    ("training step", "nets-cpu-*", "training step", "training step, autocast to bfloat16", False),
+    (
+        "training step, compiled",
+        "nets-compiled-cpu-*",
+        "training step, compiled",
+        "training step, compiled, autocast to bfloat16",
+        False,
+    ),
+)
+_ENGINES = {
+    "openvino-extension": "OpenVINO, extension",
+    "onnxruntime-custom": "ONNX Runtime, one node per involution",
+    "aotinductor": "AOTInductor",
+    "openvino": "OpenVINO, standard operators",
+    "onnxruntime": "ONNX Runtime, standard operators",
+}
+_BATCHES = (1, 8)
+
+
+def operator(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the forward times of the operator and its peers, medians of all runs."""
+    results = median_of([run["results"] for run in runs])
+    rows = []
+    for channels, size in _SHAPES:
+        (row,) = (r for r in results if (r["batch"], r["channels"], r["size"]) == (1, channels, size))
+        cells = [f"{row['forward'][name]['median_ms']:.2g} ms" for name in _PEERS]
+        rows.append([f"{channels} channels, {size}×{size}", *cells])
+    yield from table(["", *_PEERS.values()], rows)
+
+
+def nets(results: Path) -> Iterator[str]:
+    """Yield RedNet-50's share of ResNet-50's time, the median of the runs and their range."""
+    rows = []
+    for label, pattern, *kinds, folded in _TREATMENTS:
+        runs = _runs(results, pattern)
+        name = "rednet50, folded" if folded else "rednet50"
+        cells = []
+        for kind in kinds:
+            for batch in _BATCHES:
+                found = [
+                    r["ratios"][name]
+                    for run in runs
+                    for r in run["results"]
+                    if (r["kind"], r["depth"], r["batch"]) == (kind, 50, batch)
+                ]
+                cells.append(spread(found, 2) if found else "")
+        rows.append([label if len(runs) > 1 else f"{label} (one run)", *cells])
+    yield from table(["", "float32, batch 1", "batch 8", "bfloat16, batch 1", "batch 8"], rows)
+
+
+def engines(runs: list[dict[str, Any]], dtype: str = "float32") -> Iterator[str]:
+    """Yield both nets' times in each engine, medians of the processes of all runs, and RedNet-50's share."""
+    rows = []
+    for engine, label in _ENGINES.items():
+        cells = []
+        for batch in _BATCHES:
+            times = []
+            for model in ("rednet50", "resnet50"):
+                processes = [
+                    time
+                    for row in (Row.of(result) for run in runs for result in run["results"])
+                    if (row.engine, row.dtype, row.batch, row.model) == (engine, dtype, batch, model)
+                    for time in row.process_medians_ms
+                ]
+                times.append(statistics.median(processes))
+            cells += [*(f"{time:.3g} ms" for time in times), f"{times[0] / times[1]:.2f}"]
+        rows.append([label, *cells])
+    head = [text for batch in _BATCHES for text in (f"batch {batch}, RedNet-50", "ResNet-50", "share")]
+    yield from table([dtype, *head], rows)
+
+
+def _runs(results: Path, pattern: str) -> list[dict[str, Any]]:
+    (paths,) = runs_of(results, pattern).values()
+    return [records.read(path) for path in paths]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    arguments = parser.parse_args()
+    write_between(arguments.readme, OPERATOR, OPERATOR_END, operator(_runs(arguments.results, "operator-cpu-*")))
+    write_between(arguments.readme, NETS, NETS_END, nets(arguments.results))
+    write_between(arguments.readme, ENGINES, ENGINES_END, engines(_runs(arguments.results, "engines-cpu-*")))
+
+
+if __name__ == "__main__":
+    main()
