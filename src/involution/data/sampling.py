@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import DataError, InvolutionWarning
+from ..schema import find_seed_problem
 from .epochs import EpochLoader
 
-__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of", "worker_options"]
+__all__ = ["EvenSampler", "ResumableDataModule", "check_seed", "epoch_seed", "parts_of", "worker_options"]
 
 # What worker processes need imported: once, where they are forked from.
 _PRELOADED = ["torch", "torchvision", "timm.data", __package__]
@@ -26,6 +27,17 @@ def parts_of(stage: str | None) -> tuple[str, ...]:
     """Return the parts of a data set that a stage of Lightning's needs: all of them where it is None."""
     parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
     return parts.get(stage, ())
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is no seed of the order of a data set, the same for all of them.
+
+    Raises:
+        ValueError: it is not from 0 to 2³² − 1.
+    """
+    problem = find_seed_problem(seed)
+    if problem:
+        raise ValueError(f"seed {problem}")
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
@@ -138,7 +150,7 @@ class ResumableDataModule(LightningDataModule):
         num_workers: processes that read images, per device.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size`` is below 1, ``num_workers`` negative, or ``seed`` not from 0 to 2³² − 1.
     """
 
     def __init__(self, seed: int, batch_size: int, num_workers: int = 0) -> None:
@@ -147,6 +159,7 @@ class ResumableDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        check_seed(seed)
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
         self._first_epoch = 0
 

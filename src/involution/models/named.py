@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from ..errors import CheckpointError, InvolutionError
+from ..errors import CheckpointError, InvolutionError, first_line
 from . import checkpoints, hub, saved  # checkpoints registers RedNet
 
 __all__ = ["NamedNet", "classifier", "find_described", "load"]
@@ -131,5 +131,5 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
         raise
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{model} cannot be loaded: {error} Give --weights, or as --model a folder that involution fit wrote"
+            f"{model} cannot be loaded: {first_line(error)}; give --weights, or as --model a folder that involution fit wrote"
         ) from error
