@@ -109,7 +109,7 @@ def test_a_label_of_18_digits_where_the_classes_are_not_known(tmp_path, capsys):
         ({"train": {"images": 10**15, "bytes": {}}}, {}),
         ({"train": {"images": 10**15, "bytes": {"train-00000.tar": 10240}}}, {}),
         (None, {"train_images": 10**15}),
-        (None, {"train_images": 6}),
+        (None, {"train_images": 21}),
     ],
     ids=["index", "index with sizes", "argument", "few"],
 )
@@ -122,7 +122,7 @@ def test_more_images_than_the_shards_can_hold_are_not_waited_for(tmp_path, conte
     words = r"the training shards of .* have 10,240 bytes, which .* images cannot be in; correct --data.train_images, or pack"
     with pytest.raises(DataError, match=words):
         module.setup("fit")
-    ImageShards(str(tmp_path), batch_size=1, classes=["a", "b"], train_images=5).setup("fit")
+    ImageShards(str(tmp_path), batch_size=1, classes=["a", "b"], train_images=20).setup("fit")
 
 
 def test_no_images_and_no_classes_are_none(tmp_path):
