@@ -44,6 +44,7 @@ def ended(*arguments):
     [
         (["--data.batch_size=0"], "batch_size must be at least 1, got 0"),
         (["--data.batch_size=-1"], "batch_size must be at least 1, got -1"),
+        ([f"--data.batch_size={10**30}"], "batch_size must be at most 2,147,483,647, got a number beyond 18 digits"),
         (["--data.dataset=nothing"], "unknown data set 'nothing'; expected one of digits, mnist"),
         (["--data.shift=-1"], "shift must not be negative, got -1"),
         (["--data.seed=-1"], "seed must be from 0 to 4294967295, got -1"),
@@ -108,6 +109,17 @@ def test_every_set_takes_the_same_seeds(make, seed):
     with pytest.raises(ValueError, match=r"^seed must be from 0 to 4294967295, got "):
         make(seed=seed)
     assert make(seed=2**32 - 1).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize("make", [ImageFolders, ImageShards, CocoImages, SegmentationFolders])
+def test_more_processes_than_a_machine_has_are_not_started(make):
+    for number, words in (
+        (1025, "num_workers must be at most 1,024, got 1025"),
+        (-1, "num_workers must be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make("x", num_workers=number)
+    assert make("x", num_workers=1024).num_workers == 1024
 
 
 @pytest.mark.parametrize("make", [ImageFolders, ImageShards, CocoImages, SegmentationFolders, Cityscapes])

@@ -207,7 +207,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
             there and has the annotated size is always checked.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(

@@ -221,7 +221,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         drop_last: leave out the images of an epoch that do not fill a batch.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(

@@ -192,7 +192,7 @@ class SegmentationFolders(_Segmentation):
             without a class, is found then.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Cityscapes(_Segmentation):
             without a class, is found then.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(

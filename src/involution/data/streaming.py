@@ -17,7 +17,7 @@ from ..errors import DataError
 from .description import DescribedImages
 from .image_folders import ImageTransforms, transformed
 from .images import read_image
-from .sampling import check_seed, epoch_seed, parts_of, worker_options
+from .sampling import check_loading, epoch_seed, parts_of, worker_options
 from .shards import LEAST_BYTES, find_shards, read_index, read_shard
 from .sources import find_data_root, named_folder
 
@@ -48,8 +48,8 @@ class ImageShards(LightningDataModule, DescribedImages):
         buffer: images among which the next one is drawn.
 
     Raises:
-        ValueError: ``batch_size``, ``buffer`` or ``train_images`` is below 1, ``num_workers`` negative, ``seed`` not from
-            0 to 2³² − 1, or ``classes`` or ``root`` is empty.
+        ValueError: ``batch_size``, ``num_workers``, ``seed``, ``buffer`` or ``train_images`` is out of range, or ``classes``
+            or ``root`` is empty.
         ImportError: ``datasets`` is missing.
     """
 
@@ -69,19 +69,14 @@ class ImageShards(LightningDataModule, DescribedImages):
         buffer: int = 1000,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("buffer", buffer, 1),
-            ("num_workers", num_workers, 0),
-            ("train_images", 1 if train_images is None else train_images, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_loading(seed, batch_size, num_workers)
+        for name, value in (("buffer", buffer), ("train_images", 1 if train_images is None else train_images)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if classes is not None and not classes:
             raise ValueError(
                 "classes must name a class for every label, got none; leave it out where they are not known"
             )
-        check_seed(seed)
         _datasets()
         if "://" not in root and not named_folder(root).is_absolute() and not Path(root).exists():
             root = str(find_data_root() / root)
