@@ -191,6 +191,18 @@ def test_what_a_name_means_is_found_by_its_description(tmp_path, local):
         named.find_described(str(tmp_path / "streets"))
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", (2**40).to_bytes(8, "little") + b"{}", "half"], ids=str)
+def test_damaged_weights_of_a_folder_are_refused_whatever_its_task(tmp_path, local, content):
+    for task, (make, _) in TASKS.items():
+        make(tmp_path / task)
+        weights = tmp_path / task / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2] if content == "half" else content)
+        with pytest.raises(
+            CheckpointError, match=f"{tmp_path / task}.*; (copy or save it|save the net|save it|give --weights)"
+        ):
+            named.load(str(tmp_path / task))
+
+
 def test_commands_for_classifiers_take_nothing_else(tmp_path, local, capsys):
     net = classification(tmp_path / "digits")
     loaded = load_classifier(str(tmp_path / "digits"), where="the page")
