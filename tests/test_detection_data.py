@@ -211,7 +211,10 @@ def test_a_set_without_objects_to_train_on(root):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"batch_size": 0}, "batch_size must be at least 1, got 0"), ({"num_workers": -1}, "num_workers must not be")],
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
+    ],
 )
 def test_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):

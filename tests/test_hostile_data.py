@@ -200,9 +200,42 @@ def test_masks_that_together_fill_the_memory_are_refused(annotations):
     first = {**content["annotations"][0], "segmentation": {"size": [3000, 3000], "counts": [9 * 10**6]}}
     entries = [{**first, "id": i} for i in range(300)]
     path.write_text(json.dumps({**content, "images": [image, *content["images"][1:]], "annotations": entries}))
-    with pytest.raises(DataError, match="the 300 masks of image 100 would have 2,700,000,000 pixels, more than the 2,"):
+    with pytest.raises(
+        DataError, match="the 300 masks of image 100 would have 2,700,000,000 pixels, more than the 536,"
+    ):
         read_coco(path, masks=True)
     read_coco(path)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_objects_that_together_fill_the_memory_are_refused(annotations, masks):
+    """Small ones, which take little by themselves: a detector compares every one with every place of the image."""
+    path, content = annotations
+    image = content["images"][0]
+    size = [image["height"], image["width"]]
+    first = {**content["annotations"][0], "segmentation": {"size": size, "counts": [size[0] * size[1]]}}
+    entries = [{**first, "id": i} for i in range(60_000)]
+    path.write_text(json.dumps({**content, "annotations": entries}))
+    with pytest.raises(
+        DataError, match=r"image 100 has 60,000 objects, more than the 20,000 that are .*; cut the image into"
+    ):
+        read_coco(path, masks=masks)
+    path.write_text(json.dumps({**content, "annotations": entries[:20_000]}))
+    assert len(read_coco(path, masks=masks).objects[100]) == 20_000
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.png", "a/../../x.png", ".."])
+def test_an_image_outside_its_folder_is_never_opened(annotations, tmp_path, name):
+    path, content = annotations
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"image 100 lies outside the folder of the images: file_name '.*'; put it there"
+    ):
+        read_coco(path)
+    content["images"][0]["file_name"] = "a/..b/x..png"
+    path.write_text(json.dumps(content))
+    assert read_coco(path).images[0].file_name == "a/..b/x..png"
 
 
 @pytest.mark.parametrize("name", [None, {"a": 1}, [], "\ud800", 1.5, True])
@@ -255,7 +288,8 @@ def test_a_class_that_is_named_twice_and_a_folder_in_the_place_of_the_file(tmp_p
     assert "--classes names a class twice, so that it is open which id it has: cat, dog, cat" in capsys.readouterr().err
     (tmp_path / "out.json").mkdir()
     assert voc(tmp_path, xml) == 2
-    assert capsys.readouterr().err == f"involution voc2coco: [Errno 21] Is a directory: '{tmp_path / 'out.json'}'\n"
+    said = f"involution voc2coco: {tmp_path / 'out.json'} cannot be used: Is a directory; check the path, its permissions and "
+    assert capsys.readouterr().err == f"{said}the free space, or name another\n"
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "utf-7", "shift_jis", "idna", "utf-32"])
@@ -289,6 +323,12 @@ def test_pascal_voc_names_are_read_without_what_sets_them_apart(tmp_path, capsys
     assert voc(tmp_path, xml.encode()) == 0
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["images"][0]["file_name"] == "a.jpg" and content["categories"] == [{"id": 1, "name": "cat"}]
+    for name in ("/etc/passwd", "../a.jpg"):
+        xml = XML.replace("a.jpg", name).format(width=10, xmin=1)
+        assert voc(tmp_path, xml.encode()) == 2
+        assert (
+            f"a.xml names an image outside the folder of the images: '{name}'; correct its" in capsys.readouterr().err
+        )
     names = tmp_path / "names.txt"
     names.write_text("a\na\n")
     assert voc(tmp_path, xml.encode(), "--names", str(names)) == 2

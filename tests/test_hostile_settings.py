@@ -10,7 +10,19 @@ from trainings import TINY, refusal
 
 from involution.commands.main import main
 from involution.commands.parsing import reason
-from involution.data import ImageTransforms, SegmentationTransforms
+from involution.data import (
+    Cityscapes,
+    CocoImages,
+    DetectionTransforms,
+    DigitObjects,
+    DigitScenes,
+    ImageFolders,
+    ImageShards,
+    ImageTransforms,
+    SegmentationFolders,
+    SegmentationTransforms,
+    SmallImages,
+)
 from involution.errors import InvolutionWarning, TrainingError
 from involution.models import detection
 from involution.models.building import built
@@ -32,8 +44,16 @@ def ended(*arguments):
     [
         (["--data.batch_size=0"], "batch_size must be at least 1, got 0"),
         (["--data.batch_size=-1"], "batch_size must be at least 1, got -1"),
+        ([f"--data.batch_size={10**30}"], "batch_size must be at most 2,147,483,647, got a number beyond 18 digits"),
         (["--data.dataset=nothing"], "unknown data set 'nothing'; expected one of digits, mnist"),
         (["--data.shift=-1"], "shift must not be negative, got -1"),
+        (["--data.seed=-1"], "seed must be from 0 to 4294967295, got -1"),
+        ([f"--data.seed={10**30}"], "seed must be from 0 to 4294967295, got a number beyond 18 digits"),
+        (["--run="], "--run is empty; say what it shall be (a dot is this folder)"),
+        (["--run", ""], "--run is empty; say what it shall be"),
+        (["--config="], "--config is empty; say what it shall be"),
+        (["--ckpt_path", ""], "--ckpt_path is empty; say what it shall be"),
+        (["--data.data_root="], "--data.data_root is empty; say what it shall be"),
         (["--model.num_classes=0"], "num_classes must be at least 2, got 0"),
         (["--model.num_classes=-3"], "num_classes must be at least 2, got -3"),
         (["--seed_everything=-1"], "--seed_everything must be from 0 to 4294967295, got -1"),
@@ -68,6 +88,44 @@ def test_a_setting_out_of_range(tmp_path, capsys, flags, words):
     assert ended("fit", *TINY, f"--run={tmp_path / 'run'}", *flags) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+@pytest.mark.parametrize(
+    "make",
+    [
+        SmallImages,
+        DigitScenes,
+        DigitObjects,
+        Cityscapes,
+        partial(ImageFolders, "x"),
+        partial(ImageShards, "x"),
+        partial(CocoImages, "x"),
+        partial(SegmentationFolders, "x"),
+    ],
+    ids=lambda make: getattr(make, "func", make).__name__,
+)
+def test_every_set_takes_the_same_seeds(make, seed):
+    with pytest.raises(ValueError, match=r"^seed must be from 0 to 4294967295, got "):
+        make(seed=seed)
+    assert make(seed=2**32 - 1).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize("make", [ImageFolders, ImageShards, CocoImages, SegmentationFolders])
+def test_more_processes_than_a_machine_has_are_not_started(make):
+    for number, words in (
+        (1025, "num_workers must be at most 1,024, got 1025"),
+        (-1, "num_workers must be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make("x", num_workers=number)
+    assert make("x", num_workers=1024).num_workers == 1024
+
+
+@pytest.mark.parametrize("make", [ImageFolders, ImageShards, CocoImages, SegmentationFolders, Cityscapes])
+def test_an_empty_root_is_not_the_folder_that_one_is_in(make):
+    with pytest.raises(ValueError, match=r"root is empty; name the folder of the data set \(. for this one\)"):
+        make("")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +169,13 @@ def test_what_matters_of_a_message_of_the_parser_is_found():
         (["pack", "a", "b", f"--seed={10**30}"], "--seed must be from 0 to 4294967295, got a number beyond 18 digits"),
         (["compare", f"--seed={2**32 - 1}", "--repeats=2"], "--seed must be from 0 to 4294967294, got 4294967295"),
         (["export", "rednet26", "--weights=random", "--opset=1"], "opset_version must be at least 18, got 1"),
+        (["pack", "a", ""], "an argument is empty; say what it shall be (a dot is this folder)"),
+        (["pack", "", "b"], "an argument is empty; say what it shall be"),
+        (["voc2coco", "a", "b", "--names="], "--names is empty; say what it shall be"),
+        (["predict", "a.png", "--out", ""], "--out is empty; say what it shall be"),
+        (["convert", "a", "--out="], "--out is empty; say what it shall be"),
+        (["search", "--runs", ""], "--runs is empty; say what it shall be"),
+        (["study", "cifar10", "--out="], "--out is empty; say what it shall be"),
         (["doctor", "--x"], "unknown option --x; there are none but --help"),
         (["fit", "--config", "/etc/passwd"], "holds no recipe; expected keys such as 'model' and 'data'"),
     ],
@@ -239,6 +304,7 @@ def test_how_a_segmentation_is_judged_is_checked_before_it_is_trained(arguments,
         (ImageTransforms, {"auto_augment": "nothing"}, "unknown auto_augment 'nothing'; expected a policy of timm"),
         (ImageTransforms, {"flip": 2}, "flip must be a probability from 0 to 1, got 2"),
         (ImageTransforms, {"color_jitter": -1}, "color_jitter must be a strength from 0 to 1, got -1"),
+        (DetectionTransforms, {"color_jitter": -1}, "color_jitter must be a strength from 0 to 1, got -1"),
         (SegmentationTransforms, {"std": [1, 0, 1]}, "std must be above zero in every channel"),
         (SegmentationTransforms, {"scale_range": (1e6, 1e6)}, "scale_range must be two factors up to 10"),
         (SegmentationTransforms, {"crop_size": (10**6, 1)}, "crop_size must be a height and a width from 1 to 8,192"),

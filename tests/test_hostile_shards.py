@@ -2,11 +2,15 @@
 
 import io
 import json
+import socket
 import tarfile
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
+from trainings import pictures_flags, refusal
 
 from involution.commands.main import main
 from involution.data import DataError, ImageShards, SegmentationFolders
@@ -85,6 +89,89 @@ def test_a_folder_whose_name_is_a_pattern_and_an_address_that_is_none(tmp_path):
             ask("foo://x")
 
 
+def test_a_label_of_18_digits_where_the_classes_are_not_known(tmp_path, capsys):
+    for part in ("train", "val"):
+        write_tar(
+            tmp_path / f"{part}-00000.tar", [("0.png", png()), ("0.cls", b"9" * 18), ("1.png", png()), ("1.cls", b"0")]
+        )
+    flags = [flag for flag in pictures_flags(tmp_path) if not flag.startswith(("--data=", "--data.batch_size"))]
+    flags += ["--data.batch_size=2", "--data.train_images=2", "--data.num_workers=0", f"--run={tmp_path / 'run'}"]
+    assert main(["fit", "--data=involution.data.ImageShards", *flags]) == 2
+    words = (
+        f"the data have the label {'9' * 18}, and the model's 2 classes the labels 0 to 1; correct the label, or set"
+    )
+    assert words in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ({"train": {"images": 10**15, "bytes": {}}}, {}),
+        ({"train": {"images": 10**15, "bytes": {"train-00000.tar": 10240}}}, {}),
+        (None, {"train_images": 10**15}),
+        (None, {"train_images": 21}),
+    ],
+    ids=["index", "index with sizes", "argument", "few"],
+)
+def test_more_images_than_the_shards_can_hold_are_not_waited_for(tmp_path, content, options):
+    write_tar(tmp_path / "train-00000.tar", [("0.png", png()), ("0.cls", b"0"), ("1.png", png()), ("1.cls", b"1")])
+    if content:
+        (tmp_path / "index.json").write_text(json.dumps(content))
+    write_tar(tmp_path / "val-00000.tar", [("0.png", png()), ("0.cls", b"0")])
+    module = ImageShards(str(tmp_path), batch_size=1, num_workers=0, classes=["a", "b"], **options)
+    words = r"the training shards of .* have 10,240 bytes, which .* images cannot be in; correct --data.train_images, or pack"
+    with pytest.raises(DataError, match=words):
+        module.setup("fit")
+    ImageShards(str(tmp_path), batch_size=1, classes=["a", "b"], train_images=20).setup("fit")
+
+
+def test_no_images_and_no_classes_are_none(tmp_path):
+    for options, words in (
+        ({"train_images": 0}, "train_images must be at least 1, got 0"),
+        ({"train_images": -3}, "train_images must be at least 1, got -3"),
+        ({"classes": []}, "classes must name a class for every label, got none; leave it out where they are not known"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ImageShards(str(tmp_path), **options)
+
+
+class _Unreachable(MemoryFileSystem):
+    """A server that no network leads to; libraries raise errors of their own kinds then."""
+
+    protocol = "nowhere"
+
+    def _open(self, *_, **__):
+        raise RuntimeError("[Errno -2] Name or service not known")
+
+    glob = _open
+
+
+def test_an_address_that_cannot_be_reached():
+    fsspec.register_implementation("nowhere", _Unreachable, clobber=True)
+    root = "nowhere://user/set"
+    for ask in (
+        lambda: read_index(root),
+        lambda: find_shards(root, "train-*.tar"),
+        lambda: list(read_shard(f"{root}/train-00000.tar")),
+    ):
+        words = r"nowhere://user/set.* cannot be reached: .*Name or service not known; check the address, the network and your"
+        with pytest.raises(DataError, match=words):
+            ask()
+
+
+def test_a_closed_port_and_a_file_in_the_place_of_the_folder(tmp_path):
+    pytest.importorskip("aiohttp", reason="by which fsspec asks servers")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        root = f"http://127.0.0.1:{listening.getsockname()[1]}/set"
+        for ask in (lambda: read_index(root), lambda: list(read_shard(f"{root}/train-00000.tar"))):
+            with pytest.raises(DataError, match=r"http://127.* cannot be reached: .*; check the address, the network"):
+                ask()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file is a file, no folder of shards; name the folder with --data.root"):
+        read_index(str(tmp_path / "file"))
+
+
 def test_a_label_beyond_the_classes(tmp_path):
     write_tar(tmp_path / "train-00000.tar", [("0.png", png()), ("0.cls", b"2"), ("1.png", png()), ("1.cls", b"0")])
     module = ImageShards(str(tmp_path), batch_size=1, num_workers=0, train_images=2, classes=["a", "b"])
@@ -138,6 +225,23 @@ def test_only_images_are_packed(folders, tmp_path, capsys, content):
     (folders / "train" / "a" / "2.png").unlink()
     (folders / "train" / "a" / "2.png").symlink_to("/etc/passwd")
     assert main(["pack", str(folders), str(tmp_path / "out")]) == 2
+
+
+def test_a_class_that_is_a_link_in_a_circle(folders, tmp_path, capsys):
+    circle = folders / "train" / "c"
+    circle.symlink_to("c")
+    assert main(["pack", str(folders), str(tmp_path / "out")]) == 2
+    words = f"{circle} cannot be looked at for images: Too many levels of symbolic links; repair or remove it"
+    assert words in capsys.readouterr().err and not list(tmp_path.rglob("*.tar"))
+
+
+def test_an_empty_path_does_not_fill_the_folder_that_one_is_in(folders, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["pack", str(folders), ""]) == 2
+    assert "an argument is empty; say what it shall be (a dot is this folder)" in capsys.readouterr().err
+    assert not list((tmp_path / "here").iterdir())
+    assert main(["pack", str(folders), "."]) == 0 and (tmp_path / "here" / "index.json").exists()
 
 
 def test_nothing_foreign_is_packed_over(folders, tmp_path, capsys):
@@ -217,4 +321,7 @@ def test_a_folder_that_is_nowhere_is_named_as_it_was_typed(monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INVOLUTION_DATA", "sets")
     with pytest.raises(DataError, match=r"there is no folder nope or sets/nope; name the data set's with --data.root"):
+        ImageFolders("nope").setup("fit")
+    (tmp_path / "nope").touch()
+    with pytest.raises(DataError, match=r"nope is a file, no folder; name the data set's folder with --data.root"):
         ImageFolders("nope").setup("fit")

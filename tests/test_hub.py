@@ -13,8 +13,9 @@ from test_detection_models import detector
 from trainings import refusal
 
 import involution.models  # noqa: F401
+from involution.commands.classifiers import load_classifier
 from involution.commands.main import main
-from involution.errors import CheckpointError
+from involution.errors import CheckpointError, CommandError
 from involution.models import hub, named, saved
 from involution.models.segmentation import create as create_segmentation
 from involution.models.trained import FOLDER
@@ -165,6 +166,60 @@ def test_timms_own_function_pushes_our_classifiers(tmp_path, local, monkeypatch)
     x = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(loaded(x), net(x))
+
+
+def test_what_a_name_means_is_found_by_its_description(tmp_path, local):
+    make, _ = TASKS["segmentation"]
+    make(tmp_path / "streets")
+    classification(tmp_path / "digits")
+    folder, description = named.find_described(str(tmp_path / "streets"))
+    assert (
+        folder == tmp_path / "streets" and description.task == "segmentation" and description.classes == ("a", "b", "c")
+    )
+    # A classifier, by folder or by name; and a file of weights is for a name, not for what is called like a folder.
+    assert named.find_described(str(tmp_path / "digits")) is None and named.find_described("rednet26") is None
+    assert named.find_described("rednet26", "random") is None
+    assert named.find_described(str(tmp_path / "streets"), "x.pth")[0] == folder
+    config = tmp_path / "streets" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "arguments": {**content["arguments"], "backbone": "hf-hub:user/net"}}))
+    with pytest.raises(CheckpointError, match="names 'hf-hub:user/net', which would be fetched from a network"):
+        named.find_described(str(tmp_path / "streets"))
+    assert named.find_described(str(tmp_path / "streets"), allow_network=True)[0] == folder
+    config.write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json is damaged: .*; save the net anew"):
+        named.find_described(str(tmp_path / "streets"))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", (2**40).to_bytes(8, "little") + b"{}", "half"], ids=str)
+def test_damaged_weights_of_a_folder_are_refused_whatever_its_task(tmp_path, local, content):
+    for task, (make, _) in TASKS.items():
+        make(tmp_path / task)
+        weights = tmp_path / task / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2] if content == "half" else content)
+        with pytest.raises(
+            CheckpointError, match=f"{tmp_path / task}.*; (copy or save it|save the net|save it|give --weights)"
+        ):
+            named.load(str(tmp_path / task))
+
+
+def test_commands_for_classifiers_take_nothing_else(tmp_path, local, capsys):
+    net = classification(tmp_path / "digits")
+    loaded = load_classifier(str(tmp_path / "digits"), where="the page")
+    assert not loaded.training and loaded.num_classes == 10
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert load_classifier("rednet26", "random", where="the page").num_classes == 1000
+    for task in ("segmentation", "detection"):
+        TASKS[task][0](tmp_path / task)
+        with pytest.raises(
+            CommandError, match=f"{task} is a {task} net; the page shows classifiers, name one of these"
+        ):
+            load_classifier(str(tmp_path / task), where="the page")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert main(["visualize", str(tmp_path / "x.png"), "--model", str(tmp_path / "detection")]) == 2
+    assert "detection is a detection net; this command shows classifiers, name one of these" in refusal(capsys)
+    with pytest.raises(CheckpointError, match=r"nothing cannot be loaded: Unknown model .*; give --weights, or as"):
+        load_classifier("nothing", where="the page")
 
 
 def test_refusals_are_sentences(tmp_path, local, capsys, monkeypatch):

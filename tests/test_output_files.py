@@ -60,7 +60,7 @@ def test_heat_maps_of_two_images_of_one_name(tmp_path, capsys):
     assert "is one of the files that are read and would be overwritten" in refusal(capsys)
     assert first.read_bytes() == before
     assert main(["predict", "", *model]) == 2
-    assert "the path of an image is empty; name a file or a folder" in refusal(capsys)
+    assert "an argument is empty; say what it shall be (a dot is this folder)" in refusal(capsys)
     for device, words in (
         ("meta", "unknown device 'meta'; expected auto, cpu, cuda, cuda:N or mps"),
         ("tpu", "unknown device"),

@@ -82,7 +82,19 @@ def test_a_refusal_is_found_under_what_was_raised_from_it():
         (DataError("no file"), 2, "involution fit: no file\n"),
         (CheckpointError("no weights"), 2, "involution fit: no weights\n"),
         (TrainingError("no loss"), 2, "involution fit: no loss\n"),
-        (PermissionError(13, "Permission denied", "x"), 2, "involution fit: [Errno 13] Permission denied: 'x'\n"),
+        (
+            PermissionError(13, "Permission denied", "x"),
+            2,
+            "involution fit: x cannot be used: Permission denied; check the path, its permissions and the free space, or "
+            "name another\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "involution fit: a file cannot be read or written: No space left on device; check the path, its permissions and "
+            "the free space, or name another\n",
+        ),
+        (OSError("of a library"), 2, "involution fit: of a library\n"),
         (ImportError("install it"), 2, "involution fit: install it\n"),
         (KeyboardInterrupt(), 130, "involution fit: interrupted\n"),
     ],

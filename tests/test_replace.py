@@ -190,9 +190,39 @@ def test_a_kernel_size_that_is_none(size):
         replace_convolutions(model, kernel_size=size)
 
 
+@pytest.mark.parametrize("size", [(16, 8), (3, 8, 8), (16, 8, 8, 8, 8), 3, "x", (16, 0, 8)])
+def test_a_size_of_the_input_that_the_model_cannot_take(size):
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16))
+    with pytest.raises(
+        ValueError, match=r"the model cannot be run on an input of size .*; give the size of one input"
+    ) as said:
+        replace_convolutions(model, input_size=size)
+    assert "\n" not in str(said.value) and type(model[0]) is nn.Conv2d
+
+
+def test_a_function_that_cannot_judge_a_module_is_told_which():
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    for where, words in (
+        (
+            lambda name, module: 1 / 0,
+            "where cannot judge 0, a ReLU: ZeroDivisionError, division by zero; let it return True",
+        ),
+        (
+            lambda name, module: module.kernel_size[0] > 1,
+            "where cannot judge 0, a ReLU: AttributeError, 'ReLU' object has no",
+        ),
+        (lambda name, module: torch.ones(2), "where cannot judge 0, a ReLU: RuntimeError, Boolean value of Tensor"),
+        (lambda name: True, "where cannot judge 0, a ReLU: TypeError, .* takes 1 positional argument but 2 were given"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            replace_convolutions(model, where)
+        assert type(model[1]) is nn.Conv2d
+
+
 def test_a_model_that_fails_is_left_as_it_was():
     model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(7, 2))
-    with pytest.raises(RuntimeError):
+    words = r"the model cannot be run on an input of size \(16, 4, 4\): .*cannot be multiplied.*; give the size of one input"
+    with pytest.raises(ValueError, match=words):
         replace_convolutions(model, input_size=(16, 4, 4))
     assert type(model[0]) is nn.Conv2d
 
@@ -242,6 +272,7 @@ def test_a_model_that_fails_with_involutions_is_left_as_it_was():
             return self.conv(x) + self.conv.weight.sum()
 
     model = Peculiar()
-    with pytest.raises(AttributeError):
+    words = r"with the involutions the model cannot be run any more on an input of size \(16, 4, 4\): .*'weight'; leave out by"
+    with pytest.raises(ValueError, match=words):
         replace_convolutions(model, input_size=(16, 4, 4))
     assert type(model.conv) is nn.Conv2d

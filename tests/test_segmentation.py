@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 
 from involution.commands.main import main
+from involution.errors import InvolutionWarning
 from involution.tasks import PolyLR, SegmentationTask, TrainingError
 from involution.tasks import segmentation_results as analysis
 
@@ -218,6 +220,20 @@ def test_a_name_of_a_class_is_no_formula():
 
     picture = analysis.confusion_picture(torch.eye(2).long(), ["a$\\frac$", "US$ 1^"])
     assert png(picture).startswith(b"\x89PNG")
+
+
+def test_letters_that_no_font_has_are_told_of_once():
+    from involution.pictures.plots import png
+
+    picture = analysis.confusion_picture(torch.eye(3).long(), ["道路", "天空", "人行道"])
+    with pytest.warns(
+        InvolutionWarning, match="matplotlib's font lacks some letters of the names, .*matplotlibrc"
+    ) as caught:
+        assert png(picture).startswith(b"\x89PNG")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        png(analysis.confusion_picture(torch.eye(2).long(), ["road", "ciel"]))
 
 
 def test_a_class_that_is_nowhere_counts_in_no_mean():

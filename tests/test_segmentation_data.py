@@ -109,6 +109,16 @@ def test_class_files_of_every_kind(tmp_path):
         ('{"classes": ["a"], "palette": [[0, 0, 0], [1, 1, 1]]}', "palette has 2 colours for 1 classes"),
         ('{"classes": ["a"], "palette": [[0, 0, 256]]}', "a colour has three whole numbers from 0 to 255"),
         ('{"classes": [1]}', "classes must be a list of names or an object from name to value"),
+        ("[1]", "classes must be a list of names or an object from name to value"),
+        ("3", "it must be a mapping with the key 'classes', got 3; correct it, such as to"),
+        ('{"classes": 3}', "classes must be a list, got 3; correct it, such as to"),
+        ('{"classes": ["a"], "palette": 3}', "palette must be a list with something in it, got 3"),
+        ('{"classes": ["a"], "palette": [3]}', r"palette\[0\] must be a list with something in it, got 3"),
+        (
+            '{"classes": ["a"], "palette": [["r"]]}',
+            r"palette\[0\]\[0\] must be a whole number of at most 18 digits, got 'r'",
+        ),
+        ('{"classes": ["a"], "ignore_index": "x"}', "ignore_index must be a list, got 'x'"),
     ],
 )
 def test_class_files_are_refused_in_words(tmp_path, text, words):

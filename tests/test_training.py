@@ -152,7 +152,7 @@ def test_misspelt_keys_are_named(folder, tmp_path, capsys):
 def test_predict_without_weights_says_what_to_do(folder, capsys):
     image = str(next((folder / "val" / "one").glob("*.png")))
     assert main(["predict", image, "--model", "rednet50"]) == 2
-    assert "Give --weights, or as --model a folder that involution fit wrote" in refusal(capsys)
+    assert "; give --weights, or as --model a folder that involution fit wrote" in refusal(capsys)
     assert main(["predict", "nowhere.png", "--model", "rednet50"]) == 2
     assert "there is no image or folder at nowhere.png" in refusal(capsys)
 

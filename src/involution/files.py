@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from .errors import FolderInUseError
 
-__all__ = ["locked", "read_json", "read_text", "replaced", "replaced_files", "write_atomically"]
+__all__ = ["locked", "read_json", "read_text", "replaced", "replaced_files", "stays_inside", "write_atomically"]
 
 # What a file system says that has no locks; a folder there is used without one.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -130,6 +130,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name, joined to a folder, leads into it: it begins at no root or drive and never steps up."""
+    path = Path(name)
+    return not path.anchor and ".." not in path.parts
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Form", "check_normalisation", "find_address", "find_large", "find_problem", "shown"]
+__all__ = ["Form", "check_normalisation", "find_address", "find_large", "find_problem", "find_seed_problem", "shown"]
 
 Form = Any
 _NAMES = {
@@ -98,6 +98,16 @@ def find_large(data: Any, most: float, where: str = "") -> str:
     elif isinstance(data, (list, tuple)):
         entries = ((f"{where}[{i}]", value) for i, value in enumerate(data))
     return next(filter(None, (find_large(value, most, place) for place, value in entries)), "")
+
+
+def find_seed_problem(seed: int, count: int = 1) -> str:
+    """Say what is wrong with a seed of every generator (Python's, NumPy's, PyTorch's), nothing if it is right.
+
+    Args:
+        seed: the first one.
+        count: of seeds that count on from it.
+    """
+    return "" if 0 <= seed <= 2**32 - count else f"must be from 0 to {2**32 - count}, got {shown(seed)}"
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], names: tuple[str, str] = ("mean", "std")) -> None:

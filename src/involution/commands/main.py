@@ -23,6 +23,17 @@ from .termination import INTERRUPTED, TERMINATED, Terminated, end_at_signals, is
 
 __all__ = ["CommandError", "main"]
 
+# Of a training, whose data may have a name or a suffix that is empty.
+_PATHS = (
+    "config",
+    "run",
+    "ckpt_path",
+    "data.root",
+    "data.data_root",
+    "data.init_args.root",
+    "data.init_args.data_root",
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -83,9 +94,26 @@ def _run(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise CommandError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
+    _refuse_empty(rest, _PATHS if COMMANDS[name].module == "training" else None)
     with _plain_warnings(name):
         _call(name, rest)
     return 0
+
+
+def _refuse_empty(arguments: Sequence[str], options: Sequence[str] | None) -> None:
+    """Refuse what is given as nothing: an empty path would be the folder that one happens to be in, and no option means that.
+
+    Args:
+        arguments: of the command.
+        options: which may not be empty, without their dashes; None for all, and what has no name.
+    """
+    for before, word in zip(["", *arguments], arguments):
+        option, equals, value = word.partition("=")
+        if value or (word and not equals):
+            continue
+        option = option or (before if before.startswith("-") and "=" not in before else "")
+        if options is None or option.lstrip("-").replace("-", "_") in options:
+            raise CommandError(f"{option or 'an argument'} is empty; say what it shall be (a dot is this folder)")
 
 
 def _settle_output() -> None:
@@ -126,6 +154,9 @@ def _sentence(error: Exception) -> str | None:
     if asked or isinstance(error, MemoryError):
         words = (asked[1] if asked else None) or ""
         return f"the memory of this machine is not enough{words}; use a smaller batch, smaller images or a smaller net"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename} cannot be used" if error.filename else "a file cannot be read or written"
+        return f"{where}: {error.strerror}; check the path, its permissions and the free space, or name another"
     return str(error) if isinstance(error, (ImportError, OSError)) else None
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import CommandError, InvolutionError
 from ..files import locked
-from ..schema import shown
+from ..schema import find_seed_problem
 
 __all__ = [
     "check_seed",
@@ -42,8 +42,9 @@ def check_training(*, epochs: int | None, repeats: int, seed: int) -> None:
 
 def check_seed(seed: int, count: int = 1) -> None:
     """Refuse what is no seed of every generator, or of ``count`` of them that count on."""
-    if not 0 <= seed <= 2**32 - count:
-        raise CommandError(f"--seed must be from 0 to {2**32 - count}, got {shown(seed)}")
+    problem = find_seed_problem(seed, count)
+    if problem:
+        raise CommandError(f"--seed {problem}")
 
 
 def find_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from .. import recipes, records
 from ..errors import CheckpointError, CommandError, InvolutionWarning, find_refusal, in_one_line
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
+from ..schema import find_seed_problem
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
@@ -103,8 +104,9 @@ class _Cli(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         seed = config.seed_everything
-        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
-            raise CommandError(f"--seed_everything must be from 0 to {2**32 - 1}, got {seed}")
+        problem = "" if isinstance(seed, bool) else find_seed_problem(seed)
+        if problem:
+            raise CommandError(f"--seed_everything {problem}")
         config.ckpt_path = _find_checkpoint(self.config.subcommand, config.run, config.ckpt_path)
         path = config.ckpt_path
         is_elsewhere = path in (None, "last", "hpc") or "://" in path or path.startswith("registry")

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..errors import CommandError
-from ..files import read_text, write_atomically
+from ..files import read_text, stays_inside, write_atomically
 from ..schema import shown
 from .output_files import refuse_overwriting
 
@@ -102,7 +102,12 @@ def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     width, height = (int(_number(root, f"size/{side}", file)) for side in ("width", "height"))
     if min(width, height) < 1:
         raise CommandError(f"{file} says that its image is {width} pixels wide and {height} high; correct it")
-    image = {"file_name": _text(root, "filename") or f"{file.stem}.jpg", "width": width, "height": height}
+    name = _text(root, "filename") or f"{file.stem}.jpg"
+    if not stays_inside(name):
+        raise CommandError(
+            f"{file} names an image outside the folder of the images: {shown(name)}; correct its filename"
+        )
+    image = {"file_name": name, "width": width, "height": height}
     return image, list(_objects(root, file))
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import read_json
+from ..files import read_json, stays_inside
 from ..schema import shown
 from .masks import decode_mask, encode_mask, find_mask_problem, is_coordinate, is_id
 
 __all__ = ["CocoFile", "ImageEntry", "decode_mask", "encode_mask", "read_coco"]
 
 
-# Of the masks of an image together, which training holds at once, a byte each.
-_MOST_PIXELS = 2**31
+# Of the masks of an image together, which training holds at once, and resizes as numbers of four bytes.
+_MOST_PIXELS = 2**29
+# Of an image, for training compares every one with every place of the image at once. The fullest of COCO's has 93.
+_MOST_OBJECTS = 20_000
 
 # Bytes of a name and of a path in the usual file systems.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096
@@ -95,6 +97,12 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
         if problem:
             raise DataError(f"{path}: annotation {_short(entry)} {problem}")
         objects.setdefault(entry["image_id"], []).append(entry)
+    for image_id, entries in objects.items():
+        if len(entries) > _MOST_OBJECTS:
+            raise DataError(
+                f"{path}: image {image_id} has {len(entries):,} objects, more than the {_MOST_OBJECTS:,} that are compared "
+                "with an image at once; cut the image into parts"
+            )
     for image_id, entries in objects.items() if masks else ():
         pixels = len(entries) * images[image_id].width * images[image_id].height
         if pixels > _MOST_PIXELS:
@@ -118,6 +126,11 @@ def _image(path: Path, entry: Any) -> ImageEntry:
         raise DataError(
             f"{path}: image {_short(entry)} needs an integer id, a file_name that a file can have, and width and height of "
             "at least 1 pixel"
+        )
+    if not stays_inside(entry["file_name"]):
+        raise DataError(
+            f"{path}: image {_short(entry)} lies outside the folder of the images: file_name {shown(entry['file_name'])}; "
+            "put it there, and name it from that folder on"
         )
     return ImageEntry(*(entry[key] for key in ("id", "file_name", "width", "height")))
 

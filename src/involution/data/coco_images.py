@@ -20,7 +20,7 @@ from .coco_files import CocoFile, ImageEntry, decode_mask, read_coco
 from .description import DescribedObjects
 from .images import read_image, read_size
 from .sampling import ResumableDataModule, parts_of
-from .sources import find_folder
+from .sources import find_folder, named_folder
 
 __all__ = ["AnnotatedImages", "CocoImages", "DetectionTransforms", "collate"]
 
@@ -38,6 +38,9 @@ class DetectionTransforms:
         color_jitter: strength of brightness, contrast and saturation changes, 0 for none.
         zoom_out: probability of putting the image into a larger empty one, which makes objects smaller.
         iou_crop: probability of a crop that keeps some overlap with an object, as in SSD.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class DetectionTransforms:
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be a probability from 0 to 1, got {share}")
+        if not 0 <= color_jitter <= 1:
+            raise ValueError(f"color_jitter must be a strength from 0 to 1, got {color_jitter}")
         self._crop = v2.RandomApply([v2.RandomIoUCrop()], iou_crop) if iou_crop else None
         self._others = v2.Compose(
             [
@@ -164,9 +169,10 @@ class AnnotatedImages(Dataset):
             "image_id": torch.tensor(entry.id),
         }
         if self.masks if masks is None else masks:
-            decoded = [decode_mask(o["segmentation"], entry.height, entry.width) for o in objects]
-            empty = torch.zeros(0, entry.height, entry.width, dtype=torch.uint8)
-            target["masks"] = torch.stack(decoded) if decoded else empty
+            # Into their place one by one: many together are as large as all else.
+            target["masks"] = torch.empty(len(objects), entry.height, entry.width, dtype=torch.uint8)
+            for mask, o in zip(target["masks"], objects, strict=True):
+                mask.copy_(decode_mask(o["segmentation"], entry.height, entry.width))
         return target
 
 
@@ -201,7 +207,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
             there and has the annotated size is always checked.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(
@@ -224,7 +230,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
         verify: bool = True,
     ) -> None:
         super().__init__(seed, batch_size, num_workers)
-        self.root = Path(root)
+        self.root = named_folder(root)
         self.places = {
             "train": (train_annotations, train_images),
             "val": (val_annotations, val_images),

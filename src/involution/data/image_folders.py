@@ -20,7 +20,7 @@ from ..schema import check_normalisation
 from .description import DescribedImages
 from .images import find_images, kind_of, read_image
 from .sampling import ResumableDataModule, parts_of
-from .sources import find_folder
+from .sources import find_folder, named_folder
 
 __all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images", "transformed"]
 
@@ -168,6 +168,24 @@ class FolderImages(ImageFolder):
         return transformed(read_image(path), self.transform, path), label
 
     @staticmethod
+    def find_classes(directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the folders inside, sorted, and their labels.
+
+        Raises:
+            FileNotFoundError: there are none.
+            DataError: the folder, or what lies in it, cannot be looked at.
+        """
+        try:
+            return find_classes(directory)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            # A link in a circle, for one.
+            raise DataError(
+                f"{error.filename or directory} cannot be looked at for images: {error.strerror}; repair or remove it"
+            ) from error
+
+    @staticmethod
     def make_dataset(
         directory: str | Path,
         class_to_idx: dict[str, int],
@@ -203,7 +221,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         drop_last: leave out the images of an epoch that do not fill a batch.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(
@@ -220,7 +238,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         drop_last: bool = False,
     ) -> None:
         super().__init__(seed, batch_size, num_workers)
-        self.root, self.folders = Path(root), {"train": train, "val": val, "test": test or val}
+        self.root, self.folders = named_folder(root), {"train": train, "val": val, "test": test or val}
         self.drop_last = drop_last
         self.transforms, self._is_told = transforms or ImageTransforms(), transforms is not None
         self.sets: dict[str, FolderImages] = {}
@@ -230,7 +248,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         """Names of the classes in the order of their labels: the folders of the training images, sorted."""
         root = self._folder("train")
         try:
-            return tuple(find_classes(str(root))[0])
+            return tuple(FolderImages.find_classes(root)[0])
         except FileNotFoundError as error:
             raise DataError(f"{root} holds no folders of classes: {error}") from error
 

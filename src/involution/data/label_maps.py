@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import DataError
 from ..files import read_json, read_text
+from ..schema import find_problem
 from .images import decode_image
 
 __all__ = ["IGNORE", "ClassTable", "read_labels"]
@@ -20,6 +21,10 @@ __all__ = ["IGNORE", "ClassTable", "read_labels"]
 IGNORE = 255
 
 Colour = tuple[int, int, int]
+
+_EXAMPLE = '{"classes": ["road", "sky"], "ignore_index": 255}'
+# What of a class file is looked at before anything is made of it; names, values and colours are those of a table.
+_FORM = {"classes": (dict, list), "palette?": (None, [[int]]), "ignore_index?": (int, list)}
 
 
 def _colour(number: int) -> Colour:
@@ -76,18 +81,23 @@ class ClassTable:
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{path} cannot be read as a class file: {error}; expected a text file with one class name a line, "
-                'or JSON such as {"classes": ["road", "sky"], "ignore_index": 255}'
+                f"or JSON such as {_EXAMPLE}"
             ) from error
         try:
             return cls._of(content)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
-            raise DataError(f"{path} does not describe classes: {reason}; see docs/segmentation.md") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path} does not describe classes: {error}; correct it, such as to {_EXAMPLE}, see docs/segmentation.md"
+            ) from error
 
     @classmethod
     def _of(cls, content: Any) -> ClassTable:
         if isinstance(content, list):
-            content = {"classes": [line.strip() for line in content if line.strip()]}
+            lines = [line.strip() if isinstance(line, str) else line for line in content]
+            content = {"classes": [line for line in lines if line != ""]}
+        problem = find_problem(content, _FORM)
+        if problem:
+            raise ValueError(problem)
         classes = content["classes"]
         if not isinstance(classes, (list, dict)) or not all(isinstance(name, str) for name in classes):
             raise ValueError("classes must be a list of names or an object from name to value")

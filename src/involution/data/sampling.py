@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import DataError, InvolutionWarning
+from ..schema import find_seed_problem, shown
 from .epochs import EpochLoader
 
-__all__ = ["EvenSampler", "ResumableDataModule", "epoch_seed", "parts_of", "worker_options"]
+__all__ = ["EvenSampler", "ResumableDataModule", "check_loading", "epoch_seed", "parts_of", "worker_options"]
 
+_MOST_WORKERS = 1024
 # What worker processes need imported: once, where they are forked from.
 _PRELOADED = ["torch", "torchvision", "timm.data", __package__]
 
@@ -26,6 +28,25 @@ def parts_of(stage: str | None) -> tuple[str, ...]:
     """Return the parts of a data set that a stage of Lightning's needs: all of them where it is None."""
     parts = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: ("train", "val", "test")}
     return parts.get(stage, ())
+
+
+def check_loading(seed: int, batch_size: int, num_workers: int) -> None:
+    """Refuse what no data set is read by, the same for all of them.
+
+    Raises:
+        ValueError: ``seed`` is not from 0 to 2³² − 1, ``batch_size`` below 1 or beyond 31 bits, or ``num_workers`` negative
+            or more than 1,024, which would all be started.
+    """
+    problem = find_seed_problem(seed)
+    if problem:
+        raise ValueError(f"seed {problem}")
+    for name, value, least, most in (
+        ("batch_size", batch_size, 1, 2**31 - 1),
+        ("num_workers", num_workers, 0, _MOST_WORKERS),
+    ):
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"at most {most:,}"
+            raise ValueError(f"{name} must be {limit}, got {shown(value)}")
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
@@ -138,15 +159,12 @@ class ResumableDataModule(LightningDataModule):
         num_workers: processes that read images, per device.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: one of them is out of range, see `check_loading`.
     """
 
     def __init__(self, seed: int, batch_size: int, num_workers: int = 0) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        check_loading(seed, batch_size, num_workers)
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
         self._first_epoch = 0
 

@@ -18,7 +18,7 @@ from .images import find_images, read_image, read_size
 from .label_maps import IGNORE, ClassTable, read_labels
 from .sampling import EvenSampler, ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
-from .sources import find_folder
+from .sources import find_folder, named_folder
 
 __all__ = ["Cityscapes", "SegmentationFolders", "SegmentationSet"]
 
@@ -84,7 +84,7 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         verify: bool,
     ) -> None:
         super().__init__(seed, batch_size, num_workers)
-        self.given_root = Path(root)
+        self.given_root = named_folder(root)
         self.drop_last, self.verify = drop_last, verify
         self.transforms = transforms or SegmentationTransforms()
         self.sets: dict[str, SegmentationSet] = {}
@@ -192,7 +192,7 @@ class SegmentationFolders(_Segmentation):
             without a class, is found then.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Cityscapes(_Segmentation):
             without a class, is found then.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
     """
 
     def __init__(

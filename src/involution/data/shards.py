@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +24,21 @@ from ..files import replaced
 from ..schema import find_problem, shown
 from .images import read_size
 
-__all__ = ["INDEX", "Packed", "Sample", "expand", "find_shards", "pack", "read_index", "read_shard"]
+__all__ = ["INDEX", "LEAST_BYTES", "Packed", "Sample", "expand", "find_shards", "pack", "read_index", "read_shard"]
 
 INDEX = "index.json"
 # What a file of a sample can have, and the number of names that a pattern can stand for.
 _MOST_BYTES, _MOST_NAMES = 2**30, 10**6
-_PART = {"images": int, "bytes": dict}
+# Of a tar file, a quarter of what the smallest sample takes: a truncated shard is told of by who reads it.
+LEAST_BYTES = 512
+
+
+def _no_count(value: Any) -> str:
+    is_count = not find_problem(value, int) and value >= 1
+    return "" if is_count else f"must be a whole number from 1 on, got {shown(value)}"
+
+
+_PART = {"images": _no_count, "bytes": dict}
 _INDEX = {"train?": _PART, "val?": _PART, "test?": _PART, "classes?": [str]}
 _REMEDY = "copy it anew or remove it"
 
@@ -50,13 +59,18 @@ class Packed(NamedTuple):
 
 
 def read_index(root: str) -> dict[str, Any]:
-    """Return what `pack` wrote down of the shards in a folder; empty where others made them."""
+    """Return what `pack` wrote down of the shards in a folder; empty where others made them.
+
+    Raises:
+        DataError: it is damaged, none that `pack` wrote, or cannot be reached.
+    """
     import fsspec
 
     _file_system(root)
     try:
-        with fsspec.open(f"{root.rstrip('/')}/{INDEX}", "rt", encoding="utf-8") as file:
-            index = json.load(file)
+        with _reached(root), fsspec.open(f"{root.rstrip('/')}/{INDEX}", "rb") as file:
+            content = file.read()
+        index = json.loads(content)
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
@@ -80,6 +94,29 @@ def _file_system(address: str) -> tuple[Any, str]:
         raise DataError(f"{address} is no folder and no address that can be read: {in_one_line(error)}") from error
 
 
+@contextmanager
+def _reached(address: str) -> Iterator[None]:
+    """Refuse an address whose server does not answer, or refuses to; the libraries for each raise errors of their own."""
+    try:
+        yield
+    except (DataError, ImportError):
+        raise
+    except NotADirectoryError as error:
+        raise DataError(f"{address} is a file, no folder of shards; name the folder with --data.root") from error
+    except Exception as error:
+        why: BaseException | None = error
+        if isinstance(error, FileNotFoundError):
+            # Of a web server that does not answer fsspec says this, too. One that does left its response in the cause.
+            cause = error.__cause__
+            why = cause if isinstance(cause, OSError) and getattr(cause, "response", None) is None else None
+        if "://" not in address or why is None or isinstance(why, FileNotFoundError):
+            raise
+        raise DataError(
+            f"{address} cannot be reached: {in_one_line(why, 200)}; check the address, the network and your access to it, "
+            "or copy the shards into a folder and name that"
+        ) from error
+
+
 def expand(pattern: str) -> list[str]:
     """Write out ranges: ``train-{000..002}.tar`` is three names."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
@@ -101,7 +138,7 @@ def find_shards(root: str, pattern: str) -> list[str]:
             (``train-{0000..1023}.tar``).
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or the address cannot be reached.
     """
     found: list[str] = []
     for name in expand(pattern):
@@ -114,7 +151,8 @@ def find_shards(root: str, pattern: str) -> list[str]:
         if local:
             # The folder's own name may hold what means something in a pattern.
             path = f"{glob.escape(path.removesuffix(name))}{name}"
-        found += [str(p) if local else filesystem.unstrip_protocol(p) for p in filesystem.glob(path)]
+        with _reached(address):
+            found += [str(p) if local else filesystem.unstrip_protocol(p) for p in filesystem.glob(path)]
     if not found:
         raise DataError(
             f"there is no shard at {root.rstrip('/')}/{pattern}; expected tar files, as involution pack writes them"
@@ -130,13 +168,14 @@ def read_shard(shard: str, size: int | None = None) -> Iterator[Sample]:
         size: bytes it should have, where that is known.
 
     Raises:
-        DataError: the shard is missing, truncated or damaged, or a sample has no image or no label.
+        DataError: the shard is missing, truncated or damaged, cannot be reached, or a sample has no image or no label.
     """
     import fsspec
 
-    with ExitStack() as stack:
+    with _reached(shard), ExitStack() as stack:
         try:
-            file = stack.enter_context(fsspec.open(shard, "rb"))
+            with _reached(shard):
+                file = stack.enter_context(fsspec.open(shard, "rb"))
             _refuse_truncated(shard, file, size)
             # As a stream: nothing but reading forward, which every server can do.
             tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|"))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import DataError
 
-__all__ = ["DATASETS", "ImageSet", "find_data_root", "find_folder", "load", "prepare"]
+__all__ = ["DATASETS", "ImageSet", "find_data_root", "find_folder", "load", "named_folder", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,29 @@ def find_data_root(data_root: str | Path | None = None) -> Path:
     return Path(data_root or os.environ.get("INVOLUTION_DATA") or "data")
 
 
+def named_folder(root: str | Path) -> Path:
+    """Return the path that a data set was told, and refuse none at all, which would be the folder that one happens to be in.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not str(root):
+        raise ValueError("root is empty; name the folder of the data set (. for this one)")
+    return Path(root)
+
+
 def find_folder(root: Path) -> Path:
     """Return ``root``, or where it is relative and not here, that folder in the data root of `find_data_root`.
 
     Raises:
-        DataError: there is neither.
+        DataError: there is neither, or it is no folder.
     """
     places = [root] if root.is_absolute() else [root, find_data_root() / root]
     found = next((place for place in places if place.exists()), None)
     if found is None:
         raise DataError(f"there is no folder {' or '.join(map(str, places))}; name the data set's with --data.root")
+    if not found.is_dir():
+        raise DataError(f"{found} is a file, no folder; name the data set's folder with --data.root")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from ..errors import DataError
 from .description import DescribedImages
 from .image_folders import ImageTransforms, transformed
 from .images import read_image
-from .sampling import epoch_seed, parts_of, worker_options
-from .shards import find_shards, read_index, read_shard
-from .sources import find_data_root
+from .sampling import check_loading, epoch_seed, parts_of, worker_options
+from .shards import LEAST_BYTES, find_shards, read_index, read_shard
+from .sources import find_data_root, named_folder
 
 __all__ = ["ImageShards"]
 
@@ -48,7 +48,8 @@ class ImageShards(LightningDataModule, DescribedImages):
         buffer: images among which the next one is drawn.
 
     Raises:
-        ValueError: ``batch_size`` or ``buffer`` is below 1 or ``num_workers`` negative.
+        ValueError: ``batch_size``, ``num_workers``, ``seed``, ``buffer`` or ``train_images`` is out of range, or ``classes``
+            or ``root`` is empty.
         ImportError: ``datasets`` is missing.
     """
 
@@ -68,15 +69,16 @@ class ImageShards(LightningDataModule, DescribedImages):
         buffer: int = 1000,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("buffer", buffer, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_loading(seed, batch_size, num_workers)
+        for name, value in (("buffer", buffer), ("train_images", 1 if train_images is None else train_images)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if classes is not None and not classes:
+            raise ValueError(
+                "classes must name a class for every label, got none; leave it out where they are not known"
+            )
         _datasets()
-        if "://" not in root and not Path(root).is_absolute() and not Path(root).exists():
+        if "://" not in root and not named_folder(root).is_absolute() and not Path(root).exists():
             root = str(find_data_root() / root)
         self.root, self.patterns = root, {"train": train, "val": val, "test": test or val}
         self.batch_size, self.num_workers, self.seed, self.buffer = batch_size, num_workers, seed, buffer
@@ -101,7 +103,7 @@ class ImageShards(LightningDataModule, DescribedImages):
             DataError: neither ``index.json`` nor the argument says it.
         """
         number = self._train_images or self.index.get("train", {}).get("images")
-        if not number:
+        if number is None:
             raise DataError(
                 f"{self.root} has no index.json that says how many training images there are; give their number with "
                 "--data.train_images"
@@ -127,14 +129,31 @@ class ImageShards(LightningDataModule, DescribedImages):
         """Look for the shards of every part that ``stage`` needs, and count the batches of an epoch.
 
         Raises:
-            DataError: there are no shards of a part, or not enough images for one batch.
+            DataError: there are no shards of a part, not enough images for one batch, or fewer bytes than so many images
+                would take.
         """
         for part in parts_of(stage) if stage else ():
-            find_shards(self.root, self.patterns[part])
+            shards = self._shards(part)
+            if part == "train":
+                self._refuse_too_many([_size(*shard) for shard in shards])
         if stage == "fit" and self.batches_per_epoch < 1:
             raise DataError(
                 f"{self.train_images} training images do not fill one batch of {self.batch_size} in each of "
                 f"{self._processes[1]} processes; lower --data.batch_size"
+            )
+
+    def _shards(self, part: str) -> list[tuple[str, int | None]]:
+        """Return the shards of a part with their sizes, where ``index.json`` says them."""
+        sizes = {name: int(size) for name, size in self.index.get(part, {}).get("bytes", {}).items()}
+        return [(shard, sizes.get(shard.rpartition("/")[2])) for shard in find_shards(self.root, self.patterns[part])]
+
+    def _refuse_too_many(self, sizes: Sequence[int | None]) -> None:
+        """Refuse a number of images that the shards cannot hold: an epoch would begin them anew without end."""
+        total = sum(size or 0 for size in sizes)
+        if None not in sizes and self.train_images > total // LEAST_BYTES:
+            raise DataError(
+                f"the training shards of {self.root} have {total:,} bytes, which {self.train_images:,} images cannot be in; "
+                "correct --data.train_images, or pack the images anew"
             )
 
     @property
@@ -187,8 +206,7 @@ class ImageShards(LightningDataModule, DescribedImages):
     def _samples(self, part: str, transform: Any, shuffled: bool = False) -> tuple[_Samples, int]:
         """Return the images of a part for this process, and how many workers can read them."""
         datasets = _datasets()
-        sizes = {name: int(size) for name, size in self.index.get(part, {}).get("bytes", {}).items()}
-        shards = [(shard, sizes.get(shard.rpartition("/")[2])) for shard in find_shards(self.root, self.patterns[part])]
+        shards = self._shards(part)
         features = datasets.Features(
             {"image": datasets.Value("binary"), "label": datasets.Value("int64"), "name": datasets.Value("string")}
         )
@@ -261,6 +279,13 @@ class _TrainLoader(DataLoader):
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Begin the next iteration there."""
         self._resumed = dict(state_dict)
+
+
+def _size(shard: str, size: int | None) -> int | None:
+    """Return the bytes of a shard as they are known, or those of a file of this machine; None where it would take a server."""
+    if size is None and Path(shard).is_file():
+        return Path(shard).stat().st_size
+    return size
 
 
 def _read(shards: Iterable[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:

@@ -300,7 +300,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {in_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file: {in_one_line(error)}; copy or save it anew"
+        ) from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -313,7 +315,7 @@ def _read_torch(path: Path) -> Any:
             # What no pickle contains, neither a harmless nor a harmful one.
             said = re.search(r"WeightsUnpickler error: (.+)", text)
             reason = said[1] if said else "its pickle cannot be read"
-            raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
+            raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}; copy or save it anew") from error
         what = f"it asks for {wanted[1]}" if wanted else "it holds more than weights"
         raise CheckpointError(
             f"{path} was refused, because loading it could run code ({what}); save its state_dict alone, "
@@ -322,7 +324,7 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:
         # Damaged pickles make the unpickler raise anything.
         reason = in_one_line(error).partition(". This is an internal miniz error")[0]
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}; copy or save it anew") from error
 
 
 class _ForbiddenGlobalError(Exception):
@@ -370,4 +372,6 @@ def _read_paddle(path: Path) -> Any:
             f"{path} was refused, because loading it could run code (it asks for {error}); expected arrays by name"
         ) from error
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged or no PaddlePaddle checkpoint: {in_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is damaged or no PaddlePaddle checkpoint: {in_one_line(error)}; copy it anew"
+        ) from error

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from torch import nn
 
-from ..errors import CheckpointError, InvolutionError
+from ..errors import CheckpointError, InvolutionError, in_one_line
 from . import checkpoints, hub, saved  # checkpoints registers RedNet
 
 __all__ = ["NamedNet", "classifier", "find_described", "load"]
@@ -129,7 +130,8 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
         return timm.create_model(model, pretrained=True)
     except InvolutionError:
         raise
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+        reason = in_one_line(error).rstrip(".")
         raise CheckpointError(
-            f"{model} cannot be loaded: {error} Give --weights, or as --model a folder that involution fit wrote"
+            f"{model} cannot be loaded: {reason}; give --weights, or as --model a folder that involution fit wrote"
         ) from error

@@ -160,7 +160,9 @@ def describe(folder: str | Path, *, allow_network: bool = False) -> Description 
     if not isinstance(config, dict) or "task" not in config:
         return None
     if config["task"] not in tuple(_BUILDERS):
-        raise CheckpointError(f"{path} is of an unknown task {config['task']!r}; expected {', '.join(_BUILDERS)}")
+        raise CheckpointError(
+            f"{path} is of an unknown task {config['task']!r}; expected {', '.join(_BUILDERS)}; save the net anew"
+        )
     unknown = sorted(config.keys() - _FORM.keys())
     problem = find_problem(config, _FORM) or find_problem(config["details"], _DETAILS[config["task"]], "details")
     if config["task"] == "detection":
@@ -270,11 +272,11 @@ def load(folder: str | Path, *, allow_network: bool = False) -> tuple[nn.Module,
     except Exception as error:
         # What a description of the right form still says wrong, the classes it names say in their own ways.
         raise CheckpointError(
-            f"{Path(folder) / CONFIG} describes a net that cannot be built: {in_one_line(error)}"
+            f"{Path(folder) / CONFIG} describes a net that cannot be built: {in_one_line(error)}; save the net anew"
         ) from error
     problems = checkpoints.misfit(state, expected, listed=5)
     if problems:
-        raise CheckpointError(f"{path} does not fit its description: {problems}")
+        raise CheckpointError(f"{path} does not fit its description: {problems}; save the net anew")
     net = build(description)
     net.load_state_dict(state)
     return net.eval(), description

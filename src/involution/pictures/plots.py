@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
+
+from ..errors import InvolutionWarning
+
+# What matplotlib says of every letter by itself.
+_MISSING = "Glyph .* missing from"
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,21 @@ LIGHT = Theme(
 
 
 def png(figure: Any, dpi: int = 150) -> bytes:
-    """Render a figure as PNG."""
+    """Render a figure as PNG; of all letters that the font lacks one warning tells."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _MISSING)
+        figure.savefig(buffer, format="png", dpi=dpi)
+    others = [warning for warning in caught if not re.match(_MISSING, str(warning.message))]
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if len(others) < len(caught):
+        warnings.warn(
+            "matplotlib's font lacks some letters of the names, which the picture shows as boxes; name a font that has them "
+            "in a file matplotlibrc (font.family)",
+            InvolutionWarning,
+            stacklevel=2,
+        )
     return buffer.getvalue()
 
 

@@ -10,6 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from ..counting import count
+from ..errors import in_one_line
 from ..modules import Involution1d, Involution2d, Involution3d
 from .report import ConvolutionReport, ReplacementReport
 
@@ -54,8 +55,9 @@ def replace_convolutions(
 
     Raises:
         TypeError: ``model`` is itself a convolution, ``where`` is no function, or ``kernel_size`` no whole number above 0.
-        ValueError: a chosen module is no convolution, a kernel's parity differs, or the channels do not split into the
-            groups; the message names the module. Nothing has been replaced then.
+        ValueError: a chosen module is no convolution, a kernel's parity differs, the channels do not split into the
+            groups, or ``where`` raises; the message names the module. Or the model cannot be run on ``input_size``.
+            Nothing has been replaced then.
 
     Example:
         >>> from torch import nn
@@ -85,7 +87,7 @@ def replace_convolutions(
         )
     places: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if name and (isinstance(module, tuple(_LAYERS)) if where is None else where(name, module)):
+        if name and (isinstance(module, tuple(_LAYERS)) if where is None else _chosen(where, name, module)):
             places.setdefault(module, []).append(name)
     made: dict[nn.Module, nn.Module] = {}
     reasons: dict[nn.Module, str] = {}
@@ -109,17 +111,39 @@ def replace_convolutions(
         )
         for module, names in places.items()
     )
-    params, macs = [_params(model)], [count(model, input_size).macs] if input_size is not None else []
+    params, macs = [_params(model)], [_macs(model, input_size, replaced=False)] if input_size is not None else []
     _put(model, {name: made[module] for module in made for name in places[module]})
     keeps = False
     try:
         params.append(_params(model))
-        macs += [count(model, input_size).macs] if input_size is not None else []
+        macs += [_macs(model, input_size, replaced=True)] if input_size is not None else []
         keeps = not dry_run
     finally:
         if not keeps:
             _put(model, {name: module for module in made for name in places[module]})
     return ReplacementReport(entries, (params[0], params[1]), (macs[0], macs[1]) if macs else None)
+
+
+def _chosen(where: Callable[[str, nn.Module], bool], name: str, module: nn.Module) -> bool:
+    try:
+        return bool(where(name, module))
+    except Exception as error:
+        raise ValueError(
+            f"where cannot judge {name}, a {type(module).__name__}: {type(error).__name__}, {in_one_line(error)}; let it "
+            "return True or False for every module"
+        ) from error
+
+
+def _macs(model: nn.Module, input_size: Sequence[int], *, replaced: bool) -> int:
+    try:
+        return count(model, input_size).macs
+    except Exception as error:
+        what = "the model cannot be run on an input"
+        remedy = "give the size of one input without the batch, such as (3, 224, 224)"
+        if replaced:
+            what = "with the involutions the model cannot be run any more on an input"
+            remedy = "leave out by where= what the model uses as more than a layer"
+        raise ValueError(f"{what} of size {input_size!r}: {in_one_line(error)}; {remedy}") from error
 
 
 def _obstacle(module: Any) -> str:

@@ -11,7 +11,7 @@ from ..errors import DivergenceError, InvolutionWarning, TrainingError
 from ..models.saved import MOST_CLASSES
 from ..schema import shown
 
-__all__ = ["check_classes", "check_finite", "check_number_of_classes", "warn_of_long_warmup"]
+__all__ = ["check_classes", "check_finite", "check_labels", "check_number_of_classes", "warn_of_long_warmup"]
 
 
 def check_number_of_classes(num_classes: int, least: int) -> None:
@@ -37,6 +37,28 @@ def check_classes(data: DataDescription, num_classes: int) -> None:
         raise TrainingError(
             f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {num_classes}; "
             f"set num_classes to {len(names)}"
+        )
+
+
+def check_labels(labels: Tensor, num_classes: int, ignored: int | None = None) -> None:
+    """Refuse labels that are none of the model's classes, which a loss takes for an index.
+
+    Args:
+        labels: of a batch; shares of classes (floating point) are not looked at.
+        num_classes: of the model.
+        ignored: the label that the loss passes over, if any.
+
+    Raises:
+        TrainingError: a label is below 0, or not below ``num_classes``.
+    """
+    if labels.is_floating_point():
+        return
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    wrong = wrong if ignored is None else wrong[wrong != ignored]
+    if len(wrong):
+        raise TrainingError(
+            f"the data have the label {wrong[0].item()}, and the model's {num_classes} classes the labels 0 to "
+            f"{num_classes - 1}; correct the label, or set num_classes to the number of classes"
         )
 
 

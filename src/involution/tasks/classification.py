@@ -17,7 +17,7 @@ from ..data.description import DataDescription
 from ..errors import TrainingError
 from ..models.building import built
 from . import sharding
-from .checks import check_classes, check_finite, check_number_of_classes
+from .checks import check_classes, check_finite, check_labels, check_number_of_classes
 from .schedules import create_optimizer
 
 
@@ -143,7 +143,7 @@ class ClassificationTask(LightningModule):
         """Return the loss of a batch of images and labels.
 
         Raises:
-            TrainingError: the loss is infinite or no number.
+            TrainingError: the loss is infinite or no number, or a label is none of the model's classes.
         """
         loss = self._step("train", batch)
         check_finite(loss, self.current_epoch, batch_idx)
@@ -195,6 +195,8 @@ class ClassificationTask(LightningModule):
                 f"build it with model_args={{'in_chans': {images.shape[1]}}}"
             )
         logits = self(images)
+        # On an accelerator this waits for the net, as the accuracy would.
+        check_labels(labels, self.num_classes, getattr(self.loss, "ignore_index", None))
         loss = self.loss(logits, labels)
         accuracy = self.accuracies[f"{stage}_accuracy"]
         accuracy(logits, labels)

@@ -67,7 +67,8 @@ def confusion_picture(confusion: Tensor, names: Sequence[str]) -> Any:
 
     shares = (100 * confusion.double() / confusion.sum(1, keepdim=True)).nan_to_num()
     side = 1.9 + 0.42 * len(names)
-    figure = Figure(figsize=(side + 0.6, side))
+    # Laid out when it is drawn, where what matplotlib says of missing letters is heard.
+    figure = Figure(figsize=(side + 0.6, side), layout="tight")
     axes = figure.subplots()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
     # A dollar in a name begins no formula.
@@ -79,5 +80,4 @@ def confusion_picture(confusion: Tensor, names: Sequence[str]) -> Any:
     for i, j in torch.nonzero(shares.round() > 0).tolist():
         dark = shares[i, j] > 50
         axes.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    figure.tight_layout()
     return figure
