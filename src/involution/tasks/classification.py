@@ -21,6 +21,10 @@ from .checks import check_classes, check_finite, check_number_of_classes
 from .schedules import create_optimizer
 
 
+# What timm's description of weights says of their classes.
+_LABELS = ("label_names", "label_descriptions")
+
+
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     """Build a timm model, with RedNet's registered.
 
@@ -177,6 +181,8 @@ class ClassificationTask(LightningModule):
             return
         from timm.models import save_for_hf
 
+        # The names that the weights brought with them are of the classes they had; those of as many classes timm would keep.
+        net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key not in _LABELS}
         data = DataDescription(self.trainer.datamodule)
         save_for_hf(
             net,
