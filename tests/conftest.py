@@ -36,7 +36,9 @@ def page_copies():
 @pytest.fixture(scope="session")
 def browser():
     """Start Chromium; `wait_for_function` is what the page's policy forbids in it."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is of the group dev")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; it is of the group dev"
+    )
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium; install Debian's package chromium")

@@ -18,8 +18,8 @@ from ..errors import TrainingError
 from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_number_of_classes
+from .model_names import ModelName
 from .schedules import create_optimizer
-
 
 # What timm's description of weights says of their classes.
 _LABELS = ("label_names", "label_descriptions")
@@ -76,7 +76,7 @@ class ClassificationTask(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module | str,
+        model: ModelName | nn.Module | str,
         num_classes: int = 1000,
         *,
         model_args: dict[str, Any] | None = None,
