@@ -15,7 +15,7 @@ demo: $(STAMP)  ## train convolution and involution on real handwritten digits, 
 	$(BIN)/involution compare digits --open
 
 test: $(STAMP)  ## run all tests (set INVOLUTION_DATA to a folder with data sets to include the tests that need them)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP)  ## lint, check the formatting, check the types
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import pytest
 import torch
@@ -30,6 +31,23 @@ def page_copies():
     started = Copies("pages")
     yield started
     started.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Start Chromium; `wait_for_function` is what the page's policy forbids in it."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; it is of the group dev"
+    )
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium; install Debian's package chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    with (
+        playwright.sync_playwright() as driver,
+        driver.chromium.launch(executable_path=chromium, args=flags) as started,
+    ):
+        yield started
 
 
 @pytest.fixture(scope="session")

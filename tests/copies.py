@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +29,7 @@ class Copy:
 
     def __init__(self, server, request):
         self._server, self._said = server, Path(request["said"])
+        self._printed = Path(request["printed"])
         self.pid = server.ask({"start": request})
 
     def kill(self, number):
@@ -35,6 +37,10 @@ class Copy:
 
     def is_running(self):
         return self._server.ask({"status": self.pid}) is None
+
+    def printed(self):
+        """Return what it has printed so far, as far as it left its buffer."""
+        return self._printed.read_text() if self._printed.exists() else ""
 
     def wait(self, seconds=300):
         """Return the status, negative for a signal's, and what was said to the user."""
@@ -58,7 +64,10 @@ class Copies:
         self._module, self._process, self._folder, self._count = module, None, TemporaryDirectory(), 0
 
     def start(self, *arguments, environment=(), most_bytes=0, threads=1, **more):
-        """Start a command; no file that it writes may have more than ``most_bytes``, 0 for any."""
+        """Start a command; no file that it writes may have more than ``most_bytes``, 0 for any.
+
+        ``first=("module", "function", argument, …)`` is called in the copy before: it may replace what the command calls.
+        """
         self._count += 1
         return Copy(
             self,
@@ -68,6 +77,7 @@ class Copies:
                 "most_bytes": most_bytes,
                 "threads": threads,
                 "said": f"{self._folder.name}/{self._count}",
+                "printed": f"{self._folder.name}/{self._count}.printed",
                 **more,
             },
         )
@@ -120,7 +130,7 @@ def start(request, run):
         return pid
     status = 1
     try:
-        for number, target in ((0, os.devnull), (1, os.devnull), (2, request["said"])):
+        for number, target in ((0, os.devnull), (1, request["printed"]), (2, request["said"])):
             os.dup2(os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
         if request["most_bytes"]:
@@ -171,6 +181,9 @@ if __name__ == "__main__":
             os.chdir(request["folder"])
         # Read from the environment when it was imported.
         rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
+        if "first" in request:
+            module, function, *given = request["first"]
+            getattr(import_module(module), function)(*given)
         sys.argv = ["involution", *request["arguments"]]
         return main()
 

@@ -21,9 +21,6 @@ from involution.commands.classifiers import batches, class_names
 from involution.errors import CommandError, MissingPackageError
 from involution.pictures.heatmaps import kernel_fields
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is of the group dev")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 NETS = ("rednet26_half.imagenette", "resnet14_eighth.cifar10")
 
 
@@ -53,17 +50,6 @@ def address(page_folder):
     yield f"http://127.0.0.1:{running.server_address[1]}/"
     running.shutdown()
     running.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium; install Debian's package chromium")
-    with (
-        playwright.sync_playwright() as driver,
-        driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as started,
-    ):
-        yield started
 
 
 @pytest.fixture

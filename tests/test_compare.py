@@ -1,8 +1,8 @@
 import csv
 import json
+import os
 import shutil
-import subprocess
-import sys
+import signal
 
 import pytest
 import torch
@@ -143,24 +143,21 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(finished, tmp_path, 
             assert ours.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_a_killed_comparison_goes_on(name, finished, tmp_path):
-    """Kill the real process in the middle of a training."""
-    script = (
-        "import os, signal, sys, torch; torch.set_num_threads(1)\n"
-        "from involution.commands.main import main\n"
-        "from involution.tasks.callbacks import RunProgressBar\n"
-        "def kill(self, trainer, *_):\n"
-        f"    if trainer.current_epoch == 1: os.kill(os.getpid(), signal.{name})\n"
-        "RunProgressBar.on_train_batch_end = kill\n"
-        f"sys.exit(main(['compare', {', '.join(map(repr, SMALL))}, '--epochs', '{EPOCHS}', '--out', sys.argv[1]]))\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
-    if name == "SIGKILL":
-        assert killed.returncode == -9, killed.stderr
-    else:
-        assert killed.returncode == 128 + 15, killed.stderr
-        assert "Interrupted with 0 of 2 nets finished" in killed.stderr
+def strike_in_the_second_epoch(number):
+    def strike(self, trainer, *_):
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), number)
+
+    callbacks.RunProgressBar.on_train_batch_end = strike
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_killed_comparison_goes_on(number, finished, tmp_path, copies):
+    """A process of its own, in the middle of a training."""
+    words = ["compare", *SMALL, "--epochs", EPOCHS, "--out", tmp_path]
+    status, said = copies.run(*words, first=(__name__, "strike_in_the_second_epoch", number))
+    assert status == (-9 if number == signal.SIGKILL else 128 + 15), said
+    assert ("Interrupted with 0 of 2 nets finished" in said) == (number == signal.SIGTERM)
     assert [path.suffix for path in (folder_of(tmp_path) / "nets").iterdir()] == [".ckpt"]
     assert run(tmp_path, *SMALL) == 0
     assert figures(folder_of(tmp_path)) == figures(folder_of(finished))

@@ -1,5 +1,6 @@
 """The completion of a shell, in that shell; and the help, which comes before PyTorch is imported."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,9 @@ from involution_cli.commands import COMMANDS, overview
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     pytest.importorskip("shtab", reason='shtab is not installed; pip install "involution[train]"')
-    done = subprocess.run(
-        [sys.executable, "-m", "involution", "completion", "bash"], capture_output=True, text=True, check=True
-    )
     file = tmp_path_factory.mktemp("completion") / "involution.bash"
-    file.write_text(done.stdout, encoding="utf-8")
+    with file.open("w", encoding="utf-8") as written, contextlib.redirect_stdout(written):
+        assert main(["completion", "bash"]) == 0
     return file
 
 

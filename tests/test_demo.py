@@ -3,8 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 
@@ -53,20 +51,13 @@ def test_the_page_is_written_and_written_anew(tmp_path, web_runtime, capsys):
     assert {file.name for file in out.iterdir()} > {"index.html", "page.mjs", "style.css", *runtime.FILES}
 
 
-def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime):
-    command = [sys.executable, "-m", "involution", "demo", "--models", "resnet14_eighth.cifar10", "--no-open"]
-    command += ["--out", str(tmp_path / "page"), "--runtime", str(web_runtime)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background may have been started deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime, copies):
+    words = ["demo", "--models", "resnet14_eighth.cifar10", "--no-open", "--out", tmp_path / "page"]
+    copy = copies.start(*words, "--runtime", web_runtime)
     try:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        address = lines[1].split("at ")[1].partition(",")[0]
+        while "Ctrl-C ends it" not in copy.printed() and copy.is_running():
+            time.sleep(0.05)
+        address = copy.printed().splitlines()[1].split("at ")[1].partition(",")[0]
         with urllib.request.urlopen(address) as response:
             assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
             assert b"Every pixel makes its own kernel" in response.read()
@@ -77,11 +68,10 @@ def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime):
         for host in (host for host in others if not host.startswith("127.")):
             with socket.socket() as probe:
                 assert probe.connect_ex((host, port)), "others reach it"
-        time.sleep(0.1)
     finally:
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and said == "involution demo: interrupted\n"
+        copy.kill(signal.SIGINT)
+        ended = copy.wait(60)
+    assert ended == (130, "involution demo: interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,34 @@ def test_the_layer_on_another_backend(backend, saved):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     last = done.stdout.splitlines()[-1]
     assert int(re.search(r"(\d+) passed", last)[1]) > 20 and "skipped" not in last, last
+
+
+def test_tensorflow_may_be_loaded_first():
+    """Its LLVM and Triton's would end the process between them."""
+    if importlib.util.find_spec("tensorflow") is None or importlib.util.find_spec("triton") is None:
+        pytest.skip("TensorFlow or Triton is not installed")
+    code = (
+        "import keras, sys; assert 'tensorflow' in sys.modules\nimport involution.keras, triton\nprint(triton.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert (done.returncode, done.stdout) == (0, "triton\n"), done.stderr[-2000:]
+
+
+@pytest.mark.skipif(not hasattr(os, "RTLD_DEEPBIND"), reason="this system has no RTLD_DEEPBIND")
+@pytest.mark.parametrize("loaded", ["tensorflow", "no"])
+def test_triton_keeps_to_its_own_symbols_beside_tensorflow_alone(loaded, tmp_path):
+    (tmp_path / "triton.py").write_text("import os, sys\nprint(bool(sys.getdlopenflags() & os.RTLD_DEEPBIND))\n")
+    code = (
+        "import os, sys, types\n"
+        f"sys.modules[{loaded!r}] = types.ModuleType({loaded!r})\n"
+        "import involution\nassert not sys.getdlopenflags() & os.RTLD_DEEPBIND"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout) == (0, f"{loaded == 'tensorflow'}\n"), done.stderr[-2000:]

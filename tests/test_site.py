@@ -1,12 +1,20 @@
-"""The built documentation: complete, with formulas and copy buttons, and nothing in it comes from a network."""
+"""The built documentation: complete, with formulas, copy buttons and the page of `involution demo`; nothing in it comes
+from a network.
+"""
 
 import re
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from involution.browser import runtime, server
+from involution.commands.main import main
+from involution.errors import CommandError, MissingPackageError
 
 pytest.importorskip("sphinx", reason='Sphinx is not installed; pip install "involution[docs]"')
 pytest.importorskip("latex2mathml", reason='latex2mathml is not installed; pip install "involution[docs]"')
@@ -31,9 +39,25 @@ class Fetched(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def demo(tmp_path_factory):
+    """The page of a small net as `make docs` makes it, in the folder that it is laid beside the pages from, or why not."""
+    try:
+        runtime.find()
+    except (CommandError, MissingPackageError) as error:
+        return str(error)
+    folder = tmp_path_factory.mktemp("demo")
+    Image.new("RGB", (64, 48), "green").save(folder / "green.png")
+    words = ["--models", "rednet14_eighth.cifar10", "--no-serve", "--out", str(folder / "site" / "demo")]
+    assert main(["demo", str(folder / "green.png"), *words]) == 0
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def site(demo, tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
+    if isinstance(demo, Path):
+        command += ["-D", f"html_extra_path={demo}", "-t", "demo"]
     done = subprocess.run(
         [*command, "-d", str(out / "tree"), str(ROOT / "docs"), str(out / "html")], capture_output=True, text=True
     )
@@ -79,3 +103,28 @@ def test_every_page_can_be_reached_and_has_copy_buttons(site):
             title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             assert f"<h1>{title}<" in (site / f"{page.stem}.html").read_text(encoding="utf-8"), page
     assert "copybutton.js" in index
+
+
+def test_the_page_of_the_demo_is_part_of_it_and_answers(site, demo, browser):
+    if not isinstance(demo, Path):
+        pytest.skip(demo)
+    running = server.open_server(site, 0)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{running.server_address[1]}/"
+    page = browser.new_page()
+    asked, failed = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    try:
+        for start in ("index.html", "browser.html"):
+            page.goto(address + start)
+            page.click("text=try it here")
+            page.wait_for_selector(".answer p:has-text(' ms (')", timeout=120_000)
+            assert page.url == f"{address}demo/index.html"
+            assert len(page.query_selector_all(".answer tr")) == 3
+        assert any(url.endswith(".onnx") for url in asked) and not failed
+        assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+    finally:
+        page.close()
+        running.shutdown()
+        running.server_close()

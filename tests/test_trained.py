@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from trainings import refusal
 
 import involution.models  # noqa: F401
+from involution.commands.classifiers import class_names
 from involution.commands.main import main
 from involution.data import ImageFolders, ImageTransforms
 from involution.data.segmentation_transforms import SegmentationTransforms
@@ -19,6 +21,7 @@ from involution.errors import CheckpointError
 from involution.models import trained
 from involution.models.backbones import Backbone
 from involution.models.detection import faster_rcnn, retinanet
+from involution.tasks import ClassificationTask
 
 NAMES = trained.names()
 HALF = "rednet26_half.imagenette"
@@ -174,6 +177,20 @@ def test_fine_tuning_by_the_preset_and_prediction_by_name(photos, tmp_path, caps
     assert main(["predict", str(photos / "val" / "red" / "0.png"), "--model", HALF, "--top", "10"]) == 0
     said = capsys.readouterr().out
     assert "red " in said and "tench" in said and "parachute" in said and "n01440764" not in said
+
+
+def test_a_fine_tuned_net_names_the_classes_of_its_data_alone(tmp_path):
+    """Also where it has as many classes as the weights it began with."""
+    task = ClassificationTask(HALF, 10, model_args={"pretrained": True})
+    names = [f"digit {i}" for i in range(10)]
+    for folder, told in (("named", {"class_names": names}), ("unnamed", {})):
+        task.trainer = SimpleNamespace(datamodule=SimpleNamespace(**told))
+        task.save_model(tmp_path / folder)
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert config.get("label_names") == told.get("class_names")
+        assert "label_names" not in config["pretrained_cfg"] and "n01440764" not in json.dumps(config)
+    net = timm.create_model(f"local-dir:{tmp_path / 'named'}", pretrained=True)
+    assert class_names(net) == names
 
 
 def test_a_wrong_name_of_weights_is_a_sentence(capsys, monkeypatch):

@@ -73,11 +73,13 @@ def test_a_training_leaves_logs_checkpoints_and_a_model(finished):
     assert config["pretrained_cfg"]["input_size"] == [3, 16, 16]
 
 
-def test_validate_and_test_take_the_checkpoint(finished, folder, capsys):
+def test_validate_and_test_take_the_checkpoint(finished, folder, capsys, recwarn):
     for command in ("validate", "test"):
         checkpoint = f"--ckpt_path={finished}/checkpoints/best.ckpt"
         assert main([command, *FLAGS, f"--data.root={folder}", f"--run={finished}", checkpoint]) == 0
         assert f"{'val' if command == 'validate' else 'test'}_accuracy" in capsys.readouterr().out
+    # Nothing is said of what Lightning would change of its own, nor of checkpoints that nobody writes.
+    assert not [str(warning.message) for warning in recwarn if "/lightning/" in warning.filename]
 
 
 def test_an_interrupted_training_ends_at_the_same_weights(finished, folder, tmp_path):
@@ -128,8 +130,12 @@ def test_a_second_training_in_the_same_folder_is_refused(finished, folder, capsy
     ids=["classes", "model", "argument", "channels", "diverged", "folder"],
 )
 def test_refusals_are_sentences(folder, tmp_path, capsys, flags, words):
-    assert fit(folder, tmp_path / "run", *flags) == 2
+    run = tmp_path / "run"
+    assert fit(folder, run, *flags) == 2
     assert words in refusal(capsys)
+    # A training that made a step has logs; one that was refused leaves the next one the first folder.
+    left = {path.relative_to(run).parts[0] for path in run.rglob("version_*")}
+    assert left == ({"logs", "tensorboard"} if "diverged" in words else set())
 
 
 def test_an_unreadable_image_is_named(folder, tmp_path, capsys):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ _TALKERS = (
     "trainer.connectors.checkpoint_connector",
     "trainer.connectors.signal_connector",
 )
+_KNOWN_WARNINGS = (
+    "LightningCLI's args parameter",
+    "Checkpoint directory .* exists and is not empty",
+    ".*callbacks used to create",
+    ".*does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+    ".*isinstance.treespec, LeafSpec.",
+)
+# Of the checkpoints that an evaluation would write if it were a training.
+_MOVED = "The dirpath has changed"
 # What the sentence at the end says better, one of them from inside the handler of a signal.
 _INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 
@@ -89,10 +100,14 @@ class KeepEnvironment(Callback):
 class _Cli(LightningCLI):
     """Lightning's command line; ``--run`` names the folder of the training."""
 
-    def __init__(self, folders: ExitStack, delay: Delay, **options: Any) -> None:
+    def __init__(self, only: str, folders: ExitStack, delay: Delay, **options: Any) -> None:
         # Keeps the folder of the training for this process, for as long as it is open.
-        self.folders, self.delay = folders, delay
+        self.only, self.folders, self.delay = only, folders, delay
         super().__init__(**options)
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """Return the one that runs: to make the parsers of Lightning's others as well takes longer than all else here."""
+        return {self.only: super().subcommands()[self.only]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -137,8 +152,10 @@ class _Cli(LightningCLI):
         arguments = self.config_init[self.subcommand]
         run, config = arguments.run, arguments.trainer
         kwargs["default_root_dir"] = str(run)
+        loggers: list[CSVLogger | TensorBoardLogger] = []
         if config.get("logger") in (None, True):
-            kwargs["logger"] = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
+            loggers = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
+            kwargs["logger"] = loggers
         callbacks = list(config.get("callbacks") or [])
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
         seed = arguments.seed_everything
@@ -159,12 +176,15 @@ class _Cli(LightningCLI):
                 callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
             callbacks += [SaveModel(run / "model"), KeepEnvironment()]
         try:
-            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             words = in_one_line(reason(str(error)), 250).rstrip(".!")
             raise find_refusal(error) or CommandError(
                 f"the trainer cannot be made: {words}; correct what --trainer says, or leave it out"
             ) from error
+        if self.subcommand == "fit" and _is_first_process():
+            self.folders.enter_context(_without_logs_of_nothing(trainer, loggers))
+        return trainer
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
@@ -182,20 +202,11 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
         Terminated: SIGTERM; likewise.
         SystemExit: the usage is wrong (2).
     """
-    # What Lightning says of its own uses here, none of which the user can or should change.
-    for words in (
-        "LightningCLI's args parameter",
-        "Checkpoint directory .* exists and is not empty",
-        ".*callbacks used to create",
-        ".*does not have many workers",
-        "The number of training batches .* is smaller than the logging interval",
-        ".*isinstance.treespec, LeafSpec.",
-    ):
-        warnings.filterwarnings("ignore", words)
     end, delay = TrainingEnd(), Delay()
     try:
-        with terminable(delay), _without_advertisements(), ExitStack() as folders:
+        with terminable(delay), _without_advertisements(), _without_known_warnings(subcommand), ExitStack() as folders:
             _Cli(
+                subcommand,
                 folders,
                 delay,
                 model_class=LightningModule,
@@ -259,6 +270,32 @@ def _without_advertisements() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(is_news)
+
+
+@contextmanager
+def _without_known_warnings(subcommand: str) -> Iterator[None]:
+    """Keep back what Lightning warns of in its own uses here, none of which the user can or should change."""
+    with warnings.catch_warnings():
+        for words in _KNOWN_WARNINGS if subcommand == "fit" else (*_KNOWN_WARNINGS, _MOVED):
+            warnings.filterwarnings("ignore", words)
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=kind, module="lightning|jsonargparse")
+        yield
+
+
+@contextmanager
+def _without_logs_of_nothing(trainer: Trainer, loggers: Sequence[CSVLogger | TensorBoardLogger]) -> Iterator[None]:
+    """Take the folders of this start's logs away where it is refused, or fails, before it has logged a step."""
+    try:
+        yield
+    except Exception:
+        folders = [Path(logger.log_dir) for logger in loggers]
+        if not trainer.global_step or not any((folder / "metrics.csv").exists() for folder in folders):
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    folder.parent.rmdir()
+        raise
 
 
 def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import Library, register_autograd, register_fake, register_vmap
-from torch.utils.flop_counter import register_flop_formula
 
 from .. import backends
 from ..geometry import Window
 from ..memory_layout import empty_field, empty_map, is_channels_last, is_field_channels_last
 from .contract import check_correlation, check_input_gradient, check_involution
+from .flops import register_flop_formula
 
 OPERATORS = Library("involution", "DEF")
 WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"

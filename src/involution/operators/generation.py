@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import register_autograd, register_fake, register_vmap
-from torch.utils.flop_counter import register_flop_formula
 
 from .. import backends
 from ..backends import Epilogue, spans
@@ -23,6 +22,7 @@ from ..geometry import Window, describe
 from ..memory_layout import empty_map, is_channels_last
 from . import contraction
 from .contract import check_span, check_together
+from .flops import register_flop_formula
 
 _OPERATORS = contraction.OPERATORS
 _ARGUMENTS = (

@@ -18,7 +18,11 @@ from ..errors import TrainingError
 from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes
+from .model_names import ModelName
 from .schedules import create_optimizer
+
+# What timm's description of weights says of their classes.
+_LABELS = ("label_names", "label_descriptions")
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -72,7 +76,7 @@ class ClassificationTask(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module | str,
+        model: ModelName | nn.Module | str,
         num_classes: int = 1000,
         *,
         model_args: dict[str, Any] | None = None,
@@ -177,6 +181,8 @@ class ClassificationTask(LightningModule):
             return
         from timm.models import save_for_hf
 
+        # The names that the weights brought with them are of the classes they had; those of as many classes timm would keep.
+        net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key not in _LABELS}
         data = DataDescription(self.trainer.datamodule)
         save_for_hf(
             net,

@@ -19,6 +19,7 @@ from ..models import saved
 from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
 from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
+from .model_names import ModelName
 from .schedules import create_optimizer, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
@@ -86,7 +87,7 @@ class DetectionTask(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module | str = "faster_rcnn",
+        model: ModelName | nn.Module | str = "faster_rcnn",
         num_classes: int = 80,
         *,
         model_args: dict[str, Any] | None = None,

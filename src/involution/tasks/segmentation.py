@@ -26,6 +26,7 @@ from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import check_views, segment
 from . import segmentation_results as analysis
 from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
+from .model_names import ModelName
 from .schedules import PolyLR, create_optimizer
 
 __all__ = ["SegmentationTask"]
@@ -64,7 +65,7 @@ class SegmentationTask(LightningModule):
 
     def __init__(
         self,
-        model: SegmentationNet | str = "semantic_fpn",
+        model: ModelName | SegmentationNet | str = "semantic_fpn",
         num_classes: int = 19,
         *,
         model_args: dict[str, Any] | None = None,
