@@ -222,6 +222,19 @@ def test_a_name_of_a_class_is_no_formula():
     assert png(picture).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("size", [(60_000, 1), (2000, 3), (1, 60_000), (1, 1), (4096, 40), (300, 200)])
+def test_the_legend_of_a_thin_image_makes_it_no_larger_than_can_be_seen(size):
+    from involution.pictures.overlays import with_legend
+
+    image = Image.new("RGB", size, (0, 0, 200))
+    classes = np.zeros((image.height, image.width), np.uint8)
+    picture = with_legend(image, classes, ["road", "sky"], [(200, 0, 0), (0, 200, 0)])
+    assert picture.height >= 160 and picture.height <= max(160, image.height)
+    assert picture.width <= max(4096, image.width) + 300
+    # The image itself is at the left, a legend of one entry beside it.
+    assert picture.getpixel((0, 0)) == (120, 0, 80) and picture.getpixel((picture.width - 1, 159)) == (255, 255, 255)
+
+
 def test_letters_that_no_font_has_are_told_of_once():
     from involution.pictures.plots import png
 

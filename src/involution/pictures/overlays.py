@@ -17,6 +17,10 @@ def class_shares(classes: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(classes.ravel(), minlength=count)[:count] / max(1, classes.size)
 
 
+# In pixels: of a picture with a legend, and of one that is enlarged for it.
+_LEAST_HEIGHT, _WIDEST = 160, 4096
+
+
 def overlay_classes(
     image: Image.Image, classes: np.ndarray, colours: Sequence[Colour], strength: float = 0.6
 ) -> Image.Image:
@@ -75,22 +79,24 @@ def with_legend(
     """Lay classes over an image and set a legend beside it: those that occur, with their share, the largest first.
 
     Args:
-        image: of any mode; one lower than 160 pixels is enlarged, so that the legend can be read.
+        image: of any mode; one lower than 160 pixels is enlarged, as far as that makes it no wider than 4,096, so that the
+            legend can be read.
         classes: ``(H, W)``, of the image's size.
         names: of the classes.
         colours: of the classes.
         strength: share of the colours in the result.
     """
     picture = overlay_classes(image, classes, colours, strength)
-    if picture.height < 160:
-        factor = -(-160 // picture.height)
+    if picture.height < _LEAST_HEIGHT:
+        # No further than what is wide can be seen: one of a few rows would be larger than the memory.
+        factor = max(1, min(-(-_LEAST_HEIGHT // picture.height), _WIDEST // picture.width))
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     shares = class_shares(classes, len(names))
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
     entries = [(f"{names[i]}: {percent(shares[i])}", colours[i]) for i in order]
     if not entries:
         return picture
-    side = legend(entries, picture.height, min(32, max(11, picture.height // 28)))
+    side = legend(entries, max(_LEAST_HEIGHT, picture.height), min(32, max(11, picture.height // 28)))
     result = Image.new("RGB", (picture.width + side.width, max(picture.height, side.height)), "white")
     result.paste(picture, (0, 0))
     result.paste(side, (picture.width, 0))
