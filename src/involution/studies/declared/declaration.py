@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,7 +237,7 @@ def read(path: str | Path) -> Study:
         choice=_choice(source),
         runs=source.get("runs", f"runs/studies/{file.stem}/{{name}}"),
         judge=source.get("judge"),
-        records=tuple(file.parent / path for path in source.get("records", ())),
+        records=tuple(Path(os.path.normpath(file.parent / path)) for path in source.get("records", ())),
         tables=_tables(file, source, plans),
         published=source.get("published", ""),
         claims=tuple(source.get("claims") or ()),
