@@ -14,9 +14,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## train convolution and involution on real handwritten digits, compare them, open the report
 	$(BIN)/involution compare digits --open
 
-# Tests of one file share trainings and exports: they stay in one process.
 test: $(STAMP)  ## run all tests (set INVOLUTION_DATA to a folder with data sets to include the tests that need them)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto
 
 check: $(STAMP)  ## lint, check the formatting, check the types
 	$(BIN)/ruff check .

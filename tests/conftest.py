@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,14 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiles_anew():
+    """Dynamo compiles the code of a layer eight times in a process and then refuses; every file has its own eight."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

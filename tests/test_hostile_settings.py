@@ -58,6 +58,12 @@ def ended(*arguments):
         (["--model.num_classes=-3"], "num_classes must be at least 2, got -3"),
         (["--seed_everything=-1"], "--seed_everything must be from 0 to 4294967295, got -1"),
         (["--seed_everything=4294967296"], "--seed_everything must be from 0 to 4294967295"),
+        (["--trainer.devices=1000000"], "--trainer.devices must be at most "),
+        (["--trainer.devices=1000000"], "processors; ask for fewer"),
+        (
+            [f"--trainer.accumulate_grad_batches={10**30}"],
+            "must be at most 2,147,483,647, got a number beyond 18 digits",
+        ),
         (["--model.num_classes=1000000000000"], "num_classes must be at most 1,048,576, got 1000000000000"),
         (["--model.optimizer.lr=-1"], "the optimizer cannot be made: Invalid learning rate: -1"),
         (["--model.optimizer.momentum=-1"], "the optimizer cannot be made: Invalid momentum value"),

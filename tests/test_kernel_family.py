@@ -180,6 +180,8 @@ def test_half_precision_stays_near(name):
 
 @pytest.mark.parametrize("name", [*NAMES, "outlook, every other window"])
 def test_compiled_and_exported_for_any_size(name):
+    # Dynamo counts compilations of a layer's code, of which there are more here than it allows.
+    torch.compiler.reset()
     if name in NAMES:
         layer = Involution2d(16, 16, TAPS[name], groups=2, kernel_generator=name).eval()
     else:

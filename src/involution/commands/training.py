@@ -24,7 +24,7 @@ from .. import recipes, records
 from ..errors import CheckpointError, CommandError, InvolutionWarning, find_refusal, in_one_line
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
-from ..schema import find_seed_problem
+from ..schema import find_seed_problem, shown
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
@@ -49,6 +49,10 @@ _KNOWN_WARNINGS = (
     "The number of training batches .* is smaller than the logging interval",
     ".*isinstance.treespec, LeafSpec.",
 )
+# More are slower than one, and thousands take the machine away from everybody.
+_PROCESSES_PER_PROCESSOR = 4
+# Of a number that are looked at, for Python converts no more than 4,300.
+_DIGITS = 40
 # Of the checkpoints that an evaluation would write if it were a training.
 _MOVED = "The dirpath has changed"
 # What the sentence at the end says better, one of them from inside the handler of a signal.
@@ -122,6 +126,7 @@ class _Cli(LightningCLI):
         problem = "" if isinstance(seed, bool) else find_seed_problem(seed)
         if problem:
             raise CommandError(f"--seed_everything {problem}")
+        _refuse_what_cannot_be_had(config.trainer)
         config.ckpt_path = _find_checkpoint(self.config.subcommand, config.run, config.ckpt_path)
         path = config.ckpt_path
         is_elsewhere = path in (None, "last", "hpc") or "://" in path or path.startswith("registry")
@@ -270,6 +275,19 @@ def _without_advertisements() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(is_news)
+
+
+def _refuse_what_cannot_be_had(trainer: Any) -> None:
+    """Refuse numbers that Lightning takes at their word: on a CPU it starts a process for every device."""
+    processors = os.cpu_count() or 1
+    for name, most, remedy in (
+        ("devices", _PROCESSES_PER_PROCESSOR * processors, f"this machine has {processors} processors; ask for fewer"),
+        ("accumulate_grad_batches", 2**31 - 1, "no training has so many batches; ask for fewer"),
+    ):
+        # A number of devices may be given as text.
+        text = str(trainer.get(name))
+        if text.isdigit() and int(text[:_DIGITS]) > most:
+            raise CommandError(f"--trainer.{name} must be at most {most:,}, got {shown(int(text[:_DIGITS]))}: {remedy}")
 
 
 @contextmanager
