@@ -1,5 +1,6 @@
 """Settings that no training can have: a sentence and the status 2, whatever of them is wrong."""
 
+import os
 import warnings
 from functools import partial
 
@@ -58,8 +59,11 @@ def ended(*arguments):
         (["--model.num_classes=-3"], "num_classes must be at least 2, got -3"),
         (["--seed_everything=-1"], "--seed_everything must be from 0 to 4294967295, got -1"),
         (["--seed_everything=4294967296"], "--seed_everything must be from 0 to 4294967295"),
-        (["--trainer.devices=1000000"], "--trainer.devices must be at most "),
-        (["--trainer.devices=1000000"], "processors; ask for fewer"),
+        (
+            ["--trainer.devices=1000000"],
+            f"--trainer.devices must be at most {4 * os.cpu_count():,}, got 1000000: this machine has {os.cpu_count()} "
+            "processors; ask for fewer",
+        ),
         (
             [f"--trainer.accumulate_grad_batches={10**30}"],
             "must be at most 2,147,483,647, got a number beyond 18 digits",
@@ -81,6 +85,8 @@ def ended(*arguments):
         (["--trainer.strategy=nothing"], "nothing"),
         (["--trainer.accelerator=tpu"], "the trainer cannot be made: Requirement 'torch_xla"),
         (["--trainer.accelerator=nothing"], "nothing"),
+        # A parser may take the number for text and quote it.
+        (["--trainer.devices=0"], "the trainer cannot be made: `Trainer(devices="),
         (
             ["--trainer.devices=0"],
             "value is not a valid input using cpu accelerator; correct what --trainer says",

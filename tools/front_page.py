@@ -91,25 +91,20 @@ def nets(results: Path) -> Iterator[str]:
     yield from table(["", "float32, batch 1", "batch 8", "bfloat16, batch 1", "batch 8"], rows)
 
 
-def engines(runs: list[dict[str, Any]], dtype: str = "float32") -> Iterator[str]:
-    """Yield both nets' times in each engine, medians of the processes of all runs, and RedNet-50's share."""
+def engines(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield both nets' times in float32 in each engine, medians of the processes of all runs, and RedNet-50's share."""
+    measured: dict[tuple[str, int, str], list[float]] = {}
+    for row in (Row.of(result) for run in runs for result in run["results"] if result["dtype"] == "float32"):
+        measured.setdefault((row.engine, row.batch, row.model), []).extend(row.process_medians_ms)
     rows = []
     for engine, label in _ENGINES.items():
         cells = []
         for batch in _BATCHES:
-            times = []
-            for model in ("rednet50", "resnet50"):
-                processes = [
-                    time
-                    for row in (Row.of(result) for run in runs for result in run["results"])
-                    if (row.engine, row.dtype, row.batch, row.model) == (engine, dtype, batch, model)
-                    for time in row.process_medians_ms
-                ]
-                times.append(statistics.median(processes))
+            times = [statistics.median(measured[engine, batch, model]) for model in ("rednet50", "resnet50")]
             cells += [*(f"{time:.3g} ms" for time in times), f"{times[0] / times[1]:.2f}"]
         rows.append([label, *cells])
     head = [text for batch in _BATCHES for text in (f"batch {batch}, RedNet-50", "ResNet-50", "share")]
-    yield from table([dtype, *head], rows)
+    yield from table(["float32", *head], rows)
 
 
 def _runs(results: Path, pattern: str) -> list[dict[str, Any]]:

@@ -49,12 +49,12 @@ _KNOWN_WARNINGS = (
     "The number of training batches .* is smaller than the logging interval",
     ".*isinstance.treespec, LeafSpec.",
 )
+# Of the checkpoints that an evaluation would write if it were a training.
+_MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
 _PROCESSES_PER_PROCESSOR = 4
 # Of a number that are looked at, for Python converts no more than 4,300.
 _DIGITS = 40
-# Of the checkpoints that an evaluation would write if it were a training.
-_MOVED = "The dirpath has changed"
 # What the sentence at the end says better, one of them from inside the handler of a signal.
 _INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 
@@ -286,8 +286,9 @@ def _refuse_what_cannot_be_had(trainer: Any) -> None:
     ):
         # A number of devices may be given as text.
         text = str(trainer.get(name))
-        if text.isdigit() and int(text[:_DIGITS]) > most:
-            raise CommandError(f"--trainer.{name} must be at most {most:,}, got {shown(int(text[:_DIGITS]))}: {remedy}")
+        number = int(text[:_DIGITS]) if text.isdigit() else 0
+        if number > most:
+            raise CommandError(f"--trainer.{name} must be at most {most:,}, got {shown(number)}: {remedy}")
 
 
 @contextmanager

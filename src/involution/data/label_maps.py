@@ -99,7 +99,7 @@ class ClassTable:
         if problem:
             raise ValueError(problem)
         classes = content["classes"]
-        if not isinstance(classes, (list, dict)) or not all(isinstance(name, str) for name in classes):
+        if not all(isinstance(name, str) for name in classes):
             raise ValueError("classes must be a list of names or an object from name to value")
         values = list(classes.values()) if isinstance(classes, Mapping) else list(range(len(classes)))
         ignored = content.get("ignore_index", ())

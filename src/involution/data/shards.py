@@ -172,6 +172,7 @@ def read_shard(shard: str, size: int | None = None) -> Iterator[Sample]:
     """
     import fsspec
 
+    # While it is read, a server's library raises errors of its own; when it is opened, those of files, too, may be a server's.
     with _reached(shard), ExitStack() as stack:
         try:
             with _reached(shard):

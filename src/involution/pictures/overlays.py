@@ -11,14 +11,13 @@ __all__ = ["class_shares", "legend", "overlay_classes", "percent", "with_legend"
 
 Colour = tuple[int, int, int]
 
+# In pixels: of a picture with a legend, and of one that is enlarged for it.
+_LEAST_HEIGHT, _WIDEST = 160, 4096
+
 
 def class_shares(classes: np.ndarray, count: int) -> np.ndarray:
     """Return the share of each of ``count`` classes in the pixels of ``classes`` ``(H, W)``; values beyond count not."""
     return np.bincount(classes.ravel(), minlength=count)[:count] / max(1, classes.size)
-
-
-# In pixels: of a picture with a legend, and of one that is enlarged for it.
-_LEAST_HEIGHT, _WIDEST = 160, 4096
 
 
 def overlay_classes(
