@@ -82,7 +82,23 @@ def ended(*arguments):
         (["--model.model_args={layers: [], in_chans: 1}"], "rednet26 cannot be built"),
         (["--model.model_args={layers: [0, 0, 0, 0], in_chans: 1}"], "rednet26 cannot be built"),
         (["--model.model_args={channels: [-8, 8, 8, 8], in_chans: 1}"], "rednet26 cannot be built"),
+        (
+            ["--model.model_args={drop_path_rate: 5, in_chans: 1}"],
+            "drop_path_rate must be a share from 0 to below 1, got 5",
+        ),
+        (
+            ["--model.loss=torch.nn.BCELoss"],
+            "the loss BCELoss cannot be computed of logits (",
+        ),
+        (
+            ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=none"],
+            "; name one that gives their mean",
+        ),
         (["--trainer.strategy=nothing"], "nothing"),
+        (
+            ["--trainer.strategy=ddp_spawn"],
+            "--trainer.strategy=ddp_spawn starts its processes out of a notebook's; a command starts each anew with ddp",
+        ),
         (["--trainer.accelerator=tpu"], "the trainer cannot be made: Requirement 'torch_xla"),
         (["--trainer.accelerator=nothing"], "nothing"),
         # A parser may take the number for text and quote it.
@@ -100,6 +116,14 @@ def test_a_setting_out_of_range(tmp_path, capsys, flags, words):
     assert ended("fit", *TINY, f"--run={tmp_path / 'run'}", *flags) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
+
+
+def test_an_empty_run_in_a_configuration(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("run: ''\n")
+    assert ended("fit", *TINY, "--config=c.yaml") == 2
+    assert "run is empty in the configuration; say what it shall be" in refusal(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**30])

@@ -197,6 +197,16 @@ def test_what_is_named_like_an_image_and_is_none_is_passed_over(crowd):
     assert find_images(crowd / "missing") == []
 
 
+def test_the_first_few_that_are_passed_over_are_named(tmp_path):
+    for i in range(30):
+        (tmp_path / f"{i}.png").mkdir()
+    with pytest.warns(InvolutionWarning) as said:
+        assert find_images(tmp_path) == []
+    words = [str(warning.message) for warning in said]
+    assert len(words) == 6 and all(line.endswith(".png is passed over: it is no file") for line in words[:5])
+    assert words[5] == f"25 more in {tmp_path} are passed over: they are no files"
+
+
 def test_every_lister_passes_them_over(crowd, tmp_path):
     with pytest.warns(InvolutionWarning):
         assert len(list_images([crowd])) == 4

@@ -53,6 +53,7 @@ _KNOWN_WARNINGS = (
 _MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
 _PROCESSES_PER_PROCESSOR = 4
+_OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 # Of a number that are looked at, for Python converts no more than 4,300.
 _DIGITS = 40
 # What the sentence at the end says better, one of them from inside the handler of a signal.
@@ -114,20 +115,21 @@ class _Cli(LightningCLI):
         return {self.only: super().subcommands()[self.only]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--run", type=Path, default=Path("runs/train"), help="folder of logs, checkpoints and model"
-        )
+        # As text, of which a path no longer knows whether it was empty.
+        parser.add_argument("--run", type=str, default="runs/train", help="folder of logs, checkpoints and model")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Refuse, beside what the parser refuses, a seed that none can be and a checkpoint that is none."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        if not config.run:
+            raise CommandError("run is empty in the configuration; say what it shall be (a dot is this folder)")
         seed = config.seed_everything
         problem = "" if isinstance(seed, bool) else find_seed_problem(seed)
         if problem:
             raise CommandError(f"--seed_everything {problem}")
         _refuse_what_cannot_be_had(config.trainer)
-        config.ckpt_path = _find_checkpoint(self.config.subcommand, config.run, config.ckpt_path)
+        config.ckpt_path = _find_checkpoint(self.config.subcommand, Path(config.run), config.ckpt_path)
         path = config.ckpt_path
         is_elsewhere = path in (None, "last", "hpc") or "://" in path or path.startswith("registry")
         if not is_elsewhere and config.get("weights_only") is not False:
@@ -137,7 +139,8 @@ class _Cli(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Take the folder, and refuse to start a new training in that of another one."""
         config = self.config[self.subcommand]
-        run, last = config.run, config.run / "checkpoints" / "last.ckpt"
+        run = Path(config.run)
+        last = run / "checkpoints" / "last.ckpt"
         if self.subcommand != "fit":
             return
         if _is_first_process():
@@ -155,7 +158,7 @@ class _Cli(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""
         arguments = self.config_init[self.subcommand]
-        run, config = arguments.run, arguments.trainer
+        run, config = Path(arguments.run), arguments.trainer
         kwargs["default_root_dir"] = str(run)
         loggers: list[CSVLogger | TensorBoardLogger] = []
         if config.get("logger") in (None, True):
@@ -278,7 +281,12 @@ def _without_advertisements() -> Iterator[None]:
 
 
 def _refuse_what_cannot_be_had(trainer: Any) -> None:
-    """Refuse numbers that Lightning takes at their word: on a CPU it starts a process for every device."""
+    """Refuse what Lightning takes at its word: on a CPU it starts a process for every device."""
+    strategy = str(trainer.get("strategy"))
+    if strategy.startswith(_OF_NOTEBOOKS):
+        raise CommandError(
+            f"--trainer.strategy={strategy} starts its processes out of a notebook's; a command starts each anew with ddp"
+        )
     processors = os.cpu_count() or 1
     for name, most, remedy in (
         ("devices", _PROCESSES_PER_PROCESSOR * processors, f"this machine has {processors} processors; ask for fewer"),

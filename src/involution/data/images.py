@@ -23,6 +23,8 @@ __all__ = ["decode_image", "find_images", "kind_of", "read_image", "read_size", 
 
 # What is opened: pictures of pixels. Pillow also knows formats that another program draws, and some without a mark.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# Of what is passed over in a folder, each by a sentence.
+_NAMED = 5
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,10 +93,11 @@ def read_size(source: str | Path, *, verify: bool = False, expected: str = "an i
 def find_images(folder: Path) -> list[Path]:
     """Return the image files in a folder and in the folders inside, sorted by folder and name; none where it is missing.
 
-    What is named like an image and is none (a folder, a pipe, a device, a broken link) is passed over with a warning and
-    never opened.
+    What is named like an image and is none (a folder, a pipe, a device, a broken link) is passed over with a warning,
+    of which the first few are named, and never opened.
     """
     found: list[str] = []
+    passed_over: list[str] = []
     seen: set[tuple[int, int]] = set()
     folders = [folder] if folder.is_dir() else []
     while folders:
@@ -111,7 +114,12 @@ def find_images(folder: Path) -> list[Path]:
                 elif _is_kind(entry.is_file):
                     found.append(entry.path)
                 else:
-                    warnings.warn(f"{entry.path} is passed over: it is no file", InvolutionWarning, stacklevel=2)
+                    passed_over.append(entry.path)
+    for path in passed_over[:_NAMED]:
+        warnings.warn(f"{path} is passed over: it is no file", InvolutionWarning, stacklevel=2)
+    if len(passed_over) > _NAMED:
+        words = f"{len(passed_over) - _NAMED} more in {folder} are passed over: they are no files"
+        warnings.warn(words, InvolutionWarning, stacklevel=2)
     return [Path(path) for path in sorted(found, key=os.path.split)]
 
 

@@ -18,6 +18,8 @@ Net = TypeVar("Net")
 # What arguments that do not fit make the constructors of torch, torchvision and timm raise.
 _RAISED = (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError, ArithmeticError)
 _LONGEST_SIDE = 2**12
+# By timm's names: of what is dropped.
+_RATES = ("drop_rate", "drop_path_rate", "drop_block_rate", "attn_drop_rate", "proj_drop_rate")
 
 
 def built(name: str, build: Callable[..., Net], *numbers: Any, **arguments: Any) -> Net:
@@ -30,14 +32,24 @@ def built(name: str, build: Callable[..., Net], *numbers: Any, **arguments: Any)
         **arguments: of the user's.
 
     Raises:
-        ValueError: ``build`` refuses an argument, however it does so. That memory is not enough stays what it was.
+        ValueError: ``build`` refuses an argument, however it does so, or a rate of dropout is none, which fails in a
+            step. That memory is not enough stays what it was.
     """
+    _check_rates(arguments)
     try:
         return build(*numbers, **arguments)
     except _RAISED as error:
         if isinstance(error, (ValueError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             raise
         raise ValueError(f"{name} cannot be built with {arguments}: {in_one_line(error)}") from error
+
+
+def _check_rates(arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            _check_rates(value)
+        elif name in _RATES and value is not None and (find_problem(value, float) or not 0 <= value < 1):
+            raise ValueError(f"{name} must be a share from 0 to below 1, got {shown(value)}")
 
 
 def refuse_numbers(least: int, **numbers: Any) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "misfit",
     "read",
     "read_training",
+    "refuse_not_finite",
     "to_timm",
     "write",
 ]
@@ -294,6 +295,20 @@ def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], listed: 
     ]
     more = f", and {len(problems) - listed} more" if len(problems) > listed else ""
     return "; ".join(problems[:listed]) + more
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights with which a net answers nothing but NaN.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or an infinite number; the message names it and ``source``.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{source} holds weights that are no finite numbers (in {name}), as a training leaves them that diverged; "
+                "take an earlier checkpoint"
+            )
 
 
 def _read_safetensors(path: Path) -> Any:

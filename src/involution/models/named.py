@@ -109,9 +109,15 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
 
     Raises:
-        CheckpointError: the net is unknown, has no weights, the weights are another net's, or a folder's description is
-            damaged or names a place in a network while ``allow_network`` is false.
+        CheckpointError: the net is unknown, has no weights, the weights are another net's or no finite numbers, or a
+            folder's description is damaged or names a place in a network while ``allow_network`` is false.
     """
+    net = _made_classifier(model, weights, allow_network)
+    checkpoints.refuse_not_finite(net.state_dict(), weights or model)
+    return net
+
+
+def _made_classifier(model: str, weights: str | Path | None, allow_network: bool) -> nn.Module:
     try:
         if weights == "random":
             return timm.create_model(model)

@@ -259,7 +259,8 @@ def load(folder: str | Path, *, allow_network: bool = False) -> tuple[nn.Module,
         allow_network: whether the description may name an architecture on a hub, which is fetched then.
 
     Raises:
-        CheckpointError: the folder holds no net of ours, or weights and description do not fit one another.
+        CheckpointError: the folder holds no net of ours, weights and description do not fit one another, or the weights
+            are no finite numbers.
     """
     description = describe(folder, allow_network=allow_network)
     if description is None:
@@ -277,6 +278,7 @@ def load(folder: str | Path, *, allow_network: bool = False) -> tuple[nn.Module,
     problems = checkpoints.misfit(state, expected, listed=5)
     if problems:
         raise CheckpointError(f"{path} does not fit its description: {problems}; save the net anew")
+    checkpoints.refuse_not_finite(state, path)
     net = build(description)
     net.load_state_dict(state)
     return net.eval(), description

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..data.description import DataDescription
-from ..errors import TrainingError
+from ..errors import TrainingError, in_one_line
 from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes
@@ -203,9 +203,26 @@ class ClassificationTask(LightningModule):
         logits = self(images)
         # On an accelerator this waits for the net, as the accuracy would.
         check_labels(labels, self.num_classes, getattr(self.loss, "ignore_index", None))
-        loss = self.loss(logits, labels)
+        loss = self._loss(logits, labels)
         accuracy = self.accuracies[f"{stage}_accuracy"]
         accuracy(logits, labels)
         metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(labels))
+        return loss
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        kind = type(self.loss).__name__
+        try:
+            loss = self.loss(logits, labels)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"the loss {kind} cannot be computed of logits {tuple(logits.shape)} and labels {tuple(labels.shape)} "
+                f"({labels.dtype}): {in_one_line(error)}; name a loss that takes both"
+            ) from error
+        if loss.numel() != 1:
+            raise TrainingError(
+                f"the loss {kind} gives {loss.numel()} values, of shape {tuple(loss.shape)}; name one that gives their mean"
+            )
         return loss
