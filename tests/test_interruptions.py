@@ -1,15 +1,18 @@
 """A training that is interrupted or doubled says what it leaves, and goes on as if nothing had been, from its last step."""
 
+import errno
 import io
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
 from trainings import TINY, assert_same_weights, pictures_flags, refusal, write_pictures
 
 from involution.commands import training
@@ -18,6 +21,7 @@ from involution.data.epochs import random_states, restore_random_states
 from involution.data.image_folders import FolderImages
 from involution.files import locked
 from involution.tasks import ClassificationTask
+from involution.tasks.callbacks import EpochSeed
 
 # Random in the net, and in what happens to the images.
 FLAGS = [
@@ -145,6 +149,28 @@ def test_a_killed_worker_is_a_sentence(pictures, tmp_path, monkeypatch, capsys):
     last = refusal(capsys)
     assert last.startswith("involution fit: a process that reads images ended in epoch 0 (worker (pid")
     assert last.endswith("where memory ran out, lower --data.num_workers, and start again")
+
+
+def test_a_disk_that_refuses_the_logs_is_a_sentence(tmp_path, monkeypatch, capfd):
+    """TensorBoard writes in a thread, which would print a traceback."""
+    # In the place of pytest's own.
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    refused = threading.Event()
+
+    def refuse(*_):
+        refused.set()
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def wait(self, trainer, module):
+        if trainer.current_epoch == 1:
+            monkeypatch.setattr(RecordWriter, "write", refuse)
+            trainer.loggers[1].experiment.add_scalar("x", 1.0)
+            assert refused.wait(60)
+
+    monkeypatch.setattr(EpochSeed, "on_train_epoch_start", wait)
+    assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and "Read-only file system" in said.splitlines()[-1]
 
 
 def test_random_states_come_back():

@@ -139,3 +139,16 @@ def test_what_got_lost_is_raised_at_the_next_step():
     with pytest.raises(Terminated):
         work()
     assert len(steps) == 1
+
+
+def test_a_copy_that_loses_its_reader_says_nothing(capfd):
+    """What multiprocessing does in the thread of a copy that hands tensors over."""
+    with terminable():
+        for kind in (ConnectionResetError, RuntimeError):
+            pid = os.fork()
+            if not pid:
+                sys.excepthook(kind, kind("gone"), None)
+                sys.stderr.flush()
+                os._exit(0)
+            os.waitpid(pid, 0)
+    assert capfd.readouterr().err == "RuntimeError: gone\n"

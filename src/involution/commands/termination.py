@@ -146,7 +146,7 @@ class _Asked:
         self.kind: type[BaseException] | None = None
         self._delay, self._owner, self._is_lost = delay, os.getpid(), False
         self._again: list[threading.Timer] = []
-        self._hooks: tuple[Any, Any] = (sys.unraisablehook, threading.excepthook)
+        self._hooks: tuple[Any, Any, Any] = (sys.unraisablehook, threading.excepthook, sys.excepthook)
 
     def answer(self, number: int, frame: FrameType | None) -> None:
         """Raise, or let the step be finished that is being done."""
@@ -170,12 +170,13 @@ class _Asked:
     def hear(self) -> None:
         """Answer what is printed elsewhere of exceptions that nobody can catch."""
         sys.unraisablehook, threading.excepthook = self._unraisable, self._in_thread
+        sys.excepthook = self._in_a_thread_of_multiprocessing
 
     def leave(self) -> None:
         """Put back what `hear` replaced."""
         for timer in self._again:
             timer.cancel()
-        sys.unraisablehook, threading.excepthook = self._hooks
+        sys.unraisablehook, threading.excepthook, sys.excepthook = self._hooks
 
     def _unraisable(self, unraisable: Any) -> None:
         if self.kind is None:
@@ -192,6 +193,12 @@ class _Asked:
     def _in_thread(self, uncaught: Any) -> None:
         if self.kind is None:
             self._hooks[1](uncaught)
+
+    def _in_a_thread_of_multiprocessing(self, kind: type[BaseException], *error: Any) -> None:
+        # One that reads images and hands them to this process sees it hang up when a signal ends it.
+        has_lost_this_one = os.getpid() != self._owner and issubclass(kind, (ConnectionError, EOFError))
+        if self.kind is None and not has_lost_this_one:
+            self._hooks[2](kind, *error)
 
 
 @contextmanager

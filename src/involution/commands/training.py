@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -212,7 +213,13 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
     """
     end, delay = TrainingEnd(), Delay()
     try:
-        with terminable(delay), _without_advertisements(), _without_known_warnings(subcommand), ExitStack() as folders:
+        with (
+            terminable(delay),
+            _without_advertisements(),
+            _without_known_warnings(subcommand),
+            _without_tracebacks_of_writers(),
+            ExitStack() as folders,
+        ):
             _Cli(
                 subcommand,
                 folders,
@@ -308,6 +315,22 @@ def _without_known_warnings(subcommand: str) -> Iterator[None]:
         for kind in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=kind, module="lightning|jsonargparse")
         yield
+
+
+@contextmanager
+def _without_tracebacks_of_writers() -> Iterator[None]:
+    """Let TensorBoard's thread end without a word where the disk refuses it: it hands its error on to the training."""
+    shown = threading.excepthook
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            shown(args)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = shown
 
 
 @contextmanager
