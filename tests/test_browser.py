@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import involution.models  # noqa: F401
-from involution.browser import build, runtime, server
+from involution import Involution2d, involution2d
+from involution.browser import build, nets, runtime, server
 from involution.browser.nets import WithFields
 from involution.commands.classifiers import batches, class_names
 from involution.errors import CommandError, MissingPackageError
@@ -142,6 +143,30 @@ def test_the_kernels_are_those_of_the_pixel(page, page_folder):
     page.focus("#picture")
     page.keyboard.press("ArrowLeft")
     assert f"row {columns}, column 7." in page.inner_text("#pixel")
+
+
+@pytest.mark.parametrize(
+    ("layer", "at"),
+    [
+        (Involution2d(4, 4, kernel_size=7, group_channels=4), (3, 8)),
+        (Involution2d(4, 4, kernel_size=7, stride=2, group_channels=4), (2, 3)),
+        (
+            Involution2d(4, 4, kernel_size=(3, 5), stride=(3, 2), padding=(1, 4), dilation=(1, 2), group_channels=4),
+            (2, 2),
+        ),
+    ],
+)
+def test_the_frame_is_what_the_kernel_reads(page, layer, at):
+    x = torch.zeros(1, 4, 24, 24, requires_grad=True)
+    geometry = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
+    y = involution2d(x, torch.ones(1, 1, *layer.kernel_size, *layer(x).shape[2:]), **geometry)
+    y[0, 0, at[0], at[1]].backward()
+    window = nets._window(layer)
+    for axis in range(2):
+        read = x.grad[0, 0].sum(1 - axis).nonzero().flatten()
+        code = f"import('./kernels.mjs').then(m => m.covered({json.dumps(window)}, {axis}, {at[axis]}))"
+        begin, end = (round(edge * layer.stride[axis]) for edge in page.evaluate(code))
+        assert (begin, end - 1) == (read.min(), read.max())
 
 
 def test_an_image_that_is_dropped_is_looked_at_in_any_side(page, tmp_path):

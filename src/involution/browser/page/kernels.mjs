@@ -14,6 +14,12 @@ export function heatMap({ data, dims }, group = null) {
   return map;
 }
 
+/** From where to where the kernel of an output pixel reaches along an axis, in output pixels, each a stride of the input's. */
+export function covered({ kernel_size: size, stride, padding, dilation }, axis, at) {
+  const first = at * stride[axis] - padding[axis], taps = (size[axis] - 1) * dilation[axis] + 1;
+  return [first / stride[axis], (first + taps) / stride[axis]];
+}
+
 /** Lay a map over what the context shows, from its least value to its largest, enlarged smoothly. */
 export function drawHeatMap(context, map, rows, columns, colours, strength) {
   const low = Math.min(...map), range = Math.max(...map) - low;

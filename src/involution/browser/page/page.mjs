@@ -1,7 +1,7 @@
 // The page: what it holds, what happens when an image comes, and what is drawn when the pointer moves.
 
 import { prepared, seen } from "./images.mjs";
-import { drawHeatMap, drawKernel, heatMap } from "./kernels.mjs";
+import { covered, drawHeatMap, drawKernel, heatMap } from "./kernels.mjs";
 
 const MEGABYTES = 64, MEGAPIXELS = 50, ROUNDS = 10;
 const $ = (id) => document.getElementById(id);
@@ -237,13 +237,11 @@ function draw() {
 }
 
 /** Draws the chosen pixel and what of the image its kernel covers. */
-function drawWindow({ kernel_size: size, stride, dilation }, rows, columns, row, column) {
+function drawWindow(window, rows, columns, row, column) {
   const cell = { high: picture.height / rows, wide: picture.width / columns };
-  // A tap is a pixel of the layer's input, which has a stride more of them.
-  const reach = size.map((k, axis) => ((k - 1) * dilation[axis] + 1) / stride[axis]);
-  const x = (column + 0.5) * cell.wide, y = (row + 0.5) * cell.high;
-  for (const [high, wide, width] of [[1, 1, 3], [reach[0], reach[1], 1.5]]) {
-    const box = [x - (wide * cell.wide) / 2, y - (high * cell.high) / 2, wide * cell.wide, high * cell.high];
+  const down = covered(window, 0, row), right = covered(window, 1, column);
+  for (const [top, bottom, left, end, width] of [[row, row + 1, column, column + 1, 3], [...down, ...right, 1.5]]) {
+    const box = [left * cell.wide, top * cell.high, (end - left) * cell.wide, (bottom - top) * cell.high];
     context.lineWidth = width + 2;
     context.strokeStyle = "#000a";
     context.strokeRect(...box);
