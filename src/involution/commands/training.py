@@ -323,7 +323,8 @@ def _without_tracebacks_of_writers() -> Iterator[None]:
     shown = threading.excepthook
 
     def show(args: threading.ExceptHookArgs) -> None:
-        if not isinstance(args.exc_value, OSError):
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(args.exc_value, OSError)):
             shown(args)
 
     threading.excepthook = show
