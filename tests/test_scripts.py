@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -165,3 +166,35 @@ def test_help_shows_an_example(capsys):
     assert main(["--help"]) == 0
     assert "$ python -m involution.models validate.py" in capsys.readouterr().out
     assert main([]) == 2
+
+
+EXPORT = """
+import sys
+import numpy
+import timm
+import torch
+
+net, x = timm.create_model("rednet14_eighth", num_classes=3).eval(), torch.randn(2, 3, 32, 32)
+shapes = {"dynamic_shapes": ({0: "batch"},)} if sys.argv[1] == "--dynamo" else {}
+torch.onnx.export(net, (x,), "net.onnx", dynamo=bool(shapes), external_data=False, **shapes)
+numpy.savez("seen.npz", x=x.numpy(), y=net(x).detach().numpy())
+"""
+
+
+def test_a_script_exports_our_nets(folder):
+    """As timm's onnx_export does: with the exporter of today the file runs anywhere; the other one is a sentence."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it is of the extra export")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed; it is of the extra export")
+    (folder / "export.py").write_text(EXPORT)
+    done = run(folder, "export.py", "--torchscript")
+    assert done.returncode == 2 and not (folder / "net.onnx").exists()
+    assert done.stderr.splitlines()[-1].startswith(
+        "python -m involution.models: the exporter of TorchScript knows no operators but PyTorch's own; ask for the other one"
+    )
+    done = run(folder, "export.py", "--dynamo")
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
+    seen = np.load(folder / "seen.npz")
+    for batch in (1, 2):
+        (y,) = session.run(None, {session.get_inputs()[0].name: seen["x"][:batch]})
+        np.testing.assert_allclose(y, seen["y"][:batch], atol=1e-4)
