@@ -15,6 +15,7 @@ from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
 from involution.commands.main import main
 from involution.errors import DataError
 from involution.models.building import check_proportions
+from involution.pictures.objects import colour
 from involution.tasks import DetectionTask, TrainingError
 from involution.tasks.schedules import warmed_up
 
@@ -120,6 +121,16 @@ def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
         # Images as small as these have no room for labels: the classes are listed beside them.
         assert picture.height >= image.height and picture.width > image.width
         assert picture.crop((0, 0, *image.size)).tobytes() != image.tobytes()
+    own = ["--out", str(tmp_path / "own"), "--min-score", "0.0", "--colours", "instances", "--opacity"]
+    assert main(["predict", str(images), "--model", str(model), *own, "1"]) == 0
+    objects = {Path(line["image"]).stem: len(line["objects"]) for line in lines}
+    for name, count in objects.items():
+        picture = Image.open(tmp_path / "own" / f"{name}.png")
+        assert picture.size == Image.open(images / f"{name}.png").size, "what has colours of its own lists no classes"
+        outlined = {colour(i) for i in range(count)} & {pixel for _, pixel in picture.getcolors(2**24)}
+        assert len(outlined) > 1 or count < 2
+    assert main(["predict", str(images), "--model", str(model), *own, "2"]) == 2
+    assert "opacity must be from 0 to 1, got 2" in refusal(capsys)
     plain = ["--out", str(out), "--min-score", "0.0", "--labels", "none"]
     assert main(["predict", str(images / "val0.png"), "--model", str(model), *plain]) == 0
     assert Image.open(out / "val0.png").size == Image.open(images / "val0.png").size

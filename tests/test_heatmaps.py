@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from involution import Involution1d, Involution2d
-from involution.pictures.heatmaps import colours, heat_map, kernel_fields, kernel_heat_maps, mosaic, overlay
+from involution.pictures.heatmaps import colours, heat_map, kernel_fields, kernel_heat_maps, mosaic, overlay, with_scale
 
 
 class Shared(nn.Module):
@@ -97,3 +98,15 @@ def test_overlay_mixes_image_and_enlarged_map():
     assert picture.shape == (8, 8, 3) and picture.dtype == torch.uint8
     assert picture[0, 0].tolist() == [0, 0, 0] and picture[7, 7].tolist() == [128, 128, 128]
     assert torch.equal(overlay(image + 200, values, strength=0)[3, 3], torch.full((3,), 200, dtype=torch.uint8))
+
+
+def test_the_scale_stands_beside_the_picture():
+    picture = torch.full((60, 40, 3), 9, dtype=torch.uint8)
+    shown = with_scale(picture, -1.5, 2.0)
+    assert shown.height == 60 and shown.width > 60
+    pixels = torch.from_numpy(np.asarray(shown).copy())
+    assert torch.equal(pixels[:, :40], picture)
+    bar = pixels[:, 47]
+    assert torch.equal(bar[0], colours(torch.tensor([[0.0, 1.0]]))[0, 1]), "the largest is above"
+    assert torch.equal(bar[-1], colours(torch.tensor([[0.0, 1.0]]))[0, 0])
+    assert (pixels[:30, 58:] < 128).any() and (pixels[30:, 58:] < 128).any(), "a number each"

@@ -99,3 +99,14 @@ def test_masks_tint_what_they_cover():
     expected = (100 + np.array(colour(0))) / 2
     assert np.abs(picture[15, 15] - expected).max() <= 1
     assert (picture[25, 25] == 100).all()
+
+
+def test_instances_have_colours_of_their_own():
+    image = torch.zeros(3, 50, 50, dtype=torch.uint8)
+    boxes = torch.tensor([[2.0, 2, 20, 20], [25.0, 25, 45, 45]])
+    picture = np.asarray(draw_objects(image, boxes, [0, 0], ["", ""], classes=["cat"], colours=range(2)))
+    assert tuple(picture[2, 10]) == colour(0) and tuple(picture[25, 35]) == colour(1)
+    crowd = draw_objects(
+        torch.zeros(3, 160, 160, dtype=torch.uint8), grid(8), [0] * 64, ["cat"] * 64, None, 0.5, ["cat"], range(64)
+    )
+    assert crowd.size == (160, 160), "colours of instances say nothing of classes, which are not listed then"

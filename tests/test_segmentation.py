@@ -113,6 +113,11 @@ def test_predict_writes_label_images_and_overlays(finished, root, tmp_path, caps
     views = ["--window", "[32, 32]", "--scales", "[0.5, 1]", "--flip"]
     assert main(["predict", str(images / "0.png"), *arguments, *views]) == 0
     assert " % → " in capsys.readouterr().out
+    assert main(["predict", str(images / "0.png"), *arguments, "--opacity", "0"]) == 0
+    plain, overlay = Image.open(images / "0.png"), Image.open(tmp_path / "out" / "0-overlay.png")
+    factor = -(-160 // plain.height)
+    enlarged = plain.convert("RGB").resize((plain.width * factor, plain.height * factor), Image.Resampling.NEAREST)
+    assert overlay.crop((0, 0, *enlarged.size)).tobytes() == enlarged.tobytes()
 
 
 def test_predict_refuses_in_words(finished, root, tmp_path, capsys):

@@ -22,6 +22,9 @@ _PREDICTORS = {
     "segmentation": "involution.commands.predict_segmentation",
 }
 
+# Of the heat maps in the pictures.
+_STRENGTH = 0.55
+
 
 def predict(
     images: list[str],
@@ -32,6 +35,8 @@ def predict(
     heatmaps: list[str] | None = None,
     min_score: float = 0.5,
     labels: Literal["names", "scores", "none"] = "names",
+    colours: Literal["classes", "instances"] = "classes",
+    opacity: float | None = None,
     window: list[int] | None = None,
     scales: list[float] | None = None,
     flip: bool = False,
@@ -54,6 +59,8 @@ def predict(
         min_score: least score of the objects that a detector draws and prints.
         labels: what is written at an object of a detector, where there is room: its name and score, the score alone, or
             nothing.
+        colours: whether the classes or the single objects of a detector have colours of their own.
+        opacity: of masks, classes or heat maps over the image, from 0 to 1; by default 0.45, 0.6 and 0.55.
         window: height and width of the windows in which a segmentation net sees a large image, e.g. ``512,1024``.
         scales: factors by which a segmentation net sees an image resized, averaged, e.g. ``0.75,1,1.25``.
         flip: let a segmentation net see the flipped image, too.
@@ -68,6 +75,8 @@ def predict(
 
     if top < 1 or batch_size < 1:
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
+    if opacity is not None and not 0 <= opacity <= 1:
+        raise CommandError(f"opacity must be from 0 to 1, got {opacity}")
     try:
         files = list_images(images)
         place = find_device(device)
@@ -78,10 +87,17 @@ def predict(
                 raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
             predictor = import_module(_PREDICTORS[description.task])
             options: dict[str, dict[str, Any]] = {
-                "detection": {"batch_size": batch_size, "min_score": min_score, "labels": labels},
+                "detection": {
+                    "batch_size": batch_size,
+                    "min_score": min_score,
+                    "labels": labels,
+                    "colours": colours,
+                },
                 "segmentation": {"window": window, "scales": scales, "flip": flip},
             }
             common: dict[str, Any] = {"out": out, "json": json, "device": place, "allow_network": allow_network}
+            if opacity is not None:
+                common["opacity"] = opacity
             predictor.predict_images(files, folder, **common, **options[description.task])
             return
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
@@ -94,7 +110,8 @@ def predict(
                 _print(file, row, names, top, json)
             if heatmaps:
                 layers = None if heatmaps == ["all"] else heatmaps
-                _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files)
+                strength = _STRENGTH if opacity is None else opacity
+                _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files, strength)
     except InvolutionError:
         raise
     except ValueError as error:
@@ -119,13 +136,16 @@ def _stems(files: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 
 def _draw(
-    net: nn.Module, stems: Sequence[Path], inputs: Tensor, layers: Sequence[str] | None, sources: Sequence[Path]
+    net: nn.Module,
+    stems: Sequence[Path],
+    inputs: Tensor,
+    layers: Sequence[str] | None,
+    sources: Sequence[Path],
+    strength: float,
 ) -> None:
-    """Write one picture for an image and a layer: the image as the net sees it, and the kernels' heat map over it."""
-    from PIL import Image
-
+    """Write one picture for an image and a layer: the image as the net sees it, the kernels' heat map over it, its scale."""
     from ..data.images import write_png
-    from ..pictures.heatmaps import enlarge, kernel_heat_maps, overlay
+    from ..pictures.heatmaps import enlarge, kernel_heat_maps, overlay, with_scale
 
     stems[0].parent.mkdir(parents=True, exist_ok=True)
     shown = enlarge(visible(inputs))
@@ -134,5 +154,5 @@ def _draw(
         refuse_overwriting(targets, sources, "choose another --out")
         for target, image, values in zip(targets, shown, maps.mean(1), strict=True):
             plain = image.expand(3, -1, -1).permute(1, 2, 0)
-            picture = torch.cat([plain, overlay(image, values)], 1)
-            write_png(Image.fromarray(picture.numpy()), target)
+            picture = torch.cat([plain, overlay(image, values, strength)], 1)
+            write_png(with_scale(picture, values.min().item(), values.max().item()), target)

@@ -34,6 +34,8 @@ def predict_images(
     device: torch.device,
     min_score: float,
     labels: str = "names",
+    opacity: float = 0.45,
+    colours: str = "classes",
     allow_network: bool = False,
 ) -> None:
     """Find the objects of images; draw those above ``min_score``, print them, and write all into one JSON file.
@@ -48,6 +50,8 @@ def predict_images(
         device: where the net runs.
         min_score: least score of what is drawn and printed.
         labels: what is written at an object: ``names`` (and scores), ``scores`` or ``none``.
+        opacity: of the masks, 0 to 1.
+        colours: whether ``classes`` or ``instances`` have colours of their own.
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:
@@ -87,7 +91,16 @@ def predict_images(
                 "scores": [f"{score:.2f}" for score in scores],
                 "none": [""] * len(kinds),
             }[labels]
-            picture = draw_objects(image, shown["boxes"], kinds, texts, shown.get("masks"), classes=description.classes)
+            picture = draw_objects(
+                image,
+                shown["boxes"],
+                kinds,
+                texts,
+                shown.get("masks"),
+                opacity,
+                description.classes,
+                range(len(kinds)) if colours == "instances" else None,
+            )
             write_png(picture, pictures[file])
             _print(file, shown, description.classes, json)
     categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]

@@ -31,6 +31,7 @@ def predict_images(
     window: Sequence[int] | None = None,
     scales: Sequence[float] | None = None,
     flip: bool = False,
+    opacity: float = 0.6,
     allow_network: bool = False,
 ) -> None:
     """Write for every image a label image ``NAME.png``, in the values of the data set, and ``NAME-overlay.png``.
@@ -44,6 +45,7 @@ def predict_images(
         window: height and width of sliding windows, see `segment`; those of the training's evaluation by default.
         scales: factors by which the image is resized, averaged; likewise.
         flip: whether to average with the flipped image; likewise.
+        opacity: of the classes' colours over the image, 0 to 1.
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:
@@ -76,7 +78,7 @@ def predict_images(
             probabilities = segment(net, pixels, size=(image.height, image.width), **views)
         classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
         write_png(table.label_image(classes), labels)
-        write_png(with_legend(image, classes, table.names, table.colours), overlay)
+        write_png(with_legend(image, classes, table.names, table.colours, opacity), overlay)
         _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..functional import as_field
 from ..modules import Involution1d, Involution2d, Involution3d
 
-__all__ = ["colours", "enlarge", "heat_map", "kernel_fields", "kernel_heat_maps", "mosaic", "overlay"]
+__all__ = ["colours", "enlarge", "heat_map", "kernel_fields", "kernel_heat_maps", "mosaic", "overlay", "with_scale"]
 
 _INVOLUTIONS = (Involution1d, Involution2d, Involution3d)
 
@@ -172,3 +172,35 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str
     enlarged = F.interpolate(values[None, None].float().cpu(), size, mode="bilinear", align_corners=False)[0, 0]
     grey = image.cpu().float().mean(0, keepdim=True).expand(3, *size).permute(1, 2, 0)
     return (strength * colours(enlarged, colormap) + (1 - strength) * grey).round().to(torch.uint8)
+
+
+def with_scale(picture: Tensor, low: float, high: float, colormap: str = "magma") -> Any:
+    """Set beside a picture what numbers the colours of its heat map stand for, the least below and the largest above.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        low: the number that has the first colour.
+        high: the number that has the last one.
+        colormap: a name that matplotlib knows.
+
+    Returns:
+        A ``PIL.Image.Image`` as high as the picture, and wider.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = picture.shape[:2]
+    size = max(10, height // 20)
+    font = ImageFont.load_default(size)
+    texts = [f"{number:.3g}" for number in (high, low)]
+    column, gap = size, size // 2
+    result = Image.new("RGB", (width + 3 * gap + column + round(max(map(font.getlength, texts))), height), "white")
+    result.paste(Image.fromarray(picture.cpu().numpy()), (0, 0))
+    ramp = colours(torch.linspace(1, 0, height).unsqueeze(1).expand(-1, column), colormap, (0, 1))
+    result.paste(Image.fromarray(ramp.numpy()), (width + gap, 0))
+    draw = ImageDraw.Draw(result)
+    for text, y, anchor in ((texts[0], 0, "la"), (texts[1], height - 1, "ld")):
+        draw.text((width + 2 * gap + column, y), text, fill=(30, 30, 30), font=font, anchor=anchor)
+    return result

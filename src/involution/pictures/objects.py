@@ -32,6 +32,7 @@ def draw_objects(
     masks: Tensor | None = None,
     opacity: float = 0.45,
     classes: Sequence[str] | None = None,
+    colours: Sequence[int] | None = None,
 ) -> Any:
     """Draw objects over an image, the last ones below; labels where they hide no object, and none where there is no room.
 
@@ -44,24 +45,26 @@ def draw_objects(
         opacity: of the masks, 0 to 1.
         classes: names of the classes; where a label finds no room, those that occur are listed beside the image in their
             colours, with the number of objects.
+        colours: number of each object's colour, in the place of its class's; classes are not listed then.
 
     Returns:
         A ``PIL.Image.Image`` of the same size, and wider by such a list.
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    tints = [colour(number) for number in (labels if colours is None else colours)]
     pixels = image.permute(1, 2, 0).float()
     order = range(len(labels) - 1, -1, -1)
     if masks is not None:
         for i in order:
-            tint = torch.tensor(colour(labels[i]), dtype=torch.float32)
+            tint = torch.tensor(tints[i], dtype=torch.float32)
             pixels = torch.where(masks[i].unsqueeze(-1), (1 - opacity) * pixels + opacity * tint, pixels)
     picture = Image.fromarray(pixels.round().to(torch.uint8).contiguous().numpy())
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     width, font = max(1, round(side / 400)), ImageFont.load_default(max(9, round(side / 48)))
     for i in order:
-        draw.rectangle(boxes[i].tolist(), outline=colour(labels[i]), width=width)
+        draw.rectangle(boxes[i].tolist(), outline=tints[i], width=width)
     measured = [draw.textbbox((0, 0), text, font=font) for text in texts]
     sizes = [
         (right - left + 4, bottom + 3) if text else (0, 0) for text, (left, _, right, bottom) in zip(texts, measured)
@@ -70,10 +73,10 @@ def draw_objects(
     for i, place in enumerate(places):
         if place is not None:
             x, y = place
-            draw.rectangle((x, y, x + sizes[i][0] - 1, y + sizes[i][1] - 1), fill=colour(labels[i]))
+            draw.rectangle((x, y, x + sizes[i][0] - 1, y + sizes[i][1] - 1), fill=tints[i])
             draw.text((x + 2 - measured[i][0], y), texts[i], fill="black", font=font)
     has_room = all(place is not None for place, text in zip(places, texts, strict=True) if text)
-    return picture if has_room or classes is None else _with_list(picture, labels, classes)
+    return picture if has_room or classes is None or colours is not None else _with_list(picture, labels, classes)
 
 
 def place_labels(
