@@ -43,6 +43,18 @@ def page_copies():
 
 
 @pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """Return the folder of a training of two epochs, which tests look at and copy."""
+    from trainings import TINY
+
+    from involution.commands.main import main
+
+    run = tmp_path_factory.mktemp("run") / "run"
+    assert main(["fit", *TINY, f"--run={run}"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
 def browser():
     """Start Chromium; `wait_for_function` is what the page's policy forbids in it."""
     playwright = pytest.importorskip(

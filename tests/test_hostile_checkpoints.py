@@ -13,14 +13,6 @@ from involution.commands.main import main
 from involution.models.checkpoints import CheckpointError, read, read_training
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Return the folder of a training of two epochs."""
-    run = tmp_path_factory.mktemp("run") / "run"
-    assert main(["fit", *TINY, f"--run={run}"]) == 0
-    return run
-
-
 class Attack:
     """What a pickle does that runs code when it is read."""
 

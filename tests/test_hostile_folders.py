@@ -11,19 +11,11 @@ import time
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from trainings import TINY, refusal
+from trainings import refusal
 
 from involution.commands.main import main
 from involution.models import saved
 from involution.models.checkpoints import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Return the folder of a training of two epochs."""
-    run = tmp_path_factory.mktemp("run") / "run"
-    assert main(["fit", *TINY, f"--run={run}"]) == 0
-    return run
 
 
 @pytest.fixture

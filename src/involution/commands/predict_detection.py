@@ -33,9 +33,9 @@ def predict_images(
     batch_size: int,
     device: torch.device,
     min_score: float,
-    labels: str = "names",
-    opacity: float = 0.45,
-    colours: str = "classes",
+    labels: str,
+    colours: str,
+    opacity: float,
     allow_network: bool = False,
 ) -> None:
     """Find the objects of images; draw those above ``min_score``, print them, and write all into one JSON file.
@@ -50,8 +50,8 @@ def predict_images(
         device: where the net runs.
         min_score: least score of what is drawn and printed.
         labels: what is written at an object: ``names`` (and scores), ``scores`` or ``none``.
-        opacity: of the masks, 0 to 1.
         colours: whether ``classes`` or ``instances`` have colours of their own.
+        opacity: of the masks, 0 to 1.
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:

@@ -28,10 +28,10 @@ def predict_images(
     out: Path,
     json: bool,
     device: torch.device,
+    opacity: float,
     window: Sequence[int] | None = None,
     scales: Sequence[float] | None = None,
     flip: bool = False,
-    opacity: float = 0.6,
     allow_network: bool = False,
 ) -> None:
     """Write for every image a label image ``NAME.png``, in the values of the data set, and ``NAME-overlay.png``.
@@ -42,10 +42,10 @@ def predict_images(
         out: where the pictures go.
         json: print one JSON object a line instead of text.
         device: where the net runs.
+        opacity: of the classes' colours over the image, 0 to 1.
         window: height and width of sliding windows, see `segment`; those of the training's evaluation by default.
         scales: factors by which the image is resized, averaged; likewise.
         flip: whether to average with the flipped image; likewise.
-        opacity: of the classes' colours over the image, 0 to 1.
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:

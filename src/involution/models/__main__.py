@@ -15,7 +15,7 @@ import torch.onnx
 from timm import is_model
 
 from .. import models
-from ..errors import ExportError
+from ..errors import ExportError, InvolutionError
 from . import in_torchvision
 
 _USAGE = """usage: python -m involution.models SCRIPT [its arguments …]
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except ExportError as error:
+    except InvolutionError as error:
         print(f"python -m involution.models: {error.sentence}", file=sys.stderr)
         return 2
     return 0
