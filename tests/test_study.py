@@ -1,6 +1,7 @@
 """Studies: their files, the queue that trains them, whatever kills it, and what they find."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from involution.errors import CommandError
 from involution.files import locked
 from involution.studies.declared import declaration, jobs, outcome
 from involution.studies.declared.queue import Queue
-from involution.studies.declared.results import difference_of_plans
+from involution.studies.declared.results import difference_of_plans, recorded
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
@@ -179,6 +180,13 @@ def test_another_recipe_in_the_folder_is_refused(study):
         Queue(declared, say=lambda line: None).work()
 
 
+def test_a_finished_training_of_another_recipe_is_not_taken_for_this_one(study):
+    Queue(declaration.read(study), say=lambda line: None).work()
+    declared = changed(study, overrides={"trainer": {"max_epochs": 4}})
+    with pytest.raises(CommandError, match=r"seven-0 holds another training: trainer.max_epochs is 3, not 4; move it"):
+        Queue(declared, say=lambda line: None).work()
+
+
 def test_a_damaged_result_is_named(study):
     Queue(declaration.read(study), say=lambda line: None).work()
     next(study.parent.rglob("result.json")).write_text("{")
@@ -218,7 +226,6 @@ def test_a_setting_is_chosen_by_the_first_seed(study):
         ({"claims": [{"words": "a"}]}, "the key 'source' is missing"),
         ({"tables": {"x": [{"net": "nine"}]}}, "a table names nine, which is no net"),
         ({"choose": {"by": "val", "seeds": [7]}}, "choose.seeds must be among the seeds"),
-        ({"records": ["none.json"]}, "there is no record at"),
     ],
 )
 def test_what_is_no_study_is_refused(study, entries, words):
@@ -238,6 +245,55 @@ def test_the_command_writes_record_and_picture(study, tmp_path, capsys):
     assert main(["study", str(study), "--out", str(out), "--show"]) == 0
     assert main(["study", "nothing", "--out", str(out)]) == 2
     assert "there is no study 'nothing'" in capsys.readouterr().err
+
+
+def test_a_study_goes_on_from_its_record_where_the_folders_are_gone(study, tmp_path, capsys):
+    out, runs = tmp_path / "results", tmp_path / "runs"
+    assert main(["study", str(study), "--out", str(out)]) == 0
+    record = out / "study.json"
+    whole = records.read(record)
+    # As a machine leaves it that was taken away after three of four trainings.
+    record.write_text(json.dumps({**whole, "results": whole["results"][:3]}))
+    shutil.rmtree(runs)
+    (tmp_path / "journal").write_text("")
+    before = record.read_bytes()
+    capsys.readouterr()
+    assert main(["study", str(study), "--out", str(out)]) == 2
+    assert f"holds 3 trainings whose folders are not here; go on from them with --from_record {record}" in (
+        capsys.readouterr().err
+    )
+    assert record.read_bytes() == before and not journal(study)
+    assert main(["study", str(study), "--out", str(out), "--from_record", str(record)]) == 0
+    assert journal(study) == [line for line in EVERYTHING if line.startswith("three-1")]
+    again = records.read(record)["results"]
+    assert again[:3] == whole["results"][:3] and len(again) == 4
+    # Its folder is there, those of the others are in the record.
+    assert main(["study", str(study), "--out", str(out), "--from_record", str(record), "--show"]) == 0
+    assert records.read(record)["results"] == again
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"seeds": [0]}, "holds seven-1, which study does not train"),
+        ({"overrides": {"trainer": {"max_epochs": 4}}}, "seven-0 of another recipe: trainer.max_epochs is 3, not 4"),
+    ],
+)
+def test_a_record_of_other_trainings_is_refused(study, tmp_path, entries, words):
+    out = tmp_path / "results"
+    assert main(["study", str(study), "--out", str(out)]) == 0
+    declared = changed(study, **entries)
+    with pytest.raises(CommandError, match=words):
+        recorded(out / "study.json", declared)
+
+
+def test_what_is_no_record_of_a_study_is_refused(study, tmp_path, capsys):
+    out = tmp_path / "results"
+    records.write("study", {"seed": 0, "results": [1]}, out)
+    for flags in ((), ("--from_record", str(out / "study.json"))):
+        assert main(["study", str(study), "--out", str(out), *flags]) == 2
+        assert "study.json is no record of a study: " in capsys.readouterr().err
+    assert not journal(study)
 
 
 def test_tables_lay_published_figures_beside_ours():

@@ -95,3 +95,22 @@ def test_workers_fork_from_a_server_only_where_there_are_several_processes(monke
     assert not started
     assert sampling.worker_options(2, 2)["multiprocessing_context"].get_start_method() == "forkserver"
     assert started
+
+
+@pytest.mark.parametrize(("work", "words"), [("b''", ""), ("b'no pickle'", "UnpicklingError")])
+def test_a_worker_that_gets_no_work_has_lost_its_training_and_is_silent(work, words):
+    """Its training was ended between starting it and handing over the work: what is read then is empty."""
+    code = f"""
+import os
+from multiprocessing import forkserver
+from involution.data.sampling import worker_options
+
+worker_options(1, 2)
+sentinel, work = forkserver.connect_to_new_process([])
+os.write(work, {work})
+os.close(work)
+os.read(sentinel, 8)
+os.read(sentinel, 8)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert words in done.stderr if words else not done.stderr

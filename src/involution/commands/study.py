@@ -18,6 +18,7 @@ def study(
     threads: int | None = None,
     data_root: str | None = None,
     out: str = "results/studies",
+    from_record: str | None = None,
     show: bool = False,
 ) -> None:
     """Train every net of a study with every seed, and write its record: means, 95 % intervals, verdicts on claims.
@@ -33,17 +34,22 @@ def study(
         threads: of each training; by default the processor's cores shared among them.
         data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
         out: folder of the record and the picture.
+        from_record: a record of this study, begun on another machine or of trainings whose folders are gone; what it holds
+            is not trained again.
         show: train nothing; write and print what is there.
 
     Raises:
-        CommandError: the file is no study, an argument is out of range, or trainings failed.
+        CommandError: the file is no study, an argument is out of range, the record is of another study, what is written
+            would have fewer trainings than the record that is there, or trainings failed.
     """
     from ..studies.declared import declaration
     from ..studies.declared.queue import Queue
+    from ..studies.declared.results import recorded
 
     if processes < 1 or (threads is not None and threads < 1):
         raise CommandError(f"--processes and --threads must be at least 1, got {processes} and {threads}")
     declared = declaration.read(declaration.find(study))
+    earlier = recorded(Path(from_record), declared) if from_record else []
     make_writable(Path(out))
 
     def write(rows: list[dict[str, Any]]) -> None:
@@ -54,9 +60,11 @@ def study(
         processes=processes,
         threads=threads or max(1, _cores() // processes),
         data_root=data_root,
+        earlier=earlier,
         say=_say,
         on_result=write,
     )
+    _refuse_to_lose(Path(out) / f"{declared.name}.json", queue.results())
     if not show:
         with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], Path(declared.runs).parent):
             queue.work()
@@ -65,6 +73,22 @@ def study(
         raise CommandError(f"no training of {declared.name} is finished; leave out --show")
     path, text = _write(declared, rows, Path(out))
     print(f"\n{text}\nrecord: {path}", flush=True)
+
+
+def _refuse_to_lose(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Refuse to write over a record that has trainings which the new one would not have.
+
+    Raises:
+        CommandError: it has, or is none.
+    """
+    from ..studies.declared.results import key_of, rows_of
+
+    lost = {key_of(row) for row in rows_of(path)} - {key_of(row) for row in rows} if path.exists() else set()
+    if lost:
+        raise CommandError(
+            f"{path} holds {len(lost)} trainings whose folders are not here; go on from them with --from_record {path}, or "
+            "choose another --out"
+        )
 
 
 def _write(declared: Any, rows: list[dict[str, Any]], out: Path) -> tuple[Path, str]:

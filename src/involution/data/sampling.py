@@ -21,7 +21,7 @@ __all__ = ["EvenSampler", "ResumableDataModule", "check_loading", "epoch_seed", 
 
 _MOST_WORKERS = 1024
 # What worker processes need imported: once, where they are forked from.
-_PRELOADED = ["torch", "torchvision", "timm.data", __package__]
+_PRELOADED = ["torch", "torchvision", "timm.data", __package__, f"{__package__}.worker_server"]
 
 
 def parts_of(stage: str | None) -> tuple[str, ...]:

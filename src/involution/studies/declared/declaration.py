@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ _FORM = {
     "overrides?": dict,
     "runs?": str,
     "judge?": (str, None),
-    "records?": [str],
     "tables?": dict,
     "published?": str,
     "claims?": (list, None),
@@ -63,6 +61,11 @@ class Entry:
     def name(self) -> str:
         """What a line of the log calls it."""
         return "-".join([*filter(None, (self.net, self.data, self.setting)), str(self.seed)])
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What no other training of the study has."""
+        return self.net, self.data, self.setting, self.seed
 
     @property
     def epochs(self) -> int:
@@ -115,8 +118,6 @@ class Study:
         choice: how a setting is chosen; None where all are trained with all seeds.
         runs: folders of the trainings, with ``{name}``, ``{net}``, ``{data}``, ``{setting}`` and ``{seed}``.
         judge: ``"test"`` where the last checkpoint is judged by ``involution test``; None where its validation is.
-        records: of trainings whose folders are gone, as `tools.training_record` writes them; their nets are named as the
-            study's.
         tables: rows by the table's title.
         published: what the published figures are.
         claims: as the file has them.
@@ -133,7 +134,6 @@ class Study:
     choice: Choice | None
     runs: str
     judge: str | None
-    records: tuple[Path, ...]
     tables: Mapping[str, tuple[Row, ...]]
     published: str = ""
     claims: Sequence[Mapping[str, Any]] = ()
@@ -237,7 +237,6 @@ def read(path: str | Path) -> Study:
         choice=_choice(source),
         runs=source.get("runs", f"runs/studies/{file.stem}/{{name}}"),
         judge=source.get("judge"),
-        records=tuple(Path(os.path.normpath(file.parent / path)) for path in source.get("records", ())),
         tables=_tables(file, source, plans),
         published=source.get("published", ""),
         claims=tuple(source.get("claims") or ()),
@@ -279,9 +278,6 @@ def _check(file: Path, study: Study) -> None:
     """Refuse what would be found out after hours of training."""
     folders = [entry.run for entry in study.entries()]
     problem = "two trainings have the same folder; put {name} into runs" if len(set(folders)) < len(folders) else ""
-    missing = [path for path in study.records if not path.is_file()]
-    if missing:
-        problem = f"there is no record at {missing[0]}"
     if study.judge not in (None, "test"):
         problem = f"judge must be test or left out, got {study.judge!r}"
     if study.choice and not set(study.choice.seeds) <= set(study.seeds):

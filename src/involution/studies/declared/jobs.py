@@ -19,9 +19,9 @@ from ...files import locked, write_atomically
 from ...recipes import load
 from ..runs import RunFolder
 from .declaration import Entry, Study
-from .results import RESULT, collect, difference_of_plans, kept
+from .results import RESULT, collect, difference_of_plans, kept, plain
 
-__all__ = ["Job", "Taken", "part_of"]
+__all__ = ["Job", "Taken", "other_training", "part_of"]
 
 PLAN, LOG = "recipe.yaml", "log.txt"
 # What runs `involution fit`.
@@ -35,6 +35,11 @@ class Taken(Exception):
 def part_of(entry: Entry) -> Path:
     """Return the study's own folder inside that of a run; its lock says which study's process has the run."""
     return entry.run / "study"
+
+
+def other_training(entry: Entry, problem: str) -> str:
+    """Return the sentence that refuses the folder of a training because it holds another, whose difference is given."""
+    return f"{entry.run} holds another training: {problem}; move it away, or let runs in the study name another folder"
 
 
 class Job:
@@ -120,7 +125,7 @@ class Job:
     def _take_up(self) -> bool:
         """Write the plan, or compare it with what the folder holds; return whether somebody else trained there."""
         path = self._part / PLAN
-        text = yaml.safe_dump(_plain(self.entry.plan), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(plain(self.entry.plan), sort_keys=False, allow_unicode=True)
         if path.exists():
             problem, adopted = difference_of_plans(self.entry.plan, load(path)), (self._part / "adopted").exists()
         elif (configuration := self._run.configuration()) is not None:
@@ -132,10 +137,7 @@ class Job:
         else:
             problem, adopted = "", False
         if problem:
-            raise CommandError(
-                f"{self.entry.run} holds another training: {problem}; move it away, or let runs in the study name "
-                "another folder"
-            )
+            raise CommandError(other_training(self.entry, problem))
         write_atomically(path, text)
         if adopted:
             write_atomically(self._part / "adopted", "")
@@ -177,10 +179,3 @@ class Job:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         said = [line for line in lines if line.strip()]
         return f"{said[-1] if said else 'it said nothing'} (the whole in {path})"
-
-
-def _plain(value: Any) -> Any:
-    """Return mappings and lists as the kinds that YAML's safe writer knows."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
 from ...errors import CommandError, InvolutionError
 from .declaration import Entry, Study
-from .jobs import Job, Taken, part_of
-from .results import kept, recorded
+from .jobs import Job, Taken, other_training, part_of
+from .results import difference_of_results, kept, key_of
 
 __all__ = ["Queue"]
 
@@ -31,11 +31,9 @@ class Queue:
         processes: trainings at a time.
         threads: of each.
         data_root: folder of the data sets; None for what the environment says.
+        earlier: results of trainings whose folders are elsewhere or gone, see `involution.studies.declared.results.recorded`.
         say: called with every line of the log.
         on_result: called with all results after each training that is finished.
-
-    Raises:
-        CommandError: a record that the study names is of none of its trainings.
     """
 
     def __init__(
@@ -45,13 +43,13 @@ class Queue:
         processes: int = 1,
         threads: int = 1,
         data_root: str | None = None,
+        earlier: Iterable[dict[str, Any]] = (),
         say: Callable[[str], None] = print,
         on_result: Callable[[list[dict[str, Any]]], None] | None = None,
     ) -> None:
         self.study, self.processes, self.threads, self.data_root = study, processes, threads, data_root
         self._say, self._on_result = say, on_result
-        rows = [recorded(path, study.entries()) for path in study.records]
-        self._recorded = {(row["net"], row["data"], row["setting"], row["seed"]): row for row in rows}
+        self._recorded = {key_of(row): row for row in earlier}
         self._jobs: list[Job] = []
         self._failed: dict[str, str] = {}
         self._waited_for: set[str] = set()
@@ -61,7 +59,7 @@ class Queue:
         """Return the results of all trainings that are finished, those of other processes included.
 
         Raises:
-            CommandError: one is damaged.
+            CommandError: one is damaged, or of another recipe.
         """
         return self._look()[1]
 
@@ -114,9 +112,14 @@ class Queue:
             entries = more
 
     def _result(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the result of a training, from its folder or a record; None where it is not finished."""
-        key = (entry.net, entry.data, entry.setting, entry.seed)
-        return self._recorded.get(key) or kept(part_of(entry))
+        """Return the result of a training, from its folder or given; None where it is not finished."""
+        row = kept(part_of(entry))
+        if row is None:
+            return self._recorded.get(entry.key)
+        problem = difference_of_results(entry, row)
+        if problem:
+            raise CommandError(other_training(entry, problem))
+        return row
 
     def _advance(self) -> None:
         for job in list(self._jobs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,18 @@ from ...recipes import leaves
 from ..runs import RunFolder
 from .declaration import Entry, Study
 
-__all__ = ["RESULT", "collect", "difference_of_plans", "kept", "recorded", "values"]
+__all__ = [
+    "RESULT",
+    "collect",
+    "difference_of_plans",
+    "difference_of_results",
+    "kept",
+    "key_of",
+    "plain",
+    "recorded",
+    "rows_of",
+    "values",
+]
 
 RESULT = "result.json"
 
@@ -100,6 +111,7 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
         "data": entry.data,
         "setting": entry.setting,
         "seed": entry.seed,
+        "plan": plain(entry.plan),
         "run": str(entry.run),
         "adopted": adopted,
         # Nobody knows where a training ran that kept no environment.
@@ -116,50 +128,61 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
     }
 
 
-def recorded(path: Path, entries: Iterable[Entry]) -> dict[str, Any]:
-    """Return the result that a record of a training is, one whose folder is gone.
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Return all results in a study's record, those of settings that were not chosen included.
+
+    Args:
+        path: of the record, as `involution.studies.declared.outcome.payload` makes it.
+
+    Raises:
+        CommandError: it is damaged or of no study.
+    """
+    try:
+        record = records.read(path)
+        rows = [dict(row) for row in (*record["results"], *record["not_chosen"])]
+        for row in rows:
+            key_of(row)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CommandError(f"{path} is no record of a study: {type(error).__name__}: {error}") from error
+    return rows
+
+
+def recorded(path: Path, study: Study) -> list[dict[str, Any]]:
+    """Return the results in a record of a study, for trainings whose folders are elsewhere or gone.
 
     Args:
         path: of the record.
-        entries: of the study; one of them must be this training.
+        study: that it must be of.
 
     Raises:
-        CommandError: the record is of none of them.
+        CommandError: see `rows_of`; or it holds a training that this study does not ask for, or asks for otherwise.
     """
-    record = records.read(path)
-    settings, results, seed = record["settings"], record["results"], record["seed"]
-    problem = f"the study has no net {record['name']} with seed {seed}"
-    for entry in entries:
-        if (entry.net, entry.seed) != (record["name"], seed):
-            continue
-        # The record has every default of model and data; what the recipe says must be there as it says.
-        plan = dict(
-            _training({part: {"init_args": entry.plan[part].get("init_args", {})} for part in ("model", "data")})
-        )
-        whole = dict(_training({part: {"init_args": settings[part]} for part in ("model", "data")}))
-        unlike = [key for key, value in plan.items() if whole.get(key) != value]
-        problem = f"{unlike[0]} is {whole.get(unlike[0])!r}, not {plan[unlike[0]]!r}" if unlike else ""
-        if not problem and len(results["history"]) < entry.epochs:
-            problem = f"it has {len(results['history'])} of {entry.epochs} epochs"
-        if not problem:
-            return {
-                "net": entry.net,
-                "data": entry.data,
-                "setting": entry.setting,
-                "seed": seed,
-                "run": str(path),
-                "adopted": True,
-                "commit": record["commit"],
-                "modified": record["modified"],
-                "starts": [],
-                "finished": record["date"],
-                "params": results["params"],
-                "macs": results["macs"],
-                "values": values(results["history"], None),
-                "judged": None,
-                "history": results["history"],
-            }
-    raise CommandError(f"{path} is not the record of a training of this study: {problem}")
+    rows = rows_of(path)
+    entries = {entry.key: entry for entry in study.entries(rows)}
+    for row in rows:
+        key = key_of(row)
+        name = "-".join(str(part) for part in key if part != "")
+        if key not in entries:
+            raise CommandError(f"{path} holds {name}, which {study.name} does not train")
+        problem = difference_of_results(entries[key], row)
+        if problem:
+            raise CommandError(f"{path} holds {name} of another recipe: {problem}")
+    return rows
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    """Return which training of a study a result is of, as `Entry.key` does."""
+    return row["net"], row["data"], row["setting"], row["seed"]
+
+
+def difference_of_results(entry: Entry, row: Mapping[str, Any]) -> str:
+    """Return the first key in which a training that is asked for is not what a result is of; nothing if it is.
+
+    Args:
+        entry: the training.
+        row: of `collect`; one without a plan, from before results had it, is taken at its word.
+    """
+    return difference_of_plans(entry.plan, row["plan"]) if "plan" in row else ""
 
 
 def _cost(run: RunFolder) -> dict[str, int | None]:
@@ -197,3 +220,10 @@ def _training(plan: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(plan):
         if key not in _ELSEWHERE and value is not None:
             yield key, list(value) if isinstance(value, tuple) else value
+
+
+def plain(value: Any) -> Any:
+    """Return mappings and sequences as the kinds that JSON and YAML's safe writer know."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
