@@ -1,6 +1,7 @@
 """Tables of random nets: whatever kills them, several processes, replays of searches on them, and answers."""
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -18,6 +19,7 @@ from searches import (  # noqa: F401
 )
 
 from involution import records
+from involution.commands.main import main
 from involution.errors import CommandError
 from involution.recipes import resolve
 from involution.studies.search import answers, plan, replay, table
@@ -73,6 +75,48 @@ def test_another_recipe_is_another_training(journal, declared, tmp_path):
     make(declared, tmp_path / "runs")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**resolve(DIGITS), "trainer": {"max_epochs": 1}}))
     assert table.results(table.read(declared), tmp_path / "runs") == []
+
+
+def test_a_table_goes_on_from_its_record_where_the_folders_are_gone(journal, declared, tmp_path, capsys):
+    runs, out = tmp_path / "runs", tmp_path / "results"
+    flags = ["search", "table", str(declared), "--runs", str(runs), "--out", str(out)]
+    assert main(flags) == 0
+    record = out / "small.json"
+    whole = records.read(record)
+    # As a machine leaves it that was taken away before the last five trainings.
+    record.write_text(json.dumps({**whole, "results": whole["results"][:-5]}))
+    shutil.rmtree(runs)
+    journal.write_text("")
+    before = record.read_bytes()
+    capsys.readouterr()
+    assert main(flags) == 2
+    assert f"{record} holds 55 trainings whose folders are not here; go on from them with --from_record {record}" in (
+        capsys.readouterr().err
+    )
+    assert record.read_bytes() == before and not begun(journal)
+    assert main([*flags, "--from_record", str(record)]) == 0
+    assert len(begun(journal)) == 5
+    again = records.read(record)["results"]
+    assert again[:-5] == whole["results"][:-5] and len(again) == 60
+
+
+def test_a_record_of_another_table_is_not_taken_over(recorded, declared, tmp_path):
+    found = table.read(declared)
+
+    def refused(words, content=None, of=found):
+        recorded.write_text(json.dumps(content or records.read(recorded)))
+        with pytest.raises(CommandError, match=words):
+            table.take_over(recorded, of, tmp_path / "elsewhere")
+
+    whole = records.read(recorded)
+    refused("its widths differs from that of small", of=replace(found, widths=(8, 16, 32, 60)))
+    refused("its recipe differs from that of small", of=replace(found, recipe={**found.recipe, "trainer": {}}))
+    refused(r"holds mixed-000-2 \(.*\), which small does not train", of=replace(found, repeat_seeds=(1,)))
+    refused("which small does not train", of=replace(found, draw_seed=1))
+    older = [{**row, "versions": {**row["versions"], "torch": "1.0"}} for row in whole["results"]]
+    refused("holds mixed-000-0 of torch 1.0; .* is installed", {**whole, "results": older})
+    refused("is no record of a table: ", {"results": 1})
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from involution.errors import CommandError
 from involution.files import locked
 from involution.studies.declared import declaration, jobs, outcome
 from involution.studies.declared.queue import Queue
-from involution.studies.declared.results import difference_of_plans, recorded
+from involution.studies.declared.results import difference_of_plans
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
@@ -284,7 +284,7 @@ def test_a_record_of_other_trainings_is_refused(study, tmp_path, entries, words)
     assert main(["study", str(study), "--out", str(out)]) == 0
     declared = changed(study, **entries)
     with pytest.raises(CommandError, match=words):
-        recorded(out / "study.json", declared)
+        jobs.take_over(out / "study.json", declared)
 
 
 def test_what_is_no_record_of_a_study_is_refused(study, tmp_path, capsys):

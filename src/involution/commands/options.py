@@ -115,3 +115,20 @@ def told_when_interrupted(count_finished: Callable[[], int], nets: int, folder: 
             file=sys.stderr,
         )
         raise
+
+
+def refuse_to_lose(path: Path, lost: int) -> None:
+    """Refuse to write over a record that has trainings which the new one would not have.
+
+    Args:
+        path: of the record that is there.
+        lost: number of these trainings.
+
+    Raises:
+        CommandError: there are some.
+    """
+    if lost:
+        raise CommandError(
+            f"{path} holds {lost} trainings whose folders are not here; go on from them with --from_record {path}, or "
+            "choose another --out"
+        )

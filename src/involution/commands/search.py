@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError, in_one_line
-from .options import choice, make_writable, told_when_interrupted
+from .options import choice, make_writable, refuse_to_lose, told_when_interrupted
 
 __all__ = ["search"]
 
@@ -35,6 +35,7 @@ def search(
     replay: str | None = None,
     trial: int | None = None,
     epochs: int = 0,
+    from_record: str | None = None,
     show: bool = False,
     data_root: str | None = None,
     runs: str = "runs/search",
@@ -68,13 +69,16 @@ def search(
         replay: record of a table to search on instead of training.
         trial: the net to export; the most accurate by default.
         epochs: of the supernet that scores, 0 for none.
+        from_record: for table: its record, begun on another machine or of trainings whose folders are gone; what it holds is
+            not trained again.
         show: for table: train nothing, write and print what is there.
         data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
         runs: folder of studies and trainings.
         out: folder of records, results/search by default; for export, file of the recipe, FOLDER/recipe.yaml by default.
 
     Raises:
-        CommandError: an argument is unknown or out of range, a file is damaged, or the study searches otherwise.
+        CommandError: an argument is unknown or out of range, a file is damaged, the study searches otherwise, or a record is
+            of another table, or would be overwritten by one of fewer trainings.
     """
     choice("action", action, _ACTIONS)
     if trials < 1 or epochs < 0 or seed < 0:
@@ -85,7 +89,7 @@ def search(
         folder = Path(out or "results/search")
         make_writable(folder)
         if action == "table":
-            _table(name, data_root, Path(runs), folder, show)
+            _table(name, data_root, Path(runs), folder, from_record, show)
         else:
             _score(name, data_root, folder, epochs, seed)
     elif replay is not None:
@@ -196,12 +200,18 @@ def _exported(searched: dict[str, Any], blocks: str, recipe: str | None) -> dict
     return recipe_of(merge(other, {"model": {"init_args": {"model_args": shared["model_args"]}}}), blocks, 0)
 
 
-def _table(name: str, data_root: str | None, runs: Path, out: Path, show: bool) -> None:
+def _table(name: str, data_root: str | None, runs: Path, out: Path, from_record: str | None, show: bool) -> None:
     from .. import records
     from ..studies.search import table
 
     declared = table.read(name)
     folder = runs / declared.name
+    if from_record is not None:
+        table.take_over(Path(from_record), declared, folder)
+    there = out / f"{declared.name}.json"
+    if there.exists():
+        here = {(row["net"], row["seed"]) for row in table.results(declared, folder)}
+        refuse_to_lose(there, len({(row["net"], row["seed"]) for row in table.rows_of(there)[1]} - here))
 
     def write(rows: list[dict[str, Any]]) -> None:
         records.write(declared.name, table.payload(declared, rows), out)
@@ -214,7 +224,7 @@ def _table(name: str, data_root: str | None, runs: Path, out: Path, show: bool) 
     if not rows:
         raise CommandError(f"no training of {declared.name} is finished; leave out --show")
     write(rows)
-    print(f"{len(rows)} trainings in {out / declared.name}.json", flush=True)
+    print(f"{len(rows)} trainings in {there}", flush=True)
 
 
 def _score(name: str, data_root: str | None, out: Path, epochs: int, seed: int) -> None:

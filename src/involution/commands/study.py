@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError
-from .options import make_writable, told_when_interrupted
+from .options import make_writable, refuse_to_lose, told_when_interrupted
 
 __all__ = ["study"]
 
@@ -43,14 +43,16 @@ def study(
             would have fewer trainings than the record that is there, or trainings failed.
     """
     from ..studies.declared import declaration
+    from ..studies.declared.jobs import take_over
     from ..studies.declared.queue import Queue
-    from ..studies.declared.results import recorded
+    from ..studies.declared.results import key_of, rows_of
 
     if processes < 1 or (threads is not None and threads < 1):
         raise CommandError(f"--processes and --threads must be at least 1, got {processes} and {threads}")
     declared = declaration.read(declaration.find(study))
-    earlier = recorded(Path(from_record), declared) if from_record else []
     make_writable(Path(out))
+    if from_record is not None:
+        take_over(Path(from_record), declared)
 
     def write(rows: list[dict[str, Any]]) -> None:
         _write(declared, rows, Path(out))
@@ -60,11 +62,12 @@ def study(
         processes=processes,
         threads=threads or max(1, _cores() // processes),
         data_root=data_root,
-        earlier=earlier,
         say=_say,
         on_result=write,
     )
-    _refuse_to_lose(Path(out) / f"{declared.name}.json", queue.results())
+    there = Path(out) / f"{declared.name}.json"
+    if there.exists():
+        refuse_to_lose(there, len({key_of(row) for row in rows_of(there)} - {key_of(row) for row in queue.results()}))
     if not show:
         with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], Path(declared.runs).parent):
             queue.work()
@@ -73,22 +76,6 @@ def study(
         raise CommandError(f"no training of {declared.name} is finished; leave out --show")
     path, text = _write(declared, rows, Path(out))
     print(f"\n{text}\nrecord: {path}", flush=True)
-
-
-def _refuse_to_lose(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Refuse to write over a record that has trainings which the new one would not have.
-
-    Raises:
-        CommandError: it has, or is none.
-    """
-    from ..studies.declared.results import key_of, rows_of
-
-    lost = {key_of(row) for row in rows_of(path)} - {key_of(row) for row in rows} if path.exists() else set()
-    if lost:
-        raise CommandError(
-            f"{path} holds {len(lost)} trainings whose folders are not here; go on from them with --from_record {path}, or "
-            "choose another --out"
-        )
 
 
 def _write(declared: Any, rows: list[dict[str, Any]], out: Path) -> tuple[Path, str]:

@@ -19,9 +19,9 @@ from ...files import locked, write_atomically
 from ...recipes import load
 from ..runs import RunFolder
 from .declaration import Entry, Study
-from .results import RESULT, collect, difference_of_plans, kept, plain
+from .results import RESULT, collect, difference_of_plans, difference_of_results, kept, key_of, plain, rows_of
 
-__all__ = ["Job", "Taken", "other_training", "part_of"]
+__all__ = ["Job", "Taken", "other_training", "part_of", "take_over"]
 
 PLAN, LOG = "recipe.yaml", "log.txt"
 # What runs `involution fit`.
@@ -35,6 +35,39 @@ class Taken(Exception):
 def part_of(entry: Entry) -> Path:
     """Return the study's own folder inside that of a run; its lock says which study's process has the run."""
     return entry.run / "study"
+
+
+def _keep(part: Path, result: dict[str, Any]) -> None:
+    write_atomically(part / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def take_over(path: Path, study: Study) -> None:
+    """Lay the results of a study's record where those of its trainings lie, so that none of them is trained again.
+
+    For trainings whose folders are on another machine or gone. A result that is there already stays.
+
+    Args:
+        path: of the record.
+        study: that it must be of.
+
+    Raises:
+        CommandError: see `rows_of`; or it holds a training that this study does not ask for, or asks for otherwise.
+    """
+    rows = rows_of(path)
+    entries = {entry.key: entry for entry in study.entries(rows)}
+    for row in rows:
+        key = key_of(row)
+        name = "-".join(str(part) for part in key if part != "")
+        if key not in entries:
+            raise CommandError(f"{path} holds {name}, which {study.name} does not train")
+        problem = difference_of_results(entries[key], row)
+        if problem:
+            raise CommandError(f"{path} holds {name} of another recipe: {problem}")
+    for row in rows:
+        part = part_of(entries[key_of(row)])
+        if kept(part) is None:
+            part.mkdir(parents=True, exist_ok=True)
+            _keep(part, row)
 
 
 def other_training(entry: Entry, problem: str) -> str:
@@ -103,7 +136,7 @@ class Job:
                 self._process = subprocess.Popen([*COMMAND, *command], env=self._environment, stdout=log, stderr=log)
             return False
         result = collect(self.entry, self.study, adopted=self.adopted)
-        write_atomically(self._part / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        _keep(self._part, result)
         return True
 
     def epochs(self) -> int:

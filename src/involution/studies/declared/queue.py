@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import CommandError, InvolutionError
 from .declaration import Entry, Study
 from .jobs import Job, Taken, other_training, part_of
-from .results import difference_of_results, kept, key_of
+from .results import difference_of_results, kept
 
 __all__ = ["Queue"]
 
@@ -31,7 +31,6 @@ class Queue:
         processes: trainings at a time.
         threads: of each.
         data_root: folder of the data sets; None for what the environment says.
-        earlier: results of trainings whose folders are elsewhere or gone, see `involution.studies.declared.results.recorded`.
         say: called with every line of the log.
         on_result: called with all results after each training that is finished.
     """
@@ -43,13 +42,11 @@ class Queue:
         processes: int = 1,
         threads: int = 1,
         data_root: str | None = None,
-        earlier: Iterable[dict[str, Any]] = (),
         say: Callable[[str], None] = print,
         on_result: Callable[[list[dict[str, Any]]], None] | None = None,
     ) -> None:
         self.study, self.processes, self.threads, self.data_root = study, processes, threads, data_root
         self._say, self._on_result = say, on_result
-        self._recorded = {key_of(row): row for row in earlier}
         self._jobs: list[Job] = []
         self._failed: dict[str, str] = {}
         self._waited_for: set[str] = set()
@@ -112,11 +109,9 @@ class Queue:
             entries = more
 
     def _result(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the result of a training, from its folder or given; None where it is not finished."""
+        """Return the result of a training; None where it is not finished."""
         row = kept(part_of(entry))
-        if row is None:
-            return self._recorded.get(entry.key)
-        problem = difference_of_results(entry, row)
+        problem = difference_of_results(entry, row) if row else ""
         if problem:
             raise CommandError(other_training(entry, problem))
         return row

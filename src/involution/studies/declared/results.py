@@ -23,7 +23,6 @@ __all__ = [
     "kept",
     "key_of",
     "plain",
-    "recorded",
     "rows_of",
     "values",
 ]
@@ -144,29 +143,6 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
             key_of(row)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CommandError(f"{path} is no record of a study: {type(error).__name__}: {error}") from error
-    return rows
-
-
-def recorded(path: Path, study: Study) -> list[dict[str, Any]]:
-    """Return the results in a record of a study, for trainings whose folders are elsewhere or gone.
-
-    Args:
-        path: of the record.
-        study: that it must be of.
-
-    Raises:
-        CommandError: see `rows_of`; or it holds a training that this study does not ask for, or asks for otherwise.
-    """
-    rows = rows_of(path)
-    entries = {entry.key: entry for entry in study.entries(rows)}
-    for row in rows:
-        key = key_of(row)
-        name = "-".join(str(part) for part in key if part != "")
-        if key not in entries:
-            raise CommandError(f"{path} holds {name}, which {study.name} does not train")
-        problem = difference_of_results(entries[key], row)
-        if problem:
-            raise CommandError(f"{path} holds {name} of another recipe: {problem}")
     return rows
 
 

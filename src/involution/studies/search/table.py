@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ... import __version__, records
-from ...errors import CommandError, FolderInUseError
+from ...errors import CommandError, FolderInUseError, in_one_line
 from ...files import locked, write_atomically
 from ...models.searchable import Blocks
 from ...recipes import load, resolve
@@ -23,9 +23,14 @@ from ..declared.results import RESULT, kept
 from . import evaluate
 from .space import SPACES, Choices, Space
 
-__all__ = ["Entry", "Net", "Table", "payload", "read", "results", "work"]
+__all__ = ["Entry", "Net", "Table", "payload", "read", "results", "rows_of", "take_over", "work"]
 
 
+# Of a record, what `take_over` needs.
+_RECORD = {
+    "settings": {"recipe": dict, "widths": [int]},
+    "results": [{"net": str, "seed": int, "blocks": str, "versions": {"torch": str, "involution": str}}],
+}
 _FORM = {
     "title": str,
     "recipe": str,
@@ -175,6 +180,62 @@ def results(table: Table, root: Path) -> list[dict[str, Any]]:
     return [row for entry in table.entries() if (row := kept(entry.folder(root))) is not None]
 
 
+def rows_of(path: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """Return the settings and the results in a table's record.
+
+    Raises:
+        CommandError: it is missing, damaged, or no record of a table.
+    """
+    try:
+        record: Any = records.read(path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} is no record of a table: {in_one_line(error)}") from error
+    problem = find_problem(record, _RECORD)
+    if problem:
+        raise CommandError(f"{path} is no record of a table: {problem}")
+    return record["settings"], record["results"]
+
+
+def take_over(path: Path, table: Table, root: Path) -> None:
+    """Lay the results of a table's record where those of its trainings lie, so that none of them is trained again.
+
+    For trainings whose folders are on another machine or gone. A result that is there already stays.
+
+    Args:
+        path: of the record, as `payload` makes it.
+        table: that it must be of.
+        root: the folder of the trainings.
+
+    Raises:
+        CommandError: see `rows_of`; or another recipe, other widths or versions trained it, or it holds a training that
+            this table does not ask for.
+    """
+    settings, rows = rows_of(path)
+    here = json.loads(json.dumps({"recipe": table.recipe, "widths": table.widths}))
+    for key, value in here.items():
+        if settings[key] != value:
+            raise CommandError(f"{path} is of another table: its {key} differs from that of {table.name}")
+    entries = {(entry.net.name, entry.seed): entry for entry in table.entries()}
+    versions = records.versions()
+    for row in rows:
+        entry, name = entries.get((row["net"], row["seed"])), f"{row['net']}-{row['seed']}"
+        if entry is None or str(entry.net.blocks) != row["blocks"]:
+            raise CommandError(f"{path} holds {name} ({row['blocks']}), which {table.name} does not train")
+        for package in ("torch", "involution"):
+            if row["versions"][package] != versions[package]:
+                was = row["versions"][package]
+                raise CommandError(f"{path} holds {name} of {package} {was}; {versions[package]} is installed")
+    for row in rows:
+        folder = entries[row["net"], row["seed"]].folder(root)
+        if kept(folder) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _keep(folder, row)
+
+
+def _keep(folder: Path, row: Mapping[str, Any]) -> None:
+    write_atomically(folder / RESULT, json.dumps(row, indent=1, allow_nan=False) + "\n")
+
+
 def work(
     table: Table,
     root: Path,
@@ -212,7 +273,7 @@ def work(
                     continue
                 say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
                 row = _trained(entry, data_root, here)
-                write_atomically(folder / RESULT, json.dumps(row, indent=1, allow_nan=False) + "\n")
+                _keep(folder, row)
         except FolderInUseError as error:
             say(f"{entry.name}: left to another process, {error}".partition("; wait")[0])
             continue
