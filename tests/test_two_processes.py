@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from trainings import assert_same_weights, pictures_flags, write_pictures
 
+from involution.data import workers
 from involution.tasks.checkpointing import TrainingEnd
 
 
@@ -87,30 +88,72 @@ def test_after_ctrl_c_nobody_is_left_who_finds_a_killed_process():
 
 
 def test_workers_fork_from_a_server_only_where_there_are_several_processes(monkeypatch):
-    from involution.data import sampling
-
     started = []
-    monkeypatch.setattr(sampling, "_start_server", lambda: started.append(1))
-    assert sampling.worker_options(2, 1) == {"num_workers": 2} and sampling.worker_options(0, 2) == {"num_workers": 0}
+    monkeypatch.setattr(workers, "_start_server", lambda: started.append(1))
+    assert workers.worker_options(2, 1) == {"num_workers": 2} and workers.worker_options(0, 2) == {"num_workers": 0}
     assert not started
-    assert sampling.worker_options(2, 2)["multiprocessing_context"].get_start_method() == "forkserver"
+    assert workers.worker_options(2, 2)["multiprocessing_context"].get_start_method() == "forkserver"
     assert started
 
 
-@pytest.mark.parametrize(("work", "words"), [("b''", ""), ("b'no pickle'", "UnpicklingError")])
-def test_a_worker_that_gets_no_work_has_lost_its_training_and_is_silent(work, words):
-    """Its training was ended between starting it and handing over the work: what is read then is empty."""
-    code = f"""
-import os
+# What starts a worker and hands it ``WORK``, as a training would.
+START_A_WORKER = """
+import os, pickle, _multiprocessing
 from multiprocessing import forkserver
-from involution.data.sampling import worker_options
+from involution.data.workers import worker_options
+
+class Call:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+    def __reduce__(self):
+        return self.call
 
 worker_options(1, 2)
-sentinel, work = forkserver.connect_to_new_process([])
-os.write(work, {work})
-os.close(work)
+sentinel, pipe = forkserver.connect_to_new_process([])
+os.write(pipe, WORK)
+os.close(pipe)
 os.read(sentinel, 8)
 os.read(sentinel, 8)
 """
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        ("b''", ""),
+        ("pickle.dumps({}) + pickle.dumps(Call(_multiprocessing.SemLock._rebuild, -1, 1, 1, '/gone'))", ""),
+        ("b'no pickle'", "UnpicklingError"),
+        ("pickle.dumps({}) + pickle.dumps(Call(open, '/gone'))", "No such file or directory: '/gone'"),
+    ],
+    ids=["nothing", "a semaphore that is gone", "no work", "a file that is gone"],
+)
+def test_a_worker_whose_training_ends_while_it_starts_is_silent(work, words):
+    code = START_A_WORKER.replace("WORK", work)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert words in done.stderr if words else not done.stderr
+
+
+READ = """
+import os, signal, sys
+from torch.utils.data import DataLoader
+from involution.data.workers import worker_options
+
+if __name__ == "__main__":
+    batches = iter(DataLoader(range(8), **worker_options(1, 2)))
+    next(batches)
+    print(batches._workers[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_killed_training_end(tmp_path):
+    script = tmp_path / "read.py"
+    script.write_text(READ)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        # Read to the end: whoever holds the pipe, worker and server, has to be gone.
+        said, _ = process.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and int(said) > 0

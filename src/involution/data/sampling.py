@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,12 +14,11 @@ from torch.utils.data.distributed import DistributedSampler
 from ..errors import DataError, InvolutionWarning
 from ..schema import find_seed_problem, shown
 from .epochs import EpochLoader
+from .workers import worker_options
 
-__all__ = ["EvenSampler", "ResumableDataModule", "check_loading", "epoch_seed", "parts_of", "worker_options"]
+__all__ = ["EvenSampler", "ResumableDataModule", "check_loading", "epoch_seed", "parts_of"]
 
 _MOST_WORKERS = 1024
-# What worker processes need imported: once, where they are forked from.
-_PRELOADED = ["torch", "torchvision", "timm.data", __package__, f"{__package__}.worker_server"]
 
 
 def parts_of(stage: str | None) -> tuple[str, ...]:
@@ -52,41 +49,6 @@ def check_loading(seed: int, batch_size: int, num_workers: int) -> None:
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     """Return a seed for one epoch in one process of a training."""
     return ((seed * 1_000_003 + epoch) * 4096 + rank) % 2**32
-
-
-def worker_options(num_workers: int, processes: int, modules: Sequence[str] = ()) -> dict[str, Any]:
-    """Return how a loader starts its worker processes.
-
-    Args:
-        num_workers: of the loader.
-        processes: of the training. Where there are several, each has threads that speak with the others, and a process
-            that is forked while threads run can hang at its first step (CPython's own clean-up after a fork waits for a
-            lock that no thread of the copy will give back). Workers are forked from a server without threads then.
-        modules: what its data set imports beside what every data set does, so that no worker has to import it anew.
-    """
-    options: dict[str, Any] = {"num_workers": num_workers}
-    if num_workers > 0 and processes > 1 and "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*_PRELOADED, *modules])
-        _start_server()
-        options["multiprocessing_context"] = context
-    return options
-
-
-def _start_server() -> None:
-    """Start the process that workers are forked from, where it does not run, deaf to Ctrl-C, and so they are.
-
-    In a terminal Ctrl-C reaches every process. One that is still being made would say so with a traceback.
-    """
-    from multiprocessing import forkserver, resource_tracker
-
-    # By itself, for it lets Ctrl-C through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class EpochSampler(DistributedSampler):

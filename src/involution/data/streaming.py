@@ -17,9 +17,10 @@ from ..errors import DataError
 from .description import DescribedImages
 from .image_folders import ImageTransforms, transformed
 from .images import read_image
-from .sampling import check_loading, epoch_seed, parts_of, worker_options
+from .sampling import check_loading, epoch_seed, parts_of
 from .shards import LEAST_BYTES, find_shards, read_index, read_shard
 from .sources import find_data_root, named_folder
+from .workers import worker_options
 
 __all__ = ["ImageShards"]
 
