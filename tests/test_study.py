@@ -287,9 +287,21 @@ def test_a_record_of_other_trainings_is_refused(study, tmp_path, entries, words)
         jobs.take_over(out / "study.json", declared)
 
 
-def test_what_is_no_record_of_a_study_is_refused(study, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"results": [1]},
+        {"results": [1], "not_chosen": []},
+        {"results": [{"net": ["a"], "data": "", "setting": "", "seed": 0, "values": {}}], "not_chosen": []},
+        {
+            "results": [{"net": "seven", "data": "", "setting": "", "seed": 0, "values": {}, "plan": 3}],
+            "not_chosen": [],
+        },
+    ],
+)
+def test_what_is_no_record_of_a_study_is_refused(study, tmp_path, capsys, content):
     out = tmp_path / "results"
-    records.write("study", {"seed": 0, "results": [1]}, out)
+    records.write("study", {"seed": 0, **content}, out)
     for flags in ((), ("--from_record", str(out / "study.json"))):
         assert main(["study", str(study), "--out", str(out), *flags]) == 2
         assert "study.json is no record of a study: " in capsys.readouterr().err

@@ -8,10 +8,11 @@ from typing import Any
 
 from ... import records
 from ...counting import count
-from ...errors import CommandError
+from ...errors import CommandError, in_one_line
 from ...files import read_json
 from ...models import named, saved
 from ...recipes import leaves
+from ...schema import find_problem
 from ..runs import RunFolder
 from .declaration import Entry, Study
 
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 RESULT = "result.json"
+
+# What every result has.
+_ROW = {"net": str, "data": str, "setting": str, "seed": int, "plan?": dict, "values": dict}
 
 # What says where and how a training runs, not what it trains.
 _ELSEWHERE = (
@@ -139,10 +143,11 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     try:
         record = records.read(path)
         rows = [dict(row) for row in (*record["results"], *record["not_chosen"])]
-        for row in rows:
-            key_of(row)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CommandError(f"{path} is no record of a study: {type(error).__name__}: {error}") from error
+        raise CommandError(f"{path} is no record of a study: {in_one_line(error)}") from error
+    problem = next(filter(None, (find_problem(row, _ROW, "results") for row in rows)), "")
+    if problem:
+        raise CommandError(f"{path} is no record of a study: {problem}")
     return rows
 
 
