@@ -141,11 +141,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         CommandError: it is damaged or of no study.
     """
     try:
-        record = records.read(path)
-        rows = [dict(row) for row in (*record["results"], *record["not_chosen"])]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        record: Any = records.read(path)
+    except (OSError, ValueError) as error:
         raise CommandError(f"{path} is no record of a study: {in_one_line(error)}") from error
-    problem = next(filter(None, (find_problem(row, _ROW, "results") for row in rows)), "")
+    problem = find_problem(record, {"results": list, "not_chosen": list})
+    rows = [] if problem else [*record["results"], *record["not_chosen"]]
+    problem = problem or next(filter(None, (find_problem(row, _ROW, "a result") for row in rows)), "")
     if problem:
         raise CommandError(f"{path} is no record of a study: {problem}")
     return rows
