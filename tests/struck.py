@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.utils.data._utils import signal_handling
 from trainings import pictures_flags, write_pictures
 
 import involution.commands.training  # noqa: F401  (so that the copies have it)
@@ -145,6 +146,19 @@ def while_a_worker_starts(number):
     after(multiprocessing.process.BaseProcess, "start", lambda: strike(number))
 
 
+def while_a_helper_starts_a_worker(number):
+    """In a process that another one of the training has started, and that leaves the sentence to that one.
+
+    The worker is there, and what says so is not: the iterator's finaliser fails.
+    """
+
+    def act():
+        os.environ["LOCAL_RANK"] = "1"
+        strike(number)
+
+    before(signal_handling, "_set_worker_pids", act)
+
+
 def in_a_worker(number):
     """As Ctrl-C in a terminal does, which goes to all, in a worker that has not begun."""
     owner, begin = os.getpid(), multiprocessing.process.BaseProcess._bootstrap
@@ -191,12 +205,13 @@ PLACES = [
     (in_the_sanity_check, (INT,), None),
     (in_the_first_step, (INT,), None),
     (while_a_worker_starts, (TERM, INT), None),
+    (while_a_helper_starts_a_worker, (TERM, INT), None),
     (in_a_worker, (TERM, INT), None),
     (in_all_readers, (INT,), None),
     (twice, (TERM,), None),
 ]
 # Where the end of the interpreter, which takes a second, belongs to it.
-ENDS = (at_the_end, after_a_refusal, while_a_worker_starts)
+ENDS = (at_the_end, after_a_refusal, while_a_worker_starts, while_a_helper_starts_a_worker)
 
 
 def run(place, number, arguments, said):

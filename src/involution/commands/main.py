@@ -55,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")
 
     def end(status: int, words: str) -> int:
-        if status in (INTERRUPTED, TERMINATED) and is_helper():
-            return 0
-        print(f"{name}: {words}", file=sys.stderr, flush=True)
+        is_said_elsewhere = status in (INTERRUPTED, TERMINATED) and is_helper()
+        if not is_said_elsewhere:
+            print(f"{name}: {words}", file=sys.stderr, flush=True)
         if arguments is None:
             end_at_signals(name, status)
             _settle_output()
-        return status
+        return 0 if is_said_elsewhere else status
 
     try:
         status = _run(given)
