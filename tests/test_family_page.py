@@ -61,7 +61,17 @@ def test_records_become_tables(tmp_path, monkeypatch):
     page.main()
     text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
     assert "| `san_pairwise` | 1.50 / 1.50 |" in text and "| `outlook` | 2.5 / 2.5 |" in text
-    assert "| sasa | 3.0 | 9.0 |" in text
+    assert "| sasa | – | 0 | – | – | 3.0 | 9.0 |" in text
+    trained = [
+        {"net": "sasa", "data": "", "seed": seed, "values": {"v": value}, "params": 1200, "macs": 3_400_000}
+        for seed, value in ((0, 60.0), (1, 61.0))
+    ]
+    study = {"seed": [0, 1], "metric": ["v"], "results": trained}
+    records.write("family", study, tmp_path / "results" / "studies")
+    page.main()
+    text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
+    assert "| sasa | 60.50 ± 6.35 % | 2 | 1,200 | 3.40 | 3.0 | 9.0 |" in text
+    assert "| san_pairwise | – | 0 | – | – | 3.0 | 9.0 |" in text and "- accuracies: `" in text
 
 
 def test_the_small_nets_differ_in_their_spatial_layers_alone():

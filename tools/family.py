@@ -16,6 +16,9 @@ from benchmarks.operator import SHAPES
 
 from involution import records
 from involution.counting import count
+from involution.studies.claims import values_of
+from involution.studies.declared.outcome import with_interval
+from involution.studies.statistics import estimate
 
 from .markdown import source, table
 from .tables import write_between
@@ -68,14 +71,27 @@ def memory(row: dict[str, Any], name: str) -> str:
     return " / ".join(f"{row[part][name]:.1f}" for part in ("saved_mib", "peak_mib"))
 
 
-def nets(path: Path) -> Iterator[str]:
-    """Yield the times of the small nets."""
+def nets(path: Path, study: Path) -> Iterator[str]:
+    """Yield accuracies, costs and times of the small nets.
+
+    Args:
+        path: of the record of times.
+        study: of the record of trainings, which need not be there.
+    """
     record = records.read(path)
-    rows = [
-        [name, *(f"{net[key]:.1f}" for key in ("inference_ms", "training_ms"))] for name, net in record["nets"].items()
-    ]
-    yield from ["", *table(["net", "inference of 128 images, ms", "training step of 128 images, ms"], rows)]
-    yield from ["", f"- {source(record, path)}"]
+    trained = records.read(study) if study.exists() else {"results": [], "metric": []}
+    rows = []
+    for name, net in record["nets"].items():
+        one = next((row for row in trained["results"] if row["net"] == name), None)
+        values = list(values_of(trained["results"], name, trained["metric"]).values()) if one else []
+        cells = [with_interval(estimate(values), " %"), str(len(values))] if one else ["–", "0"]
+        cells += [f"{one['params']:,}", f"{one['macs'] / 1e6:.2f}"] if one else ["–", "–"]
+        rows.append([name, *cells, *(f"{net[key]:.1f}" for key in ("inference_ms", "training_ms"))])
+    head = ["net", "accuracy, mean ± 95 % interval", "seeds", "parameters", "multiply-adds, M"]
+    yield from ["", *table([*head, "inference of 128 images, ms", "training step of 128 images, ms"], rows), ""]
+    if study.exists():
+        yield f"- accuracies: {source(trained, study)}"
+    yield f"- times: {source(record, path)}"
 
 
 def main() -> None:
@@ -87,7 +103,9 @@ def main() -> None:
     page = arguments.docs / "family.md"
     write_between(page, COUNTS, COUNTS_END, counts())
     write_between(page, COSTS, COSTS_END, costs(timing[-1]) if timing else [NOTHING])
-    write_between(page, NETS, NETS_END, nets(timing[-1]) if timing else [NOTHING])
+    write_between(
+        page, NETS, NETS_END, nets(timing[-1], arguments.results / "studies" / "family.json") if timing else [NOTHING]
+    )
 
 
 if __name__ == "__main__":
