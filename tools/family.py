@@ -16,9 +16,7 @@ from benchmarks.operator import SHAPES
 
 from involution import records
 from involution.counting import count
-from involution.studies.claims import values_of
-from involution.studies.declared.outcome import with_interval
-from involution.studies.statistics import estimate
+from involution.studies.declared.outcome import summary
 
 from .markdown import source, table
 from .tables import write_between
@@ -82,11 +80,10 @@ def nets(path: Path, study: Path) -> Iterator[str]:
     trained = records.read(study) if study.exists() else {"results": [], "metric": []}
     rows = []
     for name, net in record["nets"].items():
-        one = next((row for row in trained["results"] if row["net"] == name), None)
-        values = list(values_of(trained["results"], name, trained["metric"]).values()) if one else []
-        cells = [with_interval(estimate(values), " %"), str(len(values))] if one else ["–", "0"]
-        cells += [f"{one['params']:,}", f"{one['macs'] / 1e6:.2f}"] if one else ["–", "–"]
-        rows.append([name, *cells, *(f"{net[key]:.1f}" for key in ("inference_ms", "training_ms"))])
+        seeds, reached, params, macs = summary(trained["results"], trained["metric"], name, unit=" %")
+        rows.append(
+            [name, reached, seeds, params, macs, *(f"{net[key]:.1f}" for key in ("inference_ms", "training_ms"))]
+        )
     head = ["net", "accuracy, mean ± 95 % interval", "seeds", "parameters", "multiply-adds, M"]
     yield from ["", *table([*head, "inference of 128 images, ms", "training step of 128 images, ms"], rows), ""]
     if study.exists():

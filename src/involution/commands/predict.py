@@ -81,6 +81,8 @@ def predict(
         files = list_images(images)
         place = find_device(device)
         described = named.find_described(model, weights, allow_network=allow_network)
+        task = "classification" if described is None else described[1].task
+        strength = _OPACITY[task] if opacity is None else opacity
         if described is not None:
             folder, description = described
             if weights is not None or heatmaps:
@@ -96,8 +98,7 @@ def predict(
                 "segmentation": {"window": window, "scales": scales, "flip": flip},
             }
             common: dict[str, Any] = {"out": out, "json": json, "device": place, "allow_network": allow_network}
-            common["opacity"] = _OPACITY[description.task] if opacity is None else opacity
-            predictor.predict_images(files, folder, **common, **options[description.task])
+            predictor.predict_images(files, folder, opacity=strength, **common, **options[description.task])
             return
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)
@@ -109,7 +110,6 @@ def predict(
                 _print(file, row, names, top, json)
             if heatmaps:
                 layers = None if heatmaps == ["all"] else heatmaps
-                strength = _OPACITY["classification"] if opacity is None else opacity
                 _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files, strength)
     except InvolutionError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from ...files import locked, write_atomically
 from ...recipes import load
 from ..runs import RunFolder
 from .declaration import Entry, Study
-from .results import RESULT, collect, difference_of_plans, difference_of_results, kept, key_of, plain, rows_of
+from .results import collect, difference_of_plans, difference_of_results, keep, kept, key_of, plain, rows_of
 
 __all__ = ["Job", "Taken", "other_training", "part_of", "take_over"]
 
@@ -35,10 +34,6 @@ class Taken(Exception):
 def part_of(entry: Entry) -> Path:
     """Return the study's own folder inside that of a run; its lock says which study's process has the run."""
     return entry.run / "study"
-
-
-def _keep(part: Path, result: dict[str, Any]) -> None:
-    write_atomically(part / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def take_over(path: Path, study: Study) -> None:
@@ -66,8 +61,7 @@ def take_over(path: Path, study: Study) -> None:
     for row in rows:
         part = part_of(entries[key_of(row)])
         if kept(part) is None:
-            part.mkdir(parents=True, exist_ok=True)
-            _keep(part, row)
+            keep(part, row)
 
 
 def other_training(entry: Entry, problem: str) -> str:
@@ -136,7 +130,7 @@ class Job:
                 self._process = subprocess.Popen([*COMMAND, *command], env=self._environment, stdout=log, stderr=log)
             return False
         result = collect(self.entry, self.study, adopted=self.adopted)
-        _keep(self._part, result)
+        keep(self._part, result)
         return True
 
     def epochs(self) -> int:

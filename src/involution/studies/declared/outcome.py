@@ -9,7 +9,7 @@ from ..claims import RULE, Judged, judge, values_of
 from ..statistics import Estimate, estimate
 from .declaration import Row, Study
 
-__all__ = ["claims_table", "figure", "markdown", "payload", "tables", "with_interval"]
+__all__ = ["claims_table", "figure", "markdown", "payload", "summary", "tables", "with_interval"]
 
 
 def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -56,17 +56,33 @@ def tables(record: Mapping[str, Any]) -> Iterable[tuple[str, list[str], list[lis
         lines = []
         for row in shown:
             for data in parts:
-                side = f"{row.net}/{data}" if data else row.net
-                values = values_of(rows, side, record["metric"])
-                one = next((r for r in rows if r["net"] == row.net), None)
-                cells = [row.label, *([data] if has_data else []), str(len(values))]
-                cells.append(with_interval(estimate(list(values.values()))) if values else "–")
-                cells += [f"{one['params']:,}" if one and one.get("params") else "–"]
-                cells += [f"{one['macs'] / 1e6:.2f}" if one and one.get("macs") else "–"]
+                cells = [row.label, *([data] if has_data else []), *summary(rows, record["metric"], row.net, data)]
                 if published:
                     cells += [row.published_as or row.label, f"{row.published:g}" if row.published is not None else ""]
                 lines.append(cells)
         yield title, head, lines
+
+
+def summary(
+    rows: Sequence[Mapping[str, Any]], metric: Sequence[str], net: str, data: str = "", unit: str = ""
+) -> list[str]:
+    """Return in words how many seeds a net was trained with, what they reach, its parameters and millions of multiply-adds.
+
+    Args:
+        rows: results of a study.
+        metric: of the study.
+        net: in the study.
+        data: what it was trained on, empty where the study varies none.
+        unit: behind what they reach.
+    """
+    values = values_of(rows, f"{net}/{data}" if data else net, metric)
+    one = next((row for row in rows if row["net"] == net), None)
+    return [
+        str(len(values)),
+        with_interval(estimate(list(values.values())), unit) if values else "–",
+        f"{one['params']:,}" if one and one.get("params") else "–",
+        f"{one['macs'] / 1e6:.2f}" if one and one.get("macs") else "–",
+    ]
 
 
 def claims_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ... import records
 from ...counting import count
 from ...errors import CommandError, in_one_line
-from ...files import read_json
+from ...files import read_json, write_atomically
 from ...models import named, saved
 from ...recipes import leaves
 from ...schema import find_problem
@@ -21,9 +22,11 @@ __all__ = [
     "collect",
     "difference_of_plans",
     "difference_of_results",
+    "keep",
     "kept",
     "key_of",
     "plain",
+    "read_record",
     "rows_of",
     "values",
 ]
@@ -89,6 +92,33 @@ def kept(folder: Path) -> dict[str, Any] | None:
         raise CommandError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
+def keep(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a result where `kept` finds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(path: str | Path, form: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a record that has a form.
+
+    Args:
+        path: of the record.
+        form: see `involution.schema.find_problem`.
+        what: it should be a record of, for the message.
+
+    Raises:
+        CommandError: it is missing, damaged, or has not the form.
+    """
+    try:
+        record = records.read(path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} is no record of {what}: {in_one_line(error)}") from error
+    problem = find_problem(record, form)
+    if problem:
+        raise CommandError(f"{path} is no record of {what}: {problem}")
+    return record
+
+
 def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
     """Return the result of a finished training, JSON's types.
 
@@ -140,13 +170,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     Raises:
         CommandError: it is damaged or of no study.
     """
-    try:
-        record: Any = records.read(path)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} is no record of a study: {in_one_line(error)}") from error
-    problem = find_problem(record, {"results": list, "not_chosen": list})
-    rows = [] if problem else [*record["results"], *record["not_chosen"]]
-    problem = problem or next(filter(None, (find_problem(row, _ROW, "a result") for row in rows)), "")
+    record = read_record(path, {"results": list, "not_chosen": list}, "a study")
+    rows = [*record["results"], *record["not_chosen"]]
+    problem = next(filter(None, (find_problem(row, _ROW, "a result") for row in rows)), "")
     if problem:
         raise CommandError(f"{path} is no record of a study: {problem}")
     return rows

@@ -10,9 +10,8 @@ from random import Random
 from statistics import mean
 from typing import Any
 
-from ... import records
 from ...errors import CommandError, in_one_line
-from ...schema import find_problem
+from ..declared.results import read_record
 from .pareto import Point, hypervolume
 from .plan import ask, create_sampler, optuna
 from .space import Choices, Space, active
@@ -73,13 +72,7 @@ def read(path: str | Path) -> tuple[Space, list[TableNet]]:
     Raises:
         CommandError: it is missing, damaged, or no record of a table.
     """
-    try:
-        record: Any = records.read(path)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} is no record of a table: {in_one_line(error)}") from error
-    problem = find_problem(record, _FORM)
-    if problem:
-        raise CommandError(f"{path} is no record of a table: {problem}")
+    record = read_record(path, _FORM, "a table")
     try:
         space = Space("mixed", tuple(record["settings"]["widths"]))
         rows: dict[str, list[dict[str, Any]]] = {}

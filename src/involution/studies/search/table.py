@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from ... import __version__, records
-from ...errors import CommandError, FolderInUseError, in_one_line
-from ...files import locked, write_atomically
+from ...errors import CommandError, FolderInUseError
+from ...files import locked
 from ...models.searchable import Blocks
 from ...recipes import load, resolve
 from ...schema import find_problem
-from ..declared.results import RESULT, kept
+from ..declared.results import keep, kept, read_record
 from . import evaluate
 from .space import SPACES, Choices, Space
 
@@ -186,13 +186,7 @@ def rows_of(path: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     Raises:
         CommandError: it is missing, damaged, or no record of a table.
     """
-    try:
-        record: Any = records.read(path)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} is no record of a table: {in_one_line(error)}") from error
-    problem = find_problem(record, _RECORD)
-    if problem:
-        raise CommandError(f"{path} is no record of a table: {problem}")
+    record = read_record(path, _RECORD, "a table")
     return record["settings"], record["results"]
 
 
@@ -228,12 +222,7 @@ def take_over(path: Path, table: Table, root: Path) -> None:
     for row in rows:
         folder = entries[row["net"], row["seed"]].folder(root)
         if kept(folder) is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            _keep(folder, row)
-
-
-def _keep(folder: Path, row: Mapping[str, Any]) -> None:
-    write_atomically(folder / RESULT, json.dumps(row, indent=1, allow_nan=False) + "\n")
+            keep(folder, row)
 
 
 def work(
@@ -273,7 +262,7 @@ def work(
                     continue
                 say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
                 row = _trained(entry, data_root, here)
-                _keep(folder, row)
+                keep(folder, row)
         except FolderInUseError as error:
             say(f"{entry.name}: left to another process, {error}".partition("; wait")[0])
             continue
