@@ -14,8 +14,9 @@ help:  ## list the targets
 demo: $(STAMP)  ## train convolution and involution on real handwritten digits, compare them, open the report
 	$(BIN)/involution compare digits --open
 
+# Hundreds of processes are started, and each would compile all that it imports where bytecode is not kept.
 test: $(STAMP)  ## run all tests (set INVOLUTION_DATA to a folder with data sets to include the tests that need them)
-	$(BIN)/python -m pytest -n auto
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto
 
 check: $(STAMP)  ## lint, check the formatting, check the types
 	$(BIN)/ruff check .

@@ -120,3 +120,26 @@ def test_the_page_of_claims_is_that_of_the_records(monkeypatch):
     verdicts = [line.split(" | ")[4] for line in block.splitlines() if line.startswith("| ")][2:]
     kinds = ("supported", "refuted", "undecided at n = ", "not measured")
     assert len(verdicts) > 20 and not [verdict for verdict in verdicts if not verdict.startswith(kinds)]
+
+
+def test_the_picture_of_claims_shows_each_that_has_an_interval():
+    pytest.importorskip("matplotlib")
+    from tools import claims_picture
+
+    rows = [{"net": net, "seed": s, "values": {"a": v + s / 10}} for net, v in (("x", 5.0), ("y", 2.0)) for s in (0, 1)]
+    rows.append({"net": "z", "seed": 0, "values": {"a": 1.0}})
+    claims = [
+        {"words": "less", "source": "s", "of": "y", "than": "x"},
+        {"words": "one seed", "source": "s", "of": "x", "than": "z"},
+        {"words": "never", "source": "s", "of": "w"},
+        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 1.0},
+    ]
+    judged = judge({"metric": "a", "results": rows, "claims": claims})
+    assert claims_picture.counts(judged) == (
+        "Of 4 claims 1 are supported, 1 refuted and 1 undecided, 1 of those for want of a second seed; 1 are not measured."
+    )
+    axes = claims_picture.draw(judged).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["more", "less"]
+    assert [text.get_text() for text in axes.texts] == ["supported", "refuted"]
+    means = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert [tuple(point) for point in means] == [(pytest.approx(3.0), 0), (pytest.approx(-3.0), 1)]

@@ -8,13 +8,15 @@ from typing import Any
 
 from involution import records
 from involution.recipes import load
-from involution.studies.claims import RULE, judge, values_of
+from involution.studies.claims import RULE, Judged, judge, values_of
 from involution.studies.comparison.results import REPORTED
 from involution.studies.declared.outcome import claims_table, markdown
 
-from .markdown import source
+from .claims_picture import counts
+from .markdown import source, table
 
 STUDIES = Path("recipes") / "studies"
+PICTURE = "images/claims.png"
 Found = tuple[str, dict[str, Any], list[Path]]
 
 
@@ -121,19 +123,24 @@ def found(results: Path) -> Iterator[Found]:
             yield file.stem, of_study(file.stem, []), []
 
 
+def judged(results: Path) -> list[Judged]:
+    """Return all claims with their verdicts."""
+    return [one for _, record, _ in found(results) for one in judge(record)]
+
+
 def lines(results: Path) -> list[str]:
     """Return the table of all claims, the rule of its verdicts, and the records behind it."""
     rows: list[list[str]] = []
     sources = []
     head: list[str] = []
     for name, record, paths in found(results):
-        head, judged = claims_table(judge(record))
+        head, cells = claims_table(judge(record))
         names = ", ".join(f"`{path.relative_to(results)}`" for path in paths) or f"`involution study {name}`"
-        rows += [[*cells, names] for cells in judged]
+        rows += [[*line, names] for line in cells]
         sources += [f"- {source(records.read(path), path)}" for path in paths]
     head = [*head, f"record in `{results}/`, or what would make it"]
-    table = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-    return [RULE, "", *table, "", *sources]
+    picture = f"![Measured differences with their intervals, one line per claim]({PICTURE})"
+    return [counts(judged(results)), "", picture, "", RULE, "", *table(head, rows), "", *sources]
 
 
 def studies(results: Path) -> Iterator[str]:

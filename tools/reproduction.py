@@ -1,4 +1,4 @@
-"""Write the tables of docs/reproduction.md from the records in results/: claims with verdicts, the report's, CIFAR-10's, studies.
+"""Write tables and picture of docs/reproduction.md from the records in results/.
 
 python -m tools.reproduction [--results results] [--docs docs]
 """
@@ -12,11 +12,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from involution import records
+from involution.files import write_atomically
+from involution.pictures.plots import png
 from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
 from involution.studies.declared import outcome
 
 from . import claims
+from .claims_picture import draw
 from .markdown import source, table
 from .tables import write_between
 
@@ -113,6 +116,9 @@ def main() -> None:
     arguments = parser.parse_args()
     page, results = arguments.docs / "reproduction.md", arguments.results
     write_between(page, CLAIMS, CLAIMS_END, claims.lines(results))
+    picture = arguments.docs / claims.PICTURE
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(picture, png(draw(claims.judged(results)), dpi=110))
     write_between(page, BEGIN, END, [*report(results), *cifar(results), *ablation(results), *claims.studies(results)])
 
 
