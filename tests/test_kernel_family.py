@@ -8,12 +8,14 @@ from torch.nn import functional as F
 from involution import Involution1d, Involution2d, Involution3d, involution2d
 from involution.functional import as_field
 from involution.kernel_generation import (
+    LocalAttentionKernelGenerator,
     LocalRelationKernelGenerator,
     OutlookKernelGenerator,
     SANPairwiseKernelGenerator,
     SANPatchwiseKernelGenerator,
     StandAloneKernelGenerator,
 )
+from involution.memory_layout import is_field_channels_last
 
 # Outlook attention has no stride and no dilation.
 STRIDING = ("sasa", "san_pairwise", "san_patchwise", "local_relation")
@@ -159,6 +161,20 @@ def test_as_a_layer_by_name(name):
     assert y.shape == (2, 16, 4, 3) if steps else x.shape
     y.sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", ["attention", "sasa", "local_relation", "san_pairwise"])
+def test_a_softmax_of_a_channels_last_map_is_the_same_and_lies_as_the_map(name, groups):
+    generator = LocalAttentionKernelGenerator if name == "attention" else GENERATORS[name]
+    options = {"padding_mode": "zeros"} if name == "san_pairwise" else {}
+    phi = definitions.with_statistics(generator(8, 3, groups, **options))
+    x = image(2, 8, 3, 4)
+    field = phi(x)
+    lies = phi(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(lies, field)
+    # Where no map of pairs lies between.
+    assert name == "san_pairwise" or (is_field_channels_last(lies) and not is_field_channels_last(field))
 
 
 @pytest.mark.parametrize("name", NAMES)

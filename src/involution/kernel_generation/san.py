@@ -76,6 +76,20 @@ class _SANKernelGenerator(QueryKeyKernelGenerator):
         return reflected(x, self.window), self.window._replace(padding=(0,) * len(self.window.padding))
 
 
+class _PairMatrix(nn.Conv2d):
+    """A 1×1 convolution, computed as a matrix product of every image.
+
+    As fast as oneDNN's convolution or faster, and where maps have as few channels as the pairs of a narrow net up to a
+    hundred times.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        matrix, pairs = self.weight.flatten(1).expand(input.shape[0], -1, -1), input.flatten(2)
+        product = torch.bmm(matrix, pairs) if self.bias is None else torch.baddbmm(self.bias[:, None], matrix, pairs)
+        outputs: Tensor = product.unflatten(2, input.shape[2:])
+        return outputs
+
+
 class SANPairwiseKernelGenerator(_SANKernelGenerator):
     r"""The kernel of SAN's pairwise self-attention.
 
@@ -114,10 +128,10 @@ class SANPairwiseKernelGenerator(_SANKernelGenerator):
         self.relation = nn.Sequential(
             norm_layer(width + dims),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width + dims, width, 1, bias=False),
+            _PairMatrix(width + dims, width, 1, bias=False),
             norm_layer(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, self.groups, 1),
+            _PairMatrix(width, self.groups, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
