@@ -1,4 +1,4 @@
-"""Write the tables of docs/family.md from the records in results/.
+"""Write the tables of docs/family.md, and the envelope of the small nets, from the records in results/.
 
 python -m tools.family [--results results] [--docs docs]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from benchmarks.operator import SHAPES
 
 from involution import records
 from involution.counting import count
+from involution.files import write_atomically
+from involution.pictures.plots import LIGHT, new_figure, png, style_axes
+from involution.studies.claims import values_of
 from involution.studies.declared.outcome import summary
 
 from .markdown import source, table
@@ -91,6 +95,43 @@ def nets(path: Path, study: Path) -> Iterator[str]:
     yield f"- times: {source(record, path)}"
 
 
+def envelope(path: Path, study: Path) -> Any:
+    """Draw the small nets as the paper draws its envelopes: accuracy over parameters, multiply-adds and time.
+
+    Args:
+        path: of the record of times.
+        study: of the record of trainings.
+    """
+    times_of, trained = records.read(path)["nets"], records.read(study)
+    costs_of = {row["net"]: (row["params"] / 1e3, row["macs"] / 1e6) for row in trained["results"]}
+    figure = new_figure(12, 3.9)
+    titles = ("parameters, thousands", "multiply-adds, millions", "inference of 128 images, ms")
+    for panel, (axes, title) in enumerate(zip(figure.subplots(1, 3, sharey=True), titles, strict=True)):
+        style_axes(axes)
+        for name, costs in costs_of.items():
+            x = (*costs, times_of[name]["inference_ms"])[panel]
+            values = list(values_of(trained["results"], name, trained["metric"]).values())
+            colour = {"bottleneck": LIGHT.involution, "convolution": LIGHT.convolution}.get(name, LIGHT.muted)
+            axes.plot([x] * len(values), values, "-o", color=colour, markersize=3.5, linewidth=1, alpha=0.6)
+            axes.plot(x, mean(values), "o", color=colour, markersize=7)
+            axes.annotate(
+                "involution" if name == "bottleneck" else name.replace("_", " "),
+                (x, mean(values)),
+                xytext=(8, -3),
+                textcoords="offset points",
+                color=colour,
+                fontsize=8,
+            )
+        axes.set_xlabel(title, color=LIGHT.muted, fontsize=9)
+        axes.margins(x=0.28, y=0.1)
+    figure.axes[2].set_xscale("log")
+    figure.axes[2].set_xticks([50, 100, 150], ["50", "100", "150"])
+    figure.axes[2].set_xticks([], minor=True)
+    figure.axes[0].set_ylabel("accuracy on CIFAR-10, %", color=LIGHT.muted, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -100,9 +141,12 @@ def main() -> None:
     page = arguments.docs / "family.md"
     write_between(page, COUNTS, COUNTS_END, counts())
     write_between(page, COSTS, COSTS_END, costs(timing[-1]) if timing else [NOTHING])
-    write_between(
-        page, NETS, NETS_END, nets(timing[-1], arguments.results / "studies" / "family.json") if timing else [NOTHING]
-    )
+    study = arguments.results / "studies" / "family.json"
+    write_between(page, NETS, NETS_END, nets(timing[-1], study) if timing else [NOTHING])
+    if timing and study.exists():
+        picture = arguments.docs / "images" / "family_envelope.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(picture, png(envelope(timing[-1], study), dpi=110))
 
 
 if __name__ == "__main__":
