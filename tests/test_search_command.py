@@ -118,11 +118,28 @@ def test_scores_of_a_table_are_laid_beside_its_accuracies(recorded, declared, tm
     assert "| ZiCo |" in capsys.readouterr().out
 
 
+def test_latencies_of_a_table_become_a_cost(recorded, declared, tmp_path, capsys):
+    content = records.read(recorded)
+    content["results"] = content["results"][:10]
+    recorded.write_text(json.dumps(content))
+    assert run("latency", declared, "--out", tmp_path / "results", "--runs", tmp_path / "runs") == 0
+    assert "ms from parts" in capsys.readouterr().out
+    found = records.read(tmp_path / "results" / "small_latency.json")
+    assert found["results"].keys() == {row["net"] for row in content["results"]} and found["engine"] == "eager"
+    assert all(ms > 0 for ms in found["results"].values()) and len(found["whole_nets"]) == 5
+    assert run("--replay", recorded) == 0
+    assert "| search, accuracy and latency, ms |" in capsys.readouterr().out
+    del found["results"][content["results"][0]["net"]]
+    (tmp_path / "results" / "small_latency.json").write_text(json.dumps(found))
+    assert run("--replay", recorded) == 0
+    assert "latency is left out: 1 net was not measured; involution search latency does it" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dance"], "unknown action 'dance'; expected one of run, export, table, score"),
+        (["dance"], "unknown action 'dance'; expected one of run, export, table, score, latency"),
         (["table"], "name the file of the table"),
         (["table", "gone.yaml"], "there is no table gone.yaml"),
         (["export"], "name the study"),

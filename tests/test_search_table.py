@@ -170,7 +170,8 @@ def test_answers_come_with_intervals_and_are_the_same_again(recorded):
     for name in ("another seed (ceiling)", "oracle", "first epoch"):
         assert ranks[name]["spearman"]["value"] == pytest.approx(1) == ranks[name]["kendall"]["value"]
     assert ranks["params"]["spearman"]["low"] < 0 < ranks["params"]["spearman"]["high"]
-    for cost in answers.COSTS:
+    assert found["searches"].keys() == found["spaces"].keys() == {"params", "macs"}
+    for cost in ("params", "macs"):
         for sampler in ("tpe", "nsga2"):
             part = found["searches"][cost][sampler]
             assert len(part["hypervolume"]) == 12 and part["final"]["n"] == part["than_random"]["n"] == 5
@@ -180,6 +181,25 @@ def test_answers_come_with_intervals_and_are_the_same_again(recorded):
     assert [row["stage"] for row in found["placement"]] == [1, 2, 3, 4]
     text = answers.markdown(found)
     assert "| tpe |" in text and "another seed (ceiling)" in text and "mixed less this" in text
+
+
+def test_latency_is_a_cost_where_every_net_has_one(recorded):
+    space, nets = replay.read(recorded, {net.name: 1.0 + len(net.blocks) for net in replay.read(recorded)[1]})
+    found = answers.answer(space, nets, seeds=2, budget=5)
+    assert set(found["searches"]) == set(answers.COSTS) == set(found["spaces"])
+    assert "| search, accuracy and latency, ms |" in answers.markdown(found)
+    assert "latency_ms" not in answers.answer(space, [*nets[1:], replace(nets[0], latency_ms=None)], seeds=2)["spaces"]
+
+
+def test_a_space_of_more_nets_gains_nothing_by_their_number(recorded):
+    """One of sixteen is good. Eight of them hold it in half of all samples, and a bootstrap of those in 1 - (7/8)^8 of these."""
+    nets = [net for net in replay.read(recorded)[1] if net.space == "mixed"][:16]
+    nets = [replace(net, params=100, accuracies={0: 100.0 * (i == 0)}) for i, net in enumerate(nets)]
+    others = [replace(net, name=f"other {net.name}", space="convolution") for net in nets[:8]]
+    found = answers.spaces([*nets, *others], "params")
+    assert found["nets"] == 8
+    assert found["mixed"]["best_percent"]["mean"] == pytest.approx(100 * 0.5 * (1 - (7 / 8) ** 8), abs=4)
+    assert found["convolution"]["best_percent"]["mean"] == pytest.approx(100 * (1 - (7 / 8) ** 8), abs=4)
 
 
 def test_the_share_of_involution_is_found_where_it_helps(recorded):

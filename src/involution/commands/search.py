@@ -11,8 +11,10 @@ from .options import choice, make_writable, refuse_to_lose, told_when_interrupte
 
 __all__ = ["search"]
 
-_ACTIONS = ("run", "export", "table", "score")
+_ACTIONS = ("run", "export", "table", "score", "latency")
 _RECIPES = Path("recipes") / "search"
+# Whole nets that are timed beside the sums of their parts.
+_CHECKED = 5
 
 
 def search(
@@ -46,12 +48,12 @@ def search(
     ``involution search --budget 10min`` searches on the digits; ``involution search export STUDY`` writes the net that it
     found as a recipe of ``involution fit``. ``involution search table FILE`` trains the random nets that a file declares,
     ``involution search --replay RECORD`` runs many searches on their record and answers what it can, ``involution search
-    score FILE`` lets proxies and a supernet judge its nets. Interrupted or killed at any moment, the same command goes on;
-    several processes may work on one study or table.
+    score FILE`` lets proxies and a supernet judge its nets, ``involution search latency FILE`` measures them in an engine.
+    Interrupted or killed at any moment, the same command goes on; several processes may work on one study or table.
 
     Args:
-        action: run, export, table or score.
-        name: of the study for run and export; file of the table for table and score.
+        action: run, export, table, score or latency.
+        name: of the study for run and export; file of the table for the others.
         data: digits or cifar10: the recipe of this name in recipes/search.
         recipe: another recipe of ``involution fit`` to train nets by; for export, one to train the chosen net by.
         space: mixed, convolution (and depthwise) or involution.
@@ -83,15 +85,17 @@ def search(
     choice("action", action, _ACTIONS)
     if trials < 1 or epochs < 0 or seed < 0:
         raise CommandError(f"--trials must be at least 1, --epochs and --seed 0, got {trials}, {epochs} and {seed}")
-    if action in ("table", "score"):
+    if action in ("table", "score", "latency"):
         if name is None:
             raise CommandError("name the file of the table, such as recipes/tables/random_nets_cifar10.yaml")
         folder = Path(out or "results/search")
         make_writable(folder)
         if action == "table":
             _table(name, data_root, Path(runs), folder, from_record, show)
-        else:
+        elif action == "score":
             _score(name, data_root, folder, epochs, seed)
+        else:
+            _latency(name, engine, Path(runs), folder)
     elif replay is not None:
         _replay(Path(replay), Path(out) if out else None)
     elif action == "export":
@@ -133,11 +137,7 @@ def _run(plan: Any, runs: Path, storage: str | None, trials: int, seconds: float
     if plan.needs_latency:
         latency_ms = Latencies(plan.recipe, plan.engine, runs)
         nets = Random(0)
-        predictions = latency_ms.check([plan.space.net(plan.space.draw(nets)) for _ in range(5)])
-        for p in predictions:
-            _say(
-                f"{p.predicted_ms:.2f} ms from parts, {p.measured_ms:.2f} measured ({100 * p.error:+.0f} %): {p.blocks}"
-            )
+        predictions = _checked(latency_ms, [plan.space.net(plan.space.draw(nets)) for _ in range(_CHECKED)])
     place = storage or str(folder / "study.db")
     search = Search(plan, place, folder / "locks", latency_ms=latency_ms, data_root=data_root, say=_say)
 
@@ -238,19 +238,57 @@ def _score(name: str, data_root: str | None, out: Path, epochs: int, seed: int) 
     print(records.write(f"{declared.name}_scores", payload, out), flush=True)
 
 
+def _latency(name: str, engine: str, runs: Path, out: Path) -> None:
+    from .. import records
+    from ..models.searchable import Blocks
+    from ..studies.search import replay, table
+    from ..studies.search.latency import Latencies
+
+    declared = table.read(name)
+    nets = {net.name: Blocks.parse(net.blocks) for net in replay.read(out / f"{declared.name}.json")[1]}
+    latency_ms = Latencies(declared.recipe, engine, runs)
+    found = {}
+    for net, blocks in nets.items():
+        found[net] = latency_ms(blocks)
+        _say(f"{net}: {found[net]:.2f} ms")
+    predictions = _checked(latency_ms, list(nets.values())[:_CHECKED])
+    payload = {"seed": 0, "engine": engine, "results": found, "whole_nets": [vars(one) for one in predictions]}
+    print(records.write(f"{declared.name}_latency", payload, out), flush=True)
+
+
+def _checked(latency_ms: Any, nets: list[Any]) -> list[Any]:
+    """Say and return how far the sums of parts are from whole nets."""
+    predictions: list[Any] = latency_ms.check(nets)
+    for p in predictions:
+        _say(f"{p.predicted_ms:.2f} ms from parts, {p.measured_ms:.2f} measured ({100 * p.error:+.0f} %): {p.blocks}")
+    return predictions
+
+
+def _beside(path: Path, what: str) -> dict[str, Any]:
+    """Return the results of another record of a table, nothing where there is none."""
+    from .. import records
+
+    beside = path.with_name(f"{path.stem}_{what}.json")
+    try:
+        return dict(records.read(beside)["results"]) if beside.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"{beside} is damaged: {in_one_line(error)}; make it anew, or move it away") from error
+
+
 def _replay(path: Path, out: Path | None) -> None:
     from .. import records
     from ..files import write_atomically
     from ..pictures.plots import png
     from ..studies.search import answers, replay
 
-    space, nets = replay.read(path)
-    beside = path.with_name(f"{path.stem}_scores.json")
-    try:
-        scores = records.read(beside)["results"] if beside.is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{beside} is damaged: {in_one_line(error)}; make it anew, or move it away") from error
-    found = answers.answer(space, nets, scores=scores)
+    space, nets = replay.read(path, _beside(path, "latency"))
+    unmeasured = sum(net.latency_ms is None for net in nets)
+    if unmeasured:
+        print(
+            f"latency is left out: {unmeasured} net{'s were' if unmeasured > 1 else ' was'} not measured; involution search "
+            "latency does it"
+        )
+    found = answers.answer(space, nets, scores=_beside(path, "scores"))
     folder = out or path.parent
     make_writable(folder)
     written = records.write(f"{path.stem}_answers", {"seed": 0, "table": path.name, "results": found}, folder)

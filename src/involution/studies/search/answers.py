@@ -17,7 +17,8 @@ from .space import SPACES, Space
 
 __all__ = ["answer", "correlations", "figure", "markdown", "placement", "searches", "spaces"]
 
-COSTS = ("params", "macs")
+# `TableNet`'s, with what a table calls them.
+COSTS = {"params": "params", "macs": "macs", "latency_ms": "latency, ms"}
 
 _ROUNDS = 1000
 _CONFIDENCE = 0.95
@@ -43,12 +44,13 @@ def answer(
         scores: further predictors of nets, by their name and by the net's.
     """
     budget = budget or max(1, len(nets) // 2)
+    costs = [cost for cost in COSTS if all(getattr(net, cost) is not None for net in nets)]
     return {
         "nets": len(nets),
         "budget": budget,
-        "searches": {cost: searches(space, nets, cost, seeds, budget) for cost in COSTS},
+        "searches": {cost: searches(space, nets, cost, seeds, budget) for cost in costs},
         "ranks": correlations(nets, scores or {}),
-        "spaces": {cost: spaces(nets, cost) for cost in COSTS},
+        "spaces": {cost: spaces(nets, cost) for cost in costs},
         "placement": placement(nets),
     }
 
@@ -130,7 +132,8 @@ def _row(name: str, blocks: Sequence[Sequence[tuple[float, float]]]) -> dict[str
 def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     """Return by space the hypervolume of as many random nets of each, and their best accuracy at no more than the median cost.
 
-    Equal numbers of nets, drawn again and again from those of a space; differences from the mixed space with intervals.
+    Bootstrap over samples of equal numbers of nets: of a space that has more, some are drawn first. All spaces are treated
+    alike, for of more distinct nets the best is better. Differences from the mixed space with intervals.
     """
     places = dict(zip((net.name for net in nets), points(nets, cost)))
     groups = {name: [net for net in nets if net.space == name and net.accuracy is not None] for name in SPACES}
@@ -143,7 +146,7 @@ def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     draws: dict[str, list[tuple[float, float]]] = {name: [] for name in groups}
     for _ in range(_ROUNDS):
         for name, group in groups.items():
-            chosen = [group[generator.randrange(len(group))] for _ in range(number)]
+            chosen = generator.choices(generator.sample(group, number), k=number)
             volume = hypervolume([places[net.name] for net in chosen], (1.0, 1.0))
             best = max((net.accuracy or 0.0 for net in chosen if getattr(net, cost) <= limit), default=0.0)
             draws[name].append((volume, best))
@@ -208,7 +211,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 def figure(found: Mapping[str, Any]) -> Any:
     """Return a figure: the mean hypervolume of the searches after every training, a panel for each cost."""
-    drawn = new_figure(8.4, 3.6)
+    drawn = new_figure(4.2 * len(found["searches"]), 3.6)
     drawn.set_layout_engine("constrained")
     panels = drawn.subplots(1, len(found["searches"]), squeeze=False, sharey=True)[0]
     colours = (LIGHT.involution, LIGHT.convolution, LIGHT.muted)
@@ -217,7 +220,7 @@ def figure(found: Mapping[str, Any]) -> Any:
         for colour, (name, part) in zip(colours, samplers.items()):
             values = part["hypervolume"]
             axes.plot(range(1, len(values) + 1), values, color=colour, label=f"{name}, n = {part['final']['n']}")
-        axes.set_title(f"accuracy and {cost}", loc="left", fontsize=11, color=LIGHT.ink)
+        axes.set_title(f"accuracy and {COSTS[cost]}", loc="left", fontsize=11, color=LIGHT.ink)
         axes.set_xlabel("trainings", fontsize=9, color=LIGHT.muted)
         axes.legend(frameon=False, fontsize=9)
     panels[0].set_ylabel("hypervolume, share of the table's", fontsize=9, color=LIGHT.muted)
@@ -229,7 +232,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [f"{found['nets']} nets, {found['budget']} trainings a search.", ""]
     for cost, samplers in found["searches"].items():
         lines += [
-            f"| search, accuracy and {cost} | hypervolume of the table's | less random search's |",
+            f"| search, accuracy and {COSTS[cost]} | hypervolume of the table's | less random search's |",
             "|---|--:|--:|",
         ]
         lines += [
@@ -245,8 +248,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     for cost, part in found["spaces"].items():
         if not part:
             continue
-        title = f"{part['nets']} random nets, {cost}"
-        lines += ["", f"| {title} | hypervolume | best, at most {part['cost_limit']:,.0f} | mixed less this |"]
+        title = f"{part['nets']} random nets, {COSTS[cost]}"
+        limit = f"{part['cost_limit']:,.0f}" if part["cost_limit"] >= 100 else f"{part['cost_limit']:.2f}"
+        lines += ["", f"| {title} | hypervolume | best, at most {limit} | mixed less this |"]
         lines += ["|---|--:|--:|--:|"]
         for name in SPACES:
             if name in part:

@@ -49,6 +49,7 @@ class TableNet:
         macs: multiply-adds for an image.
         accuracies: percent after the last epoch, by seed, of the trainings that did not diverge.
         first_epoch: percent after the first epoch, with the first seed; None of one that diverged before.
+        latency_ms: milliseconds for an image; None where it was not measured.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TableNet:
     macs: int
     accuracies: Mapping[int, float]
     first_epoch: float | None
+    latency_ms: float | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -66,8 +68,12 @@ class TableNet:
         return mean(self.accuracies.values()) if self.accuracies else None
 
 
-def read(path: str | Path) -> tuple[Space, list[TableNet]]:
+def read(path: str | Path, latencies: Mapping[str, float] | None = None) -> tuple[Space, list[TableNet]]:
     """Read the record of a table, of all its trainings or a part of them; return its mixed space and its nets.
+
+    Args:
+        path: of the record.
+        latencies: milliseconds of nets for an image, by their names.
 
     Raises:
         CommandError: it is missing, damaged, or no record of a table.
@@ -78,12 +84,12 @@ def read(path: str | Path) -> tuple[Space, list[TableNet]]:
         rows: dict[str, list[dict[str, Any]]] = {}
         for row in record["results"]:
             rows.setdefault(row["net"], []).append(row)
-        return space, [_net(space, name, trainings) for name, trainings in rows.items()]
+        return space, [_net(space, name, trainings, (latencies or {}).get(name)) for name, trainings in rows.items()]
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{path} is no record of a table: {in_one_line(error)}") from error
 
 
-def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]]) -> TableNet:
+def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]], latency_ms: float | None) -> TableNet:
     first = rows[0]
     choices = space.completed(first["choices"])
     if str(space.net(choices)) != first["blocks"]:
@@ -98,6 +104,7 @@ def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]]) -> TableNet
         macs=first["macs"],
         accuracies={row["seed"]: row["accuracy_percent"] for row in rows if row["accuracy_percent"] is not None},
         first_epoch=100 * history[0]["test_accuracy"] if history else None,
+        latency_ms=latency_ms,
     )
 
 
@@ -108,7 +115,7 @@ def points(nets: Sequence[TableNet], cost: str) -> list[Point]:
 
     Args:
         nets: of a table.
-        cost: ``"params"`` or ``"macs"``.
+        cost: ``"params"``, ``"macs"`` or, where it was measured, ``"latency_ms"``.
     """
     costs = [math.log(getattr(net, cost)) for net in nets]
     worst = min((net.accuracy for net in nets if net.accuracy is not None), default=0.0)
@@ -131,7 +138,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
         space: of the table.
         nets: of the table.
         sampler: see `involution.studies.search.plan.SAMPLERS`.
-        cost: what is small for good nets, beside a high accuracy: ``"params"`` or ``"macs"``.
+        cost: what is small for good nets, beside a high accuracy: see `points`.
         seed: of the search.
         budget: trainings, at most as many as there are nets.
     """
