@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from involution import records
 from involution.pictures.plots import png
@@ -38,18 +37,13 @@ def lines(folder: Path, docs: Path) -> Iterator[str]:
         yield ""
         beside = [table_path.with_name(f"{table_path.stem}_{what}.json") for what in ("latency", "scores")]
         if beside[0].exists():
-            yield from [latency(records.read(beside[0])), ""]
+            measured = records.read(beside[0])
+            yield from [
+                f"Latency is that of one image in `{measured['engine']}`, on {measured['threads']} thread(s).",
+                "",
+            ]
         for one in (table_path, *filter(Path.exists, beside), path):
             yield f"- {source(records.read(one), one)}"
-
-
-def latency(record: dict[str, Any]) -> str:
-    """Return in a sentence how a table's latencies were measured, and how far they are from whole nets."""
-    errors = [100 * (net["predicted_ms"] / net["measured_ms"] - 1) for net in record["whole_nets"]]
-    return (
-        f"Latency is that of one image in `{record['engine']}`, the sum of parts that were timed once; {len(errors)} whole "
-        f"nets are {min(errors):+.0f} to {max(errors):+.0f} % from it."
-    )
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ __all__ = ["search"]
 
 _ACTIONS = ("run", "export", "table", "score", "latency")
 _RECIPES = Path("recipes") / "search"
-# Whole nets that are timed beside the sums of their parts.
-_CHECKED = 5
+# Times that a net of a table is timed; the median counts.
+_ROUNDS = 100
 
 
 def search(
@@ -137,7 +137,11 @@ def _run(plan: Any, runs: Path, storage: str | None, trials: int, seconds: float
     if plan.needs_latency:
         latency_ms = Latencies(plan.recipe, plan.engine, runs)
         nets = Random(0)
-        predictions = _checked(latency_ms, [plan.space.net(plan.space.draw(nets)) for _ in range(_CHECKED)])
+        predictions = latency_ms.check([plan.space.net(plan.space.draw(nets)) for _ in range(5)])
+        for p in predictions:
+            _say(
+                f"{p.predicted_ms:.2f} ms from parts, {p.measured_ms:.2f} measured ({100 * p.error:+.0f} %): {p.blocks}"
+            )
     place = storage or str(folder / "study.db")
     search = Search(plan, place, folder / "locks", latency_ms=latency_ms, data_root=data_root, say=_say)
 
@@ -246,22 +250,14 @@ def _latency(name: str, engine: str, runs: Path, out: Path) -> None:
 
     declared = table.read(name)
     nets = {net.name: Blocks.parse(net.blocks) for net in replay.read(out / f"{declared.name}.json")[1]}
-    latency_ms = Latencies(declared.recipe, engine, runs)
+    # Few enough to be timed as a whole, each of them.
+    latencies = Latencies(declared.recipe, engine, runs, rounds=_ROUNDS)
     found = {}
     for net, blocks in nets.items():
-        found[net] = latency_ms(blocks)
+        found[net] = latencies.measured(blocks)
         _say(f"{net}: {found[net]:.2f} ms")
-    predictions = _checked(latency_ms, list(nets.values())[:_CHECKED])
-    payload = {"seed": 0, "engine": engine, "results": found, "whole_nets": [vars(one) for one in predictions]}
+    payload = {"seed": 0, "engine": engine, "threads": latencies.threads, "results": found}
     print(records.write(f"{declared.name}_latency", payload, out), flush=True)
-
-
-def _checked(latency_ms: Any, nets: list[Any]) -> list[Any]:
-    """Say and return how far the sums of parts are from whole nets."""
-    predictions: list[Any] = latency_ms.check(nets)
-    for p in predictions:
-        _say(f"{p.predicted_ms:.2f} ms from parts, {p.measured_ms:.2f} measured ({100 * p.error:+.0f} %): {p.blocks}")
-    return predictions
 
 
 def _beside(path: Path, what: str) -> dict[str, Any]:

@@ -25,6 +25,8 @@ __all__ = ["Latencies", "Prediction"]
 
 _SEED = 0
 _WARM_UP = 3
+# The name of a part that does nothing.
+_CALL = "a call"
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class Prediction:
 class Latencies:
     """Milliseconds of nets for one image, as the sum of stem, blocks and head, each timed once and kept in a file.
 
-    A block is known by the size of its input, its channels, its stride and its layer. The sum leaves out what parts cost one
-    another (caches, an engine's work across them): `check` says how far it is from whole nets.
+    A block is known by the size of its input, its channels, its stride and its layer. What the engine takes for a call that
+    does nothing counts once for a net. The sum leaves out what parts cost one another (caches, an engine's work across them):
+    `check` says how far it is from whole nets.
 
     Args:
         recipe: what all nets share, see `involution.studies.search.evaluate.recipe_of`.
@@ -70,9 +73,9 @@ class Latencies:
         if reason:
             raise CommandError(f"{engine} cannot run here: {reason}")
         self._recipe, self._engine, self._rounds = recipe, ENGINES[engine], rounds
-        self._threads = torch.get_num_threads()
+        self.threads = torch.get_num_threads()
         self._size = evaluate.input_size(recipe)
-        name = f"latency-{engine}-{self._threads}-thread{'s' if self._threads > 1 else ''}.json"
+        name = f"latency-{engine}-{self.threads}-thread{'s' if self.threads > 1 else ''}.json"
         self.file = folder / name
         # Times of another machine or version are none of this one.
         self._here = {
@@ -86,29 +89,32 @@ class Latencies:
     def __call__(self, blocks: Blocks) -> float:
         """Return the milliseconds of a net; parts that are not known yet are timed first."""
         torch.manual_seed(_SEED)
-        net = self._net(blocks)
-        x, total, is_new = torch.randn(1, *self._size), 0.0, False
+        net, known = self._net(blocks), len(self._times)
+        total = call = self._part(_CALL, nn.Identity().eval(), torch.zeros(1, 1, 1, 1))
+        x = torch.randn(1, *self._size)
         for name, part in _parts(net, blocks):
-            key = f"{name} at {'×'.join(map(str, x.shape[1:]))}"
-            if key not in self._times:
-                self._times[key], is_new = self._timed(part, x), True
-            total += self._times[key]
+            total += max(0.0, self._part(name, part, x) - call)
             with torch.no_grad():
                 x = part(x)
-        if is_new:
+        if len(self._times) > known:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             content = {**self._here, "median_ms": dict(sorted(self._times.items()))}
             write_atomically(self.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return total
 
+    def measured(self, blocks: Blocks) -> float:
+        """Return the milliseconds of a net that is timed as a whole."""
+        return self._timed(self._net(blocks), torch.randn(1, *self._size))
+
     def check(self, nets: Sequence[Blocks]) -> list[Prediction]:
         """Return the prediction for whole nets beside their times."""
-        found = []
-        for blocks in nets:
-            predicted = self(blocks)
-            measured = self._timed(self._net(blocks), torch.randn(1, *self._size))
-            found.append(Prediction(str(blocks), predicted, measured))
-        return found
+        return [Prediction(str(blocks), self(blocks), self.measured(blocks)) for blocks in nets]
+
+    def _part(self, name: str, part: nn.Module, x: Tensor) -> float:
+        key = f"{name} at {'×'.join(map(str, x.shape[1:]))}"
+        if key not in self._times:
+            self._times[key] = self._timed(part, x)
+        return self._times[key]
 
     def _net(self, blocks: Blocks) -> Any:
         return evaluate.build(evaluate.recipe_of(self._recipe, blocks, _SEED)).eval()
@@ -122,7 +128,7 @@ class Latencies:
         with TemporaryDirectory(prefix="involution-") as name:
             try:
                 self._engine.write(module, x, "float32", [], Path(name))
-                session = self._engine.open(lambda: module, "float32", self._threads, Path(name))
+                session = self._engine.open(lambda: module, "float32", self.threads, Path(name))
                 taken = [self._engine.taken(x, "float32")]
                 for _ in range(_WARM_UP):
                     session(taken)
