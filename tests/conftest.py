@@ -93,3 +93,5 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name == "test_gpu.py":
             item.add_marker(pytest.mark.gpu)
+    # Three minutes of one core: the last of all, they would leave the other one idle.
+    items.sort(key=lambda item: item.path.name != "test_two_processes.py")
