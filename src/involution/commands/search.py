@@ -49,7 +49,7 @@ def search(
     found as a recipe of ``involution fit``. ``involution search table FILE`` trains the random nets that a file declares,
     ``involution search --replay RECORD`` runs many searches on their record and answers what it can, ``involution search
     score FILE`` lets proxies and a supernet judge its nets, ``involution search latency FILE`` measures them in an engine.
-    Interrupted or killed at any moment, the same command goes on; several processes may work on one study or table.
+    Interrupted or killed at any moment, a search or a table goes on by the same command; several processes may work on one.
 
     Args:
         action: run, export, table, score or latency.
