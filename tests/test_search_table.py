@@ -202,6 +202,16 @@ def test_a_space_of_more_nets_gains_nothing_by_their_number(recorded):
     assert found["convolution"]["best_percent"]["mean"] == pytest.approx(100 * (1 - (7 / 8) ** 8), abs=4)
 
 
+def test_a_space_of_dear_nets_has_some_within_the_limit(recorded):
+    nets = [net for net in replay.read(recorded)[1] if net.space == "mixed"][:16]
+    nets = [replace(net, params=100 + i, accuracies={0: 50.0}) for i, net in enumerate(nets)]
+    cheap = [replace(net, name=f"cheap {net.name}", space="convolution", params=10) for net in nets[:8]]
+    found = answers.spaces([*nets, *cheap], "params")
+    assert found["cost_limit"] == 107.5
+    for name in ("mixed", "convolution"):
+        assert found[name]["best_percent"] == {"mean": 50.0, "low": 50.0, "high": 50.0}
+
+
 def test_the_share_of_involution_is_found_where_it_helps(recorded):
     content = records.read(recorded)
     for row in content["results"]:

@@ -130,10 +130,11 @@ def _row(name: str, blocks: Sequence[Sequence[tuple[float, float]]]) -> dict[str
 
 
 def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
-    """Return by space the hypervolume of as many random nets of each, and their best accuracy at no more than the median cost.
+    """Return by space the hypervolume of as many random nets of each, and their best accuracy within a limit on their cost.
 
     Bootstrap over samples of equal numbers of nets: of a space that has more, some are drawn first. All spaces are treated
-    alike, for of more distinct nets the best is better. Differences from the mixed space with intervals.
+    alike, for of more distinct nets the best is better. The limit is the median cost in the space whose nets cost most; a
+    sample without a net within is drawn again. Differences from the mixed space with intervals.
     """
     places = dict(zip((net.name for net in nets), points(nets, cost)))
     groups = {name: [net for net in nets if net.space == name and net.accuracy is not None] for name in SPACES}
@@ -141,15 +142,17 @@ def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     number = min((len(group) for group in groups.values()), default=0)
     if number < _FEWEST or len(groups) < 2:
         return {}
-    limit = median(getattr(net, cost) for group in groups.values() for net in group)
+    # Half of the nets of every space are within.
+    limit = max(median(getattr(net, cost) for net in group) for group in groups.values())
     generator = Random(0)
     draws: dict[str, list[tuple[float, float]]] = {name: [] for name in groups}
     for _ in range(_ROUNDS):
         for name, group in groups.items():
-            chosen = generator.choices(generator.sample(group, number), k=number)
-            volume = hypervolume([places[net.name] for net in chosen], (1.0, 1.0))
-            best = max((net.accuracy or 0.0 for net in chosen if getattr(net, cost) <= limit), default=0.0)
-            draws[name].append((volume, best))
+            within: list[float] = []
+            while not within:
+                chosen = generator.choices(generator.sample(group, number), k=number)
+                within = [net.accuracy for net in chosen if net.accuracy is not None and getattr(net, cost) <= limit]
+            draws[name].append((hypervolume([places[net.name] for net in chosen], (1.0, 1.0)), max(within)))
     found: dict[str, Any] = {"nets": number, "cost_limit": limit}
     for name in groups:
         volumes, bests = zip(*draws[name])
