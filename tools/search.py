@@ -30,6 +30,7 @@ def lines(folder: Path, docs: Path) -> Iterator[str]:
         table = records.read(table_path)
         state = "all" if table["finished"] else "a part"
         picture = f"search_{table['name']}.png"
+        (docs / "images").mkdir(exist_ok=True)
         records.write_atomically(docs / "images" / picture, png(answers.figure(record["results"]), dpi=80))
         yield from ["", f"**{table['title']}**: {len(table['results'])} of {table['asked']} trainings ({state}).", ""]
         yield from [f"![Hypervolume of searches by trainings](images/{picture})", ""]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from statistics import mean
 from typing import Any
 
@@ -132,7 +131,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
     """Return the nets, by their places in the table, that a search trains one after the other.
 
     What the sampler proposes is hardly ever in the table: it gets the net there that differs in the fewest choices and was
-    not seen before, and learns that this one was trained. Random search draws from the table itself.
+    not seen before, and learns that this one was trained. So does random search, whose nets would not be the same otherwise.
 
     Args:
         space: of the table.
@@ -143,8 +142,6 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
         budget: trainings, at most as many as there are nets.
     """
     budget = min(budget, len(nets))
-    if sampler == "random":
-        return Random(seed).sample(range(len(nets)), budget)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {
         name: optuna.distributions.CategoricalDistribution(values) for name, values in space.parameters().items()
