@@ -133,14 +133,17 @@ def lines(results: Path) -> list[str]:
     rows: list[list[str]] = []
     sources = []
     head: list[str] = []
+    every: list[Judged] = []
     for name, record, paths in found(results):
-        head, cells = claims_table(judge(record))
+        ones = judge(record)
+        every += ones
+        head, cells = claims_table(ones)
         names = ", ".join(f"`{path.relative_to(results)}`" for path in paths) or f"`involution study {name}`"
         rows += [[*line, names] for line in cells]
         sources += [f"- {source(records.read(path), path)}" for path in paths]
     head = [*head, f"record in `{results}/`, or what would make it"]
     picture = f"![Measured differences with their intervals, one line per claim]({PICTURE})"
-    return [counts(judged(results)), "", picture, "", RULE, "", *table(head, rows), "", *sources]
+    return [counts(every), "", picture, "", RULE, "", *table(head, rows), "", *sources]
 
 
 def studies(results: Path) -> Iterator[str]:

@@ -60,8 +60,7 @@ def draw(judged: Sequence[Judged]) -> Any:
         axes.annotate(
             one.verdict, (1.01, y), xycoords=axes.get_yaxis_transform(), va="center", color=colour, fontsize=8.5
         )
-        words = f"{claim.words} ({claim.note})" if claim.note else claim.words
-        labels.append(textwrap.fill(words, 82, max_lines=2, placeholder=" …"))
+        labels.append(textwrap.fill(claim.statement, 82, max_lines=2, placeholder=" …"))
     axes.set_xscale("symlog", linthresh=1, linscale=0.7)
     axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     axes.set_xticks([], minor=True)

@@ -11,8 +11,7 @@ import argparse
 import csv
 from pathlib import Path
 
-from involution.files import write_atomically
-from involution.pictures.plots import png
+from .markdown import write_picture
 
 COLOURS = ("#3b6fd4", "#e8590c", "#2b8a3e", "#862e9c")
 # Different ones, to see curves that lie on each other.
@@ -55,8 +54,7 @@ def main() -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.output, png(figure, dpi=110))
+    write_picture(arguments.output, figure)
     print(f"wrote {arguments.output}")
 
 

@@ -17,12 +17,11 @@ from benchmarks.operator import SHAPES
 
 from involution import records
 from involution.counting import count
-from involution.files import write_atomically
-from involution.pictures.plots import LIGHT, new_figure, png, style_axes
+from involution.pictures.plots import LIGHT, new_figure, style_axes
 from involution.studies.claims import values_of
 from involution.studies.declared.outcome import summary
 
-from .markdown import source, table
+from .markdown import source, table, write_picture
 from .tables import write_between
 
 COUNTS, COUNTS_END = "<!-- counts: made by python -m tools.family -->", "<!-- end of counts -->"
@@ -144,9 +143,7 @@ def main() -> None:
     study = arguments.results / "studies" / "family.json"
     write_between(page, NETS, NETS_END, nets(timing[-1], study) if timing else [NOTHING])
     if timing and study.exists():
-        picture = arguments.docs / "images" / "family_envelope.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(picture, png(envelope(timing[-1], study), dpi=110))
+        write_picture(arguments.docs / "images" / "family_envelope.png", envelope(timing[-1], study))
 
 
 if __name__ == "__main__":

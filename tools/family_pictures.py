@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from involution.files import write_atomically
 from involution.functional import as_field
 from involution.kernel_generation import (
     BottleneckKernelGenerator,
@@ -29,8 +28,10 @@ from involution.kernel_generation import (
     StandAloneKernelGenerator,
 )
 from involution.models.axial import AxialAttention
-from involution.pictures.plots import LIGHT, new_figure, png
+from involution.pictures.plots import LIGHT, new_figure
 from involution.upsampling import CARAFE
+
+from .markdown import write_picture
 
 SIZE, CHANNELS = 13, 16
 # On the bar, and on the ground near it.
@@ -166,10 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for name, field in fields():
         path = arguments.output / f"family_{name}.png"
-        write_atomically(path, png(draw(name, field), dpi=110))
+        write_picture(path, draw(name, field))
         print(f"wrote {path}")
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from involution.data import load
-from involution.files import write_atomically
 from involution.models import named
 from involution.pictures.heatmaps import enlarge, kernel_heat_maps, overlay
-from involution.pictures.plots import png
+
+from .markdown import write_picture
 
 
 def main() -> None:
@@ -60,8 +60,7 @@ def main() -> None:
             axes.axis("off")
     # A title stands nearer to its own image than to the one above.
     figure.tight_layout(pad=0.4, h_pad=1.2)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.output, png(figure, dpi=110))
+    write_picture(arguments.output, figure)
     print(f"wrote {arguments.output}")
 
 

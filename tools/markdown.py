@@ -1,4 +1,4 @@
-"""What the pages made of records share: tables in Markdown, a median with its range, the line that names a record."""
+"""What the pages made of records share: tables in Markdown, a median with its range, the line that names a record, the file of a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from involution.files import write_atomically
+from involution.pictures.plots import png
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
@@ -30,3 +33,9 @@ def source(record: dict[str, Any], path: Path) -> str:
         f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
         f"record: `{path.as_posix()}`."
     )
+
+
+def write_picture(path: Path, figure: Any, dpi: int = 110) -> None:
+    """Write a figure as PNG, into a folder that is made where it does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png(figure, dpi=dpi))

@@ -12,15 +12,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from involution import records
-from involution.files import write_atomically
-from involution.pictures.plots import png
 from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
 from involution.studies.declared import outcome
 
 from . import claims
 from .claims_picture import draw
-from .markdown import source, table
+from .markdown import source, table, write_picture
 from .tables import write_between
 
 CLAIMS, CLAIMS_END = "<!-- claims: made by python -m tools.reproduction -->", "<!-- end of claims -->"
@@ -116,9 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     page, results = arguments.docs / "reproduction.md", arguments.results
     write_between(page, CLAIMS, CLAIMS_END, claims.lines(results))
-    picture = arguments.docs / claims.PICTURE
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(picture, png(draw(claims.judged(results)), dpi=110))
+    write_picture(arguments.docs / claims.PICTURE, draw(claims.judged(results)))
     write_between(page, BEGIN, END, [*report(results), *cifar(results), *ablation(results), *claims.studies(results)])
 
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from involution import records
-from involution.pictures.plots import png
 from involution.studies.search import answers
 
-from .markdown import source
+from .markdown import source, write_picture
 from .tables import write_between
 
 BEGIN, END = "<!-- answers: made by python -m tools.search -->", "<!-- end of answers -->"
@@ -26,25 +25,25 @@ def lines(folder: Path, docs: Path) -> Iterator[str]:
     if not found:
         yield NOTHING
     for path in found:
-        record, table_path = records.read(path), path.with_name(records.read(path)["table"])
-        table = records.read(table_path)
+        record = records.read(path)
+        table_path = path.with_name(record["table"])
+        beside = [table_path.with_name(f"{table_path.stem}_{what}.json") for what in ("latency", "scores")]
+        read = {one: records.read(one) for one in (table_path, *filter(Path.exists, beside))} | {path: record}
+        table = read[table_path]
         state = "all" if table["finished"] else "a part"
         picture = f"search_{table['name']}.png"
-        (docs / "images").mkdir(exist_ok=True)
-        records.write_atomically(docs / "images" / picture, png(answers.figure(record["results"]), dpi=80))
+        write_picture(docs / "images" / picture, answers.figure(record["results"]), dpi=80)
         yield from ["", f"**{table['title']}**: {len(table['results'])} of {table['asked']} trainings ({state}).", ""]
         yield from [f"![Hypervolume of searches by trainings](images/{picture})", ""]
         yield from answers.markdown(record["results"]).splitlines()
         yield ""
-        beside = [table_path.with_name(f"{table_path.stem}_{what}.json") for what in ("latency", "scores")]
-        if beside[0].exists():
-            measured = records.read(beside[0])
+        if beside[0] in read:
+            measured = read[beside[0]]
             yield from [
                 f"Latency is that of one image in `{measured['engine']}`, on {measured['threads']} thread(s).",
                 "",
             ]
-        for one in (table_path, *filter(Path.exists, beside), path):
-            yield f"- {source(records.read(one), one)}"
+        yield from (f"- {source(one, where)}" for where, one in read.items())
 
 
 def main() -> None:

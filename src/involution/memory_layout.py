@@ -44,8 +44,19 @@ def empty_field(like: torch.Tensor, size: Sequence[int], channels_last: bool) ->
     if not channels_last:
         return like.new_empty(tuple(size))
     batch, taps, spatial = size[0], size[1 : 2 + dims], size[2 + dims :]
-    field = like.new_empty((batch, *spatial, *taps))
-    return field.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
+    return taps_first(like.new_empty((batch, *spatial, *taps)))
+
+
+def pixels_first(field: torch.Tensor) -> torch.Tensor:
+    """Return a view ``(B, H'..., G, K...)`` of a kernel field ``(B, G, K..., H'...)``."""
+    dims = (field.ndim - 2) // 2
+    return field.permute(0, *range(2 + dims, 2 + 2 * dims), *range(1, 2 + dims))
+
+
+def taps_first(pixels: torch.Tensor) -> torch.Tensor:
+    """Return a view ``(B, G, K..., H'...)`` of what `pixels_first` gives."""
+    dims = (pixels.ndim - 2) // 2
+    return pixels.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
 
 
 def is_field_channels_last(kernel: torch.Tensor) -> bool:

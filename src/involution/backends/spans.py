@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Window
-from ..memory_layout import empty_map, is_channels_last
+from ..memory_layout import empty_map, is_channels_last, taps_first
 from .request import Backend, Epilogue
 
 # The backward pass holds a piece of the field of about this size: what a cache holds, and what keeps a GPU busy.
@@ -81,11 +81,10 @@ def backward(
 
 def _field(hidden: Tensor, matrix: Tensor, bias: Tensor | None, groups: int, window: Window) -> tuple[Tensor, Tensor]:
     """Return the field as the product ``(pixels, G·K·K)`` and as a view of it ``(B, G, K, K, H', W')``."""
-    dims = len(window.kernel_size)
     pixels = hidden.movedim(1, -1).reshape(-1, hidden.shape[1])
     product = pixels @ matrix.t() if bias is None else torch.addmm(bias, pixels, matrix.t())
     view = product.view(hidden.shape[0], *hidden.shape[2:], groups, *window.kernel_size)
-    return product, view.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
+    return product, taps_first(view)
 
 
 def _backward_in_pieces(

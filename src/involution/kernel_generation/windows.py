@@ -9,7 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import functional
 from ..geometry import Window
-from ..memory_layout import is_field_channels_last
+from ..memory_layout import is_field_channels_last, pixels_first, taps_first
 
 __all__ = [
     "coordinates",
@@ -92,8 +92,7 @@ def fill_outside(field: Tensor, x: Tensor, window: Window, value: float) -> Tens
         inside = inside & ((position >= 0) & (position < x.shape[2 + axis])).view(shape)
     if is_field_channels_last(field):
         # torch.where lays its result out as its first argument.
-        pixels_first = (*range(dims, 2 * dims), *range(dims))
-        inside = inside.permute(pixels_first).contiguous().permute(pixels_first)
+        inside = taps_first(pixels_first(inside[None, None]).contiguous())
     return torch.where(inside, field, value)
 
 
@@ -116,13 +115,10 @@ def softmax_over_taps(field: Tensor, window: Window) -> Tensor:
     if has_torch_function((field,)):
         return handle_torch_function(softmax_over_taps, (field,), field, window)
     dims = len(window.kernel_size)
-    normalised: Tensor
     if is_field_channels_last(field) and not torch.compiler.is_exporting():
         # The taps as the last dimension, as they lie: PyTorch copies what it normalises along another one.
-        pixels = field.permute(0, *range(2 + dims, 2 + 2 * dims), *range(1, 2 + dims))
-        normalised = pixels.flatten(-dims).softmax(-1).unflatten(-1, window.kernel_size)
-        return normalised.permute(0, *range(1 + dims, 2 + 2 * dims), *range(1, 1 + dims))
-    normalised = field.flatten(2, 1 + dims).softmax(2).unflatten(2, window.kernel_size)
+        return taps_first(pixels_first(field).flatten(-dims).softmax(-1).unflatten(-1, window.kernel_size))
+    normalised: Tensor = field.flatten(2, 1 + dims).softmax(2).unflatten(2, window.kernel_size)
     return normalised
 
 

@@ -54,6 +54,11 @@ class Claim:
     within: float | None = None
     note: str = ""
 
+    @property
+    def statement(self) -> str:
+        """Its words, and in brackets what else has to be known."""
+        return f"{self.words} ({self.note})" if self.note else self.words
+
     @classmethod
     def read(cls, data: Any, metric: str | Iterable[str]) -> Claim:
         """Return a claim as a study's file or a record holds it.

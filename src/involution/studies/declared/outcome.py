@@ -95,8 +95,7 @@ def claims_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
         bound = f", bound {one.claim.by:g}" if one.claim.by else ""
         bound = f", within {one.claim.within:g}" if one.claim.within is not None else bound
         measured = "–" if found is None else f"{sides}: {_interval(found)}{bound}"
-        words = f"{one.claim.words} ({one.claim.note})" if one.claim.note else one.claim.words
-        rows.append([words, one.claim.source, str(found.n) if found else "0", measured, one.verdict])
+        rows.append([one.claim.statement, one.claim.source, str(found.n) if found else "0", measured, one.verdict])
     return head, rows
 
 
