@@ -79,7 +79,7 @@ def older(results: Path) -> Iterator[Found]:
         for path in paths:
             record = records.read(path)
             values = {"val_accuracy": 100 * record["results"]["history"][-1]["val_accuracy"]}
-            rows.append(row(path.stem, record["seed"], values))
+            rows.append(row(path.stem, record["seed"], values, params=record["results"]["params"]))
         yield name, of_study(name, rows), paths
     path = results / "ablation-cifar10.json"
     if path.exists():

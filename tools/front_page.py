@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the records in results/: the operator, RedNet-50 beside ResNet-50, engines.
+"""Write the tables of README.md from the records in results/: the operator, RedNet-50 beside ResNet-50, engines, accuracies.
 
 python -m tools.front_page [--results results] [--readme README.md]
 """
@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from involution import records
+from involution.studies.claims import judge, values_of
+from involution.studies.declared.outcome import with_interval
 from involution.studies.latency.results import Row
+from involution.studies.statistics import estimate
 
+from . import claims
 from .markdown import spread, table
 from .tables import median_of, runs_of, write_between
 
 OPERATOR, OPERATOR_END = "<!-- operator: made by python -m tools.front_page -->", "<!-- end of operator -->"
 NETS, NETS_END = "<!-- nets: made by python -m tools.front_page -->", "<!-- end of nets -->"
 ENGINES, ENGINES_END = "<!-- engines: made by python -m tools.front_page -->", "<!-- end of engines -->"
+ACCURACIES, ACCURACIES_END = "<!-- accuracies: made by python -m tools.front_page -->", "<!-- end of accuracies -->"
 
 # Channels and side of the shapes that are shown, in batch 1.
 _SHAPES = ((64, 56), (256, 14))
@@ -58,6 +63,15 @@ _ENGINES = {
     "onnxruntime": "ONNX Runtime, standard operators",
 }
 _BATCHES = (1, 8)
+# What was trained with RedNet and with ResNet: record, and the names of the two nets in it.
+_TRAINED = (
+    ("CIFAR-10, RedNet-14 of an eighth of the width: accuracy, %", "cifar10", "rednet14_eighth", "resnet14_eighth"),
+    ("Imagenette, RedNet-26 of half the width: accuracy, %", "imagenette", "rednet26_half", "resnet26_half"),
+    ("CamVid, Semantic FPN: mIoU, %", "camvid", "rednet26", "resnet26"),
+    ("the same with an involution neck", "camvid", "rednet26_involution_neck", "resnet26"),
+    ("blood cells, RetinaNet: box AP", "bccd", "retinanet_rednet26", "retinanet_resnet26"),
+    ("blood cells, Faster R-CNN: box AP", "bccd", "faster_rcnn_rednet26", "faster_rcnn_resnet26"),
+)
 
 
 def operator(runs: list[dict[str, Any]]) -> Iterator[str]:
@@ -107,6 +121,35 @@ def engines(runs: list[dict[str, Any]]) -> Iterator[str]:
     yield from table(["float32", *head], rows)
 
 
+def accuracies(folder: Path) -> Iterator[str]:
+    """Yield what RedNet and ResNet reach in the same training, their difference and whether RedNet's is above."""
+    known = {name: record for name, record, _ in claims.found(folder)}
+    rows = []
+    for label, study, rednet, resnet in _TRAINED:
+        claim = {"words": label, "source": "", "of": rednet, "than": resnet}
+        (judged,) = judge({**known[study], "claims": [claim]})
+        if judged.found is None:
+            continue
+        results = known[study]["results"]
+        reached = [values_of(results, net, judged.claim.metric) for net in (rednet, resnet)]
+        params = {row["net"]: row["params"] for row in results}
+        found = judged.found
+        interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.n > 1 else ""
+        rows.append(
+            [
+                label,
+                *(with_interval(estimate(list(values.values()))) for values in reached),
+                f"{found.mean:+.2f}{interval}",
+                judged.verdict,
+                f"{params[rednet] / params[resnet]:.2f}",
+            ]
+        )
+    yield from table(
+        ["", "RedNet", "ResNet", "difference, 95 % interval", "RedNet is ahead", "its share of ResNet's parameters"],
+        rows,
+    )
+
+
 def _runs(results: Path, pattern: str) -> list[dict[str, Any]]:
     (paths,) = runs_of(results, pattern).values()
     return [records.read(path) for path in paths]
@@ -120,6 +163,7 @@ def main() -> None:
     write_between(arguments.readme, OPERATOR, OPERATOR_END, operator(_runs(arguments.results, "operator-cpu-*")))
     write_between(arguments.readme, NETS, NETS_END, nets(arguments.results))
     write_between(arguments.readme, ENGINES, ENGINES_END, engines(_runs(arguments.results, "engines-cpu-*")))
+    write_between(arguments.readme, ACCURACIES, ACCURACIES_END, accuracies(arguments.results))
 
 
 if __name__ == "__main__":
