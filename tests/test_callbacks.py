@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from involution.commands.run_callbacks import SaveModel
 from involution.commands.termination import Delay
-from involution.commands.training import SaveModel
 from involution.errors import InvolutionWarning
 from involution.tasks import ClassificationTask
 from involution.tasks.callbacks import History, RunProgressBar, Snapshot

@@ -12,7 +12,7 @@ pytest.importorskip("timm", reason="the tools count nets of timm")
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("tool", ["tables", "front_page", "reproduction", "family", "search", "faults"])
+@pytest.mark.parametrize("tool", ["tables", "front_page", "reproduction", "weights", "family", "search", "faults"])
 def test_a_page_is_what_its_tool_makes_of_the_records(tool, tmp_path, monkeypatch):
     pages = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("images", "_build", "*.py"))

@@ -1,5 +1,6 @@
 """involution fit, validate, test and predict on folders of real digits."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from trainings import assert_same_weights, kill_after_a_checkpoint, refusal, weights
 
@@ -80,6 +82,26 @@ def test_validate_and_test_take_the_checkpoint(finished, folder, capsys, recwarn
         assert f"{'val' if command == 'validate' else 'test'}_accuracy" in capsys.readouterr().out
     # Nothing is said of what Lightning would change of its own, nor of checkpoints that nobody writes.
     assert not [str(warning.message) for warning in recwarn if "/lightning/" in warning.filename]
+
+
+def test_a_training_says_what_it_trains_and_what_it_left(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert fit(folder, run) == 0
+    model = run / "model"
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(run))]
+    parameters = sum(
+        tensor.numel() for name, tensor in load_file(model / "model.safetensors").items() if is_parameter(name)
+    )
+    rows = list(csv.DictReader((run / "logs" / "version_0" / "metrics.csv").read_text().splitlines()))
+    best = max(float(row["val_accuracy"]) for row in rows if row["val_accuracy"])
+    assert lines == [
+        f"{run}: {parameters:,} parameters",
+        f"{model} reaches a val_accuracy of {best:.4f}; to use it: involution predict IMAGE --model {model}",
+    ]
+
+
+def is_parameter(name):
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 def test_an_interrupted_training_ends_at_the_same_weights(finished, folder, tmp_path):

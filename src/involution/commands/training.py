@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -13,32 +12,29 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from .. import recipes, records
-from ..errors import CheckpointError, CommandError, InvolutionWarning, find_refusal, in_one_line
-from ..files import replaced_files, write_atomically
+from .. import recipes
+from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
 from ..schema import find_seed_problem, shown
 from ..tasks.callbacks import EpochSeed
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
-from ..tasks.sharding import is_sharded
 from .options import kept_for_this_command
 from .parsing import reason
 from .recipes import RecipeParser
+from .run_callbacks import Announcement, KeepEnvironment, SaveModel
 from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
 _TALKERS = (
     "utilities.rank_zero",
-    "callbacks.model_summary",
     "trainer.connectors.checkpoint_connector",
     "trainer.connectors.signal_connector",
 )
@@ -59,48 +55,6 @@ _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 _DIGITS = 40
 # What the sentence at the end says better, one of them from inside the handler of a signal.
 _INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
-
-
-class SaveModel(Callback):
-    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
-        task: Any = pl_module
-        if not trainer.is_global_zero or not hasattr(task, "save_model"):
-            return
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        try:
-            state = checkpoints.read_training(best)["state_dict"] if best else {}
-        except CheckpointError as error:
-            # Deleted meanwhile; or a checkpoint from elsewhere said that the best one is what is none.
-            words = (
-                f"{error}; as there is no best checkpoint, {self.folder} gets the weights that the training ended with"
-            )
-            warnings.warn(words, InvolutionWarning, stacklevel=2)
-            best = ""
-        # What is divided among processes has whole weights in its checkpoints alone.
-        if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
-            return
-        if best:
-            task.load_state_dict(state)
-        task.model.to("cpu", memory_format=torch.contiguous_format)
-        with replaced_files(self.folder) as partial:
-            task.save_model(partial)
-
-
-class KeepEnvironment(Callback):
-    """Write date, command, commit, machine and versions of every start of a training beside its configuration."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``environment.json`` into the folder of the logs."""
-        folder = trainer.log_dir  # every process takes part in agreeing on it
-        if trainer.is_global_zero and folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(folder) / "environment.json", json.dumps(records.environment(), indent=1) + "\n")
 
 
 class _Cli(LightningCLI):
@@ -166,6 +120,9 @@ class _Cli(LightningCLI):
             loggers = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
             kwargs["logger"] = loggers
         callbacks = list(config.get("callbacks") or [])
+        if config.get("enable_model_summary") is None:
+            # Its table has a column of operations, of which none are counted.
+            kwargs["enable_model_summary"] = False
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
         seed = arguments.seed_everything
         if self.subcommand == "fit":
@@ -183,7 +140,7 @@ class _Cli(LightningCLI):
                 # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
                 callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
                 callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-            callbacks += [SaveModel(run / "model"), KeepEnvironment()]
+            callbacks += [SaveModel(run / "model"), KeepEnvironment(), Announcement(run)]
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -267,14 +224,11 @@ def _with_found_recipes(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _without_advertisements() -> Iterator[None]:
-    """Keep back Lightning's tips for its products, a count of operations that it has not made, and what is said twice."""
+    """Keep back Lightning's tips for its products, and what is said twice."""
 
     def is_news(record: logging.LogRecord) -> bool:
-        lines = str(record.msg).split("\n")
-        if lines[-1].split() == ["0", "Total", "Flops"]:
-            record.msg = "\n".join(lines[:-1])
         # Checkpoints are read by this library's own reader, which takes weights alone.
-        is_known = lines[0].startswith(("💡", "`weights_only` was not set"))
+        is_known = str(record.msg).startswith(("💡", "`weights_only` was not set"))
         return not is_known and not any(words in str(record.msg) for words in _INTERRUPTIONS)
 
     loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]

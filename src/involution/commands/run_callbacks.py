@@ -1,0 +1,89 @@
+"""What `involution fit` adds to a training: the net that predict reads, the machine beside the configuration, a word at both ends."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from .. import records
+from ..errors import CheckpointError, InvolutionWarning
+from ..files import replaced_files, write_atomically
+from ..models import checkpoints
+from ..tasks.sharding import is_sharded
+
+__all__ = ["Announcement", "KeepEnvironment", "SaveModel"]
+
+
+class SaveModel(Callback):
+    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
+        task: Any = pl_module
+        if not trainer.is_global_zero or not hasattr(task, "save_model"):
+            return
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        try:
+            state = checkpoints.read_training(best)["state_dict"] if best else {}
+        except CheckpointError as error:
+            # Deleted meanwhile; or a checkpoint from elsewhere said that the best one is what is none.
+            words = (
+                f"{error}; as there is no best checkpoint, {self.folder} gets the weights that the training ended with"
+            )
+            warnings.warn(words, InvolutionWarning, stacklevel=2)
+            best = ""
+        # What is divided among processes has whole weights in its checkpoints alone.
+        if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
+            return
+        if best:
+            task.load_state_dict(state)
+        task.model.to("cpu", memory_format=torch.contiguous_format)
+        with replaced_files(self.folder) as partial:
+            task.save_model(partial)
+
+
+class KeepEnvironment(Callback):
+    """Write date, command, commit, machine and versions of every start of a training beside its configuration."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``environment.json`` into the folder of the logs."""
+        folder = trainer.log_dir  # every process takes part in agreeing on it
+        if trainer.is_global_zero and folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(folder) / "environment.json", json.dumps(records.environment(), indent=1) + "\n")
+
+
+class Announcement(Callback):
+    """Print what is trained when a training begins, and what it reached and left when it ends.
+
+    Args:
+        run: folder of the training.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the number of parameters, before they are divided among processes."""
+        every = [parameter.numel() for parameter in pl_module.parameters()]
+        trained = [parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad]
+        if trainer.is_global_zero:
+            some = f", {sum(trained):,} of them trained" if len(trained) < len(every) else ""
+            print(f"{self.run}: {sum(every):,} parameters{some}", flush=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print what the best epoch reached and the command that uses the net."""
+        model = self.run / "model"
+        if not trainer.is_global_zero or not model.exists():
+            return
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        reached = "" if score is None else f" reaches a {getattr(pl_module, 'monitor', 'score')} of {float(score):.4f};"
+        print(f"{model}{reached} to use it: involution predict IMAGE --model {model}", flush=True)

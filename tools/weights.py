@@ -1,0 +1,63 @@
+"""Write the table of docs/weights.md from the records in results/: what starting from these weights brings.
+
+python -m tools.weights [--results results] [--docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from involution import records
+from involution.studies.claims import values_of
+from involution.studies.declared.outcome import with_interval
+from involution.studies.statistics import difference, estimate
+
+from . import claims
+from .markdown import source, table
+from .tables import write_between
+
+BEGIN, END = "<!-- weights: made by python -m tools.weights -->", "<!-- end of weights -->"
+
+# Records of the same recipes from these weights and from random ones (see `claims.found`), and the unit.
+_PAIRS = (
+    ("Semantic FPN, CamVid, 30 epochs: mIoU, %", "camvid", "camvid_from_scratch"),
+    ("blood cells, 12 epochs: box AP", "bccd", "bccd_12_epochs"),
+)
+
+
+def gains(results: Path) -> Iterator[str]:
+    """Yield what every net reaches from pretrained and from random weights, and the difference."""
+    known = {name: (record, paths) for name, record, paths in claims.found(results)}
+    rows, used = [], []
+    for label, pretrained, scratch in _PAIRS:
+        if pretrained not in known or scratch not in known:
+            continue
+        (of, of_paths), (than, than_paths) = known[pretrained], known[scratch]
+        metric = [of["metric"]] if isinstance(of["metric"], str) else of["metric"]
+        nets = [
+            net for net in dict.fromkeys(row["net"] for row in of["results"]) if values_of(than["results"], net, metric)
+        ]
+        for net in nets:
+            values = [values_of(record["results"], net, metric) for record in (of, than)]
+            found = difference(*values)
+            interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.n > 1 else ""
+            cells = [f"{with_interval(estimate(list(one.values())))} (n = {len(one)})" for one in values]
+            rows.append([label, net, *cells, f"{found.mean:+.2f}{interval}"])
+        used += [*of_paths, *than_paths] if nets else []
+    yield from table(["", "net", "from these weights", "from random ones", "difference"], rows)
+    yield ""
+    yield from (f"- {source(records.read(path), path)}" for path in used)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    write_between(arguments.docs / "weights.md", BEGIN, END, gains(arguments.results))
+
+
+if __name__ == "__main__":
+    main()
