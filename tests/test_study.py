@@ -383,6 +383,27 @@ def test_what_another_process_trains_is_left_to_it(study):
         jobs.Job(declared.entries()[0], declared, 1, None)
 
 
+def test_a_seed_is_that_of_the_images_too(study):
+    entries = declaration.read(study).entries()
+    assert [(entry.seed, entry.plan["data"]["init_args"]["seed"]) for entry in entries] == [
+        (0, 0),
+        (0, 0),
+        (1, 1),
+        (1, 1),
+    ]
+    # A recipe's own holds, and so do the arguments of data modules that are nobody knows whose.
+    fixed = changed(study, overrides={"data": {"init_args": {"seed": 7}}})
+    assert {entry.plan["data"]["init_args"]["seed"] for entry in fixed.entries()} == {7}
+    theirs = changed(study, overrides={"data": {"class_path": "theirs.Data"}})
+    assert not any("seed" in entry.plan["data"].get("init_args", {}) for entry in theirs.entries())
+
+
+def test_a_training_from_before_seeds_were_the_images_too_is_one_of_seed_0():
+    old = {"seed_everything": 1, "data": {"init_args": {"root": "here"}}}
+    assert difference_of_plans({**old, "data": {"init_args": {"seed": 0}}}, old) == ""
+    assert difference_of_plans({**old, "data": {"init_args": {"seed": 1}}}, old) == "data.init_args.seed is 0, not 1"
+
+
 def test_plans_differ_in_what_is_trained_alone():
     one = {"run": "a", "model": {"init_args": {"lr": 1}}, "data": {"init_args": {"root": "here", "x": None}}}
     other = {"run": "b", "model": {"init_args": {"lr": 1}}, "data": {"init_args": {"root": "there"}}}

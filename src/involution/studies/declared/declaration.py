@@ -18,6 +18,9 @@ __all__ = ["Choice", "Entry", "Row", "Study", "find", "read"]
 # Where `find` looks for a study by its name.
 FOLDER = Path("recipes") / "studies"
 
+# Data modules that are known to take a seed.
+_OWN_DATA = "involution.data."
+
 _NET = {"recipe?": str, "overrides?": dict}
 _ROW = {"net": str, "label?": str, "published?": float, "published_as?": str}
 _FORM = {
@@ -45,8 +48,8 @@ class Entry:
         net: its name in the study.
         data: name of what it is trained on, empty where the study varies none.
         setting: name of the setting, likewise.
-        seed: of weights, augmentation and dropout.
-        plan: the whole recipe, ``seed_everything`` included.
+        seed: of weights, order and augmentation of the images, and dropout.
+        plan: the whole recipe, ``seed_everything`` and, where the recipe gives the data none, their ``seed`` included.
         run: folder of the training.
     """
 
@@ -187,6 +190,10 @@ class Study:
 
     def _entry(self, net: str, data: str, setting: str, seed: int) -> Entry:
         plan = merge(merge(self.plans[net], self.data[data]), self.settings[setting])
+        images = plan.get("data", {})
+        if images.get("class_path", "").startswith(_OWN_DATA) and "seed" not in images.get("init_args", {}):
+            # Else the seeds of a net would share the order of the images, and with worker processes their augmentation.
+            plan = merge(plan, {"data": {"init_args": {"seed": seed}}})
         parts = {"net": net, "data": data, "setting": setting, "seed": str(seed)}
         name = "-".join(filter(None, parts.values()))
         run = Path(self.runs.format(name=name, **parts))

@@ -215,6 +215,9 @@ def difference_of_plans(
             there: defaults of arguments that came later are no difference.
     """
     one, two = dict(_training(plan)), dict(_training(other))
+    for side in (one, two):
+        # What data modules take where a configuration says nothing.
+        side.setdefault("data.init_args.seed", 0)
     if stated is not None:
         said = dict(_training(stated))
         one = {key: value for key, value in one.items() if key in two or key in said}
