@@ -69,6 +69,8 @@ def test_welchs_degrees_of_freedom():
         (estimate([100.0]), {}, "undecided at n = 1"),
         (estimate([0.0]), {"within": 1.0}, "undecided at n = 1"),
         (None, {}, "not measured"),
+        (Estimate(2, 1.0, 0.5, 1.5), {"asked": 3}, "undecided at n = 2 of 3"),
+        (Estimate(3, 1.0, 0.5, 1.5), {"asked": 3}, "supported"),
     ],
 )
 def test_a_verdict_follows_from_the_interval(found, options, expected):
@@ -87,6 +89,28 @@ def test_values_of_a_side():
     assert values_of(ROWS, "x/all", ["a"]) == {0: 10.0, 1: 11.0}
     assert values_of(ROWS, "x/all", ["a", "b"]) == {0: 10.0, 1: 10.5}
     assert values_of(ROWS, "x/all", ["c"]) == values_of(ROWS, "z", ["a"]) == {}
+
+
+def test_a_side_may_be_a_difference():
+    # 10 + s - (5 + s) within each seed, and of seeds that both have alone.
+    assert values_of(ROWS, "x/all less y/half", ["a"]) == {0: 5.0, 1: 5.0}
+    assert values_of(ROWS[:1] + ROWS[4:], "x/all less y/all", ["a"]) == {0: 5.0}
+    claim = {"words": "w", "source": "s", "of": "x/all less x/half", "than": "y/all less y/half"}
+    (judged,) = judge({"metric": "a", "results": ROWS, "claims": [claim]})
+    assert judged.claim.sides == "(x/all less x/half) less (y/all less y/half)"
+    assert judged.found.mean == 0 and judged.found.n == 2
+
+
+def test_a_side_that_does_not_say_on_which_data_is_refused():
+    with pytest.raises(ValueError, match="x has two values of seed 0; say on which data, as x/DATA"):
+        values_of(ROWS, "x", ["a"])
+
+
+def test_a_study_decides_nothing_before_all_its_seeds_are_there():
+    claim = {"words": "w", "source": "s", "of": "x/all", "than": "y/all"}
+    record = {"metric": "a", "results": ROWS, "claims": [claim], "study": {"seeds": [0, 1, 2]}}
+    assert judge(record)[0].verdict == "undecided at n = 2 of 3"
+    assert judge({**record, "study": {"seeds": [0, 1]}})[0].verdict == "supported"
 
 
 def test_claims_of_a_record_are_judged():

@@ -21,7 +21,7 @@ from involution.errors import CommandError
 from involution.files import locked
 from involution.studies.declared import declaration, jobs, outcome
 from involution.studies.declared.queue import Queue
-from involution.studies.declared.results import difference_of_plans
+from involution.studies.declared.results import difference_of_plans, judgement
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
@@ -226,11 +226,40 @@ def test_a_setting_is_chosen_by_the_first_seed(study):
         ({"claims": [{"words": "a"}]}, "the key 'source' is missing"),
         ({"tables": {"x": [{"net": "nine"}]}}, "a table names nine, which is no net"),
         ({"choose": {"by": "val", "seeds": [7]}}, "choose.seeds must be among the seeds"),
+        ({"settings": {"low": {}, "high": {}}}, "several settings need choose"),
+        ({"data": {"all": {}, "half": {}}}, "a claim names three without saying on which data; write three/all"),
     ],
 )
 def test_what_is_no_study_is_refused(study, entries, words):
     with pytest.raises(CommandError, match=words):
         changed(study, **entries)
+
+
+def test_the_best_checkpoint_judges_nothing(tmp_path):
+    assert judgement(tmp_path, "test") is None
+    file = tmp_path / "detection-test.json"
+    file.write_text('{"checkpoint": "best.ckpt", "results": {"map": 0.9}}')
+    assert judgement(tmp_path, "test") is None
+    file.write_text('{"checkpoint": "last.ckpt", "results": {"map": 0.5}}')
+    assert judgement(tmp_path, "test") == {"map": 0.5}
+    file.write_text("{}")
+    with pytest.raises(CommandError, match=r"detection-test.json is no record of a judged net"):
+        judgement(tmp_path, "test")
+
+
+def test_the_picture_shows_all_data_and_a_table_each():
+    rows = [
+        {"net": net, "data": data, "setting": "", "seed": seed, "values": {"a": seed + len(data)}}
+        for net in ("x", "y")
+        for data in ("all", "half")
+        for seed in (0, 1)
+    ]
+    tables = {"": [{"net": net, "label": net} for net in ("x", "y")]}
+    record = {"title": "t", "metric": ["a"], "tables": tables, "published": "", "results": rows, "claims": []}
+    axes = outcome.figure(record).axes[0]
+    points = {tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"}
+    assert len(points) == 4 and sorted({text.get_text() for text in axes.texts}) == ["all", "half"]
+    assert outcome.markdown(record).count("| x |") == outcome.markdown(record).count("| y |") == 2
 
 
 def test_the_command_writes_record_and_picture(study, tmp_path, capsys):

@@ -122,32 +122,29 @@ def engines(runs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def accuracies(folder: Path) -> Iterator[str]:
-    """Yield what RedNet and ResNet reach in the same training, their difference and whether RedNet's is above."""
+    """Yield what RedNet and ResNet reach in the same training, and the verdict on the claim that RedNet is ahead."""
     known = {name: record for name, record, _ in claims.found(folder)}
     rows = []
     for label, study, rednet, resnet in _TRAINED:
-        claim = {"words": label, "source": "", "of": rednet, "than": resnet}
-        (judged,) = judge({**known[study], "claims": [claim]})
+        sides = rednet, resnet
+        judged = next(one for one in judge(known[study]) if (one.claim.of, one.claim.than) == sides)
         if judged.found is None:
             continue
-        results = known[study]["results"]
-        reached = [values_of(results, net, judged.claim.metric) for net in (rednet, resnet)]
+        results, found = known[study]["results"], judged.found
+        reached = [values_of(results, net, judged.claim.metric) for net in sides]
         params = {row["net"]: row["params"] for row in results}
-        found = judged.found
         interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.n > 1 else ""
         rows.append(
             [
                 label,
                 *(with_interval(estimate(list(values.values()))) for values in reached),
                 f"{found.mean:+.2f}{interval}",
-                judged.verdict,
+                judged.verdict if " at n" in judged.verdict else f"{judged.verdict} at n = {found.n}",
                 f"{params[rednet] / params[resnet]:.2f}",
             ]
         )
-    yield from table(
-        ["", "RedNet", "ResNet", "difference, 95 % interval", "RedNet is ahead", "its share of ResNet's parameters"],
-        rows,
-    )
+    head = ["", "RedNet", "ResNet", "difference, 95 % interval", "RedNet is ahead", "its share of ResNet's parameters"]
+    yield from table(head, rows)
 
 
 def _runs(results: Path, pattern: str) -> list[dict[str, Any]]:

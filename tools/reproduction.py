@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from involution import records
 from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
 from involution.studies.declared import outcome
+from involution.studies.declared.outcome import with_interval
+from involution.studies.statistics import estimate
 
 from . import claims
 from .claims_picture import draw
@@ -23,11 +24,6 @@ from .tables import write_between
 
 CLAIMS, CLAIMS_END = "<!-- claims: made by python -m tools.reproduction -->", "<!-- end of claims -->"
 BEGIN, END = "<!-- tables: made by python -m tools.reproduction -->", "<!-- end of tables -->"
-
-
-def with_spread(values: list[float]) -> str:
-    """Return the mean, with the standard deviation where there are several seeds."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def report(folder: Path) -> Iterator[str]:
@@ -53,7 +49,7 @@ def report(folder: Path) -> Iterator[str]:
                     operator,
                     epochs,
                     len(results),
-                    with_spread([r["test_accuracy_percent"] for r in results]),
+                    with_interval(estimate([r["test_accuracy_percent"] for r in results])),
                     f"{reported.test_accuracy_percent:.2f}" if reported else "",
                     f"{results[0]['params']:,}",
                     f"{reported.params:,}" if reported else "",
@@ -62,7 +58,17 @@ def report(folder: Path) -> Iterator[str]:
                 ]
             )
     if rows:
-        head = ["data set", "nets", "operator", "epochs", "seeds", "accuracy %", "reported %", "parameters", "reported"]
+        head = [
+            "data set",
+            "nets",
+            "operator",
+            "epochs",
+            "seeds",
+            "accuracy %, mean ± 95 % interval",
+            "reported %",
+            "parameters",
+            "reported",
+        ]
         yield from ["## The report's table", "", *table([*head, "training", "reported, CPU"], rows), ""]
         yield "Training is the epochs times what one takes on a machine that does nothing else (last record)."
         yield ""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..schema import find_problem
 from .statistics import Estimate, difference, estimate
 
-__all__ = ["RULE", "Claim", "Judged", "judge", "values_of", "verdict"]
+__all__ = ["LESS", "RULE", "Claim", "Judged", "judge", "values_of", "verdict"]
 
 RULE = (
     "A claim says that a difference of means (or a mean) is above a bound, zero where none is named. It is supported where "
     "the whole 95 % interval (Student's t; of differences within seeds where seeds pair, else Welch's) lies above the "
     "bound, refuted where it lies below, and otherwise undecided. A claim that something is about equal says within how "
     "much; it is supported where the interval lies inside, refuted where it lies outside. One value has no interval: "
-    "undecided at n = 1."
+    "undecided at n = 1. A study decides nothing before all its seeds are there: undecided at n = 2 of 3."
 )
+# Between two sides whose difference is meant.
+LESS = " less "
 FORM = {
     "words": str,
     "source": str,
@@ -37,8 +39,8 @@ class Claim:
     Attributes:
         words: of the source.
         source: who claims it, and where.
-        of: the net, or ``NET/DATA``, whose values should be the larger.
-        than: the net that it is compared with; None for a claim about the values themselves.
+        of: the net, or ``NET/DATA``, whose values should be the larger; ``A less B`` is the difference of two within seeds.
+        than: what it is compared with, likewise; None for a claim about the values themselves.
         metric: key of the values, or keys whose mean they are.
         by: the bound that the difference, or the mean, has to be above.
         within: instead, how far the difference may be from zero on either side.
@@ -53,6 +55,14 @@ class Claim:
     by: float = 0.0
     within: float | None = None
     note: str = ""
+
+    @property
+    def sides(self) -> str:
+        """What is measured: its side, or both with "less" between them."""
+        both = [
+            f"({side})" if LESS in side and self.than is not None else side for side in (self.of, self.than) if side
+        ]
+        return LESS.join(both)
 
     @property
     def statement(self) -> str:
@@ -93,13 +103,14 @@ class Judged:
     verdict: str
 
 
-def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = None) -> str:
+def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = None, asked: int | None = None) -> str:
     """Return ``"supported"``, ``"refuted"``, ``"undecided at n = …"`` or ``"not measured"`` by `RULE`.
 
     Args:
         found: what was measured.
         by: bound of the claim.
         within: instead, how far from zero is about equal.
+        asked: seeds that were declared before; who looks after every seed and stops at a verdict finds one sooner or later.
 
     Example:
         >>> from involution.studies.claims import verdict
@@ -109,6 +120,8 @@ def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = N
     """
     if found is None:
         return "not measured"
+    if asked is not None and found.n < asked:
+        return f"undecided at n = {found.n} of {asked}"
     if found.n > 1:
         if within is None:
             above, below = found.low > by, found.high < by
@@ -125,9 +138,17 @@ def values_of(rows: Iterable[Mapping[str, Any]], side: str, metric: Iterable[str
 
     Args:
         rows: of a record: ``net``, ``data`` (perhaps), ``seed``, and ``values`` by name.
-        side: ``NET`` or ``NET/DATA``.
+        side: see `Claim.of`.
         metric: names of the values; of several the mean, of those that are there.
+
+    Raises:
+        ValueError: a seed has two values, because the side does not say on which data.
     """
+    rows = list(rows)
+    minuend, less, subtrahend = side.partition(LESS)
+    if less:
+        of, than = (values_of(rows, part, metric) for part in (minuend, subtrahend))
+        return {seed: of[seed] - than[seed] for seed in sorted(of.keys() & than.keys())}
     net, _, data = side.partition("/")
     found: dict[int, float] = {}
     for row in rows:
@@ -135,6 +156,8 @@ def values_of(rows: Iterable[Mapping[str, Any]], side: str, metric: Iterable[str
             continue
         values = [row["values"][name] for name in metric if row["values"].get(name) is not None]
         if values:
+            if row["seed"] in found:
+                raise ValueError(f"{side} has two values of seed {row['seed']}; say on which data, as {net}/DATA")
             found[int(row["seed"])] = sum(values) / len(values)
     return found
 
@@ -143,19 +166,20 @@ def judge(record: Mapping[str, Any]) -> list[Judged]:
     """Judge every claim of a record.
 
     Args:
-        record: with ``metric``, ``claims`` (see `Claim`) and ``results``, the rows of `values_of`.
+        record: with ``metric``, ``claims`` (see `Claim`), ``results``, the rows of `values_of`, and, where it is a study's,
+            ``study``, what was declared.
 
     Raises:
         ValueError: a claim has not the form of `Claim`.
     """
-    return [_judged(Claim.read(data, record["metric"]), record["results"]) for data in record.get("claims", ())]
+    asked = len(record["study"]["seeds"]) if "study" in record else None
+    return [_judged(Claim.read(data, record["metric"]), record["results"], asked) for data in record.get("claims", ())]
 
 
-def _judged(claim: Claim, rows: Iterable[Mapping[str, Any]]) -> Judged:
-    rows = list(rows)
+def _judged(claim: Claim, rows: Sequence[Mapping[str, Any]], asked: int | None) -> Judged:
     of = values_of(rows, claim.of, claim.metric)
     than = values_of(rows, claim.than, claim.metric) if claim.than is not None else None
     if not of or than == {}:
         return Judged(claim, None, verdict(None))
     found = estimate(list(of.values())) if than is None else difference(of, than)
-    return Judged(claim, found, verdict(found, by=claim.by, within=claim.within))
+    return Judged(claim, found, verdict(found, by=claim.by, within=claim.within, asked=asked))

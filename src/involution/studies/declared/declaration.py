@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import CommandError
 from ...recipes import load, merge, resolve
 from ...schema import find_problem
-from ..claims import Claim
+from ..claims import LESS, Claim
 
 __all__ = ["Choice", "Entry", "Row", "Study", "find", "read"]
 
@@ -117,8 +117,8 @@ class Study:
         seeds: with which every net is trained, in this order.
         plans: the recipe of every net, merged with the study's and the net's ``overrides``.
         data: what is trained on, by name: overrides; one without a name where nothing is varied.
-        settings: likewise, of what is chosen among or compared.
-        choice: how a setting is chosen; None where all are trained with all seeds.
+        settings: likewise, of what is chosen among.
+        choice: how a setting is chosen; None where there is only one.
         runs: folders of the trainings, with ``{name}``, ``{net}``, ``{data}``, ``{setting}`` and ``{seed}``.
         judge: ``"test"`` where the last checkpoint is judged by ``involution test``; None where its validation is.
         tables: rows by the table's title.
@@ -161,9 +161,9 @@ class Study:
         return entries
 
     def chosen(self, rows: Iterable[Mapping[str, Any]], net: str, data: str) -> str | None:
-        """Return the setting that is chosen for a net and data; None where it is not known yet, or nothing is chosen."""
+        """Return the setting that is chosen for a net and data; None where it is not known yet."""
         if self.choice is None:
-            return next(iter(self.settings)) if len(self.settings) == 1 else None
+            return next(iter(self.settings))
         values: dict[str, list[float]] = {}
         for row in rows:
             if (row["net"], row["data"]) == (net, data) and row["seed"] in self.choice.seeds:
@@ -287,6 +287,8 @@ def _check(file: Path, study: Study) -> None:
     problem = "two trainings have the same folder; put {name} into runs" if len(set(folders)) < len(folders) else ""
     if study.judge not in (None, "test"):
         problem = f"judge must be test or left out, got {study.judge!r}"
+    if len(study.settings) > 1 and study.choice is None:
+        problem = "several settings need choose, which says by what one of them is chosen for each net"
     if study.choice and not set(study.choice.seeds) <= set(study.seeds):
         problem = "choose.seeds must be among the seeds"
     for data in study.claims:
@@ -295,9 +297,11 @@ def _check(file: Path, study: Study) -> None:
         except ValueError as error:
             problem = str(error)
             continue
-        for side in filter(None, (claim.of, claim.than)):
+        for side in (one for both in (claim.of, claim.than) if both is not None for one in both.split(LESS)):
             net, _, part = side.partition("/")
             if net not in study.plans or (part and part not in study.data):
                 problem = f"a claim names {side}, which the study does not train"
+            elif not part and len(study.data) > 1:
+                problem = f"a claim names {side} without saying on which data; write {side}/{next(iter(study.data))}"
     if problem:
         raise CommandError(f"{file} is no study: {problem}")

@@ -18,7 +18,7 @@ from ...files import locked, write_atomically
 from ...recipes import load
 from ..runs import RunFolder
 from .declaration import Entry, Study
-from .results import collect, difference_of_plans, difference_of_results, keep, kept, key_of, plain, rows_of
+from .results import collect, difference_of_plans, difference_of_results, judgement, keep, kept, key_of, plain, rows_of
 
 __all__ = ["Job", "Taken", "other_training", "part_of", "take_over"]
 
@@ -195,7 +195,7 @@ class Job:
         if not self._run.is_finished(self.entry.epochs):
             go_on = ["--ckpt_path", "last"] if self._run.checkpoint.exists() else []
             yield ["fit", *common, *go_on]
-        if self.study.judge and not any(self.entry.run.glob(f"*-{self.study.judge}.json")):
+        if self.study.judge and judgement(self.entry.run, self.study.judge) is None:
             yield [self.study.judge, *common, "--ckpt_path", "last"]
 
     def _log(self) -> IO[bytes]:

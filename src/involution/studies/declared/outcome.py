@@ -46,7 +46,7 @@ def tables(record: Mapping[str, Any]) -> Iterable[tuple[str, list[str], list[lis
         record: of `payload`.
     """
     rows = record["results"]
-    parts = sorted({row.get("data", "") for row in rows}) or [""]
+    parts = _parts(record)
     has_data = parts != [""]
     for title, given in record["tables"].items():
         shown = [Row(**row) for row in given]
@@ -91,10 +91,9 @@ def claims_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for one in judged:
         found = one.found
-        sides = one.claim.of if one.claim.than is None else f"{one.claim.of} less {one.claim.than}"
         bound = f", bound {one.claim.by:g}" if one.claim.by else ""
         bound = f", within {one.claim.within:g}" if one.claim.within is not None else bound
-        measured = "–" if found is None else f"{sides}: {_interval(found)}{bound}"
+        measured = "–" if found is None else f"{one.claim.sides}: {_interval(found)}{bound}"
         rows.append([one.claim.statement, one.claim.source, str(found.n) if found else "0", measured, one.verdict])
     return head, rows
 
@@ -122,18 +121,24 @@ def figure(record: Mapping[str, Any]) -> Any:
     from ...pictures.plots import LIGHT, new_figure, style_axes
 
     found = list(record["tables"].items())
+    parts = _parts(record)
     drawing = new_figure(max(4.5, 3.5 * len(found)), 3.4)
     for axes, (title, given) in zip(drawing.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         style_axes(axes)
         shown = [Row(**row) for row in given]
-        for x, row in enumerate(shown):
-            values = list(values_of(record["results"], row.net, record["metric"]).values())
+        for place, row, part in ((place, row, part) for place, row in enumerate(shown) for part in parts):
+            side = f"{row.net}/{part}" if part else row.net
+            values = list(values_of(record["results"], side, record["metric"]).values())
             if not values:
                 continue
+            # What is trained on several data stands side by side.
+            x = place + 0.5 * (parts.index(part) / len(parts) - (len(parts) - 1) / (2 * len(parts)))
             one = estimate(values)
             axes.plot([x] * len(values), values, "o", color=LIGHT.involution, markersize=4, alpha=0.5)
             if one.n > 1:
                 axes.errorbar(x, one.mean, one.half_width, color=LIGHT.involution, capsize=4, marker="_", markersize=14)
+            if part:
+                axes.annotate(part, (x, one.mean), (5, 0), textcoords="offset points", fontsize=7, color=LIGHT.muted)
         published = [row.published for row in shown]
         if all(value is not None for value in published):
             other = axes.twinx()
@@ -148,6 +153,11 @@ def figure(record: Mapping[str, Any]) -> Any:
     drawing.axes[0].set_ylabel(f"{_title(record)}", color=LIGHT.muted, fontsize=9)
     drawing.tight_layout(w_pad=2)
     return drawing
+
+
+def _parts(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of what is trained on; one without a name where nothing is varied."""
+    return sorted({row.get("data", "") for row in record["results"]}) or [""]
 
 
 def _title(record: Mapping[str, Any]) -> str:

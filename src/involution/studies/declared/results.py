@@ -22,6 +22,7 @@ __all__ = [
     "collect",
     "difference_of_plans",
     "difference_of_results",
+    "judgement",
     "keep",
     "kept",
     "key_of",
@@ -35,6 +36,8 @@ RESULT = "result.json"
 
 # What every result has.
 _ROW = {"net": str, "data": str, "setting": str, "seed": int, "plan?": dict, "values": dict}
+
+_JUDGEMENT = {"checkpoint": (str, None), "results": dict}
 
 # What says where and how a training runs, not what it trains.
 _ELSEWHERE = (
@@ -134,8 +137,7 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
     history = run.history()
     judged = None
     if study.judge:
-        written = sorted(entry.run.glob(f"*-{study.judge}.json"))
-        judged = records.read(written[-1])["results"] if written else None
+        judged = judgement(entry.run, study.judge)
         if judged is None and not entry.plan["model"]["class_path"].endswith("ClassificationTask"):
             raise CommandError(f"{entry.run} holds no record of involution {study.judge}")
     starts = run.environments()
@@ -159,6 +161,20 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
         "judged": judged,
         "history": history,
     }
+
+
+def judgement(run: Path, command: str) -> dict[str, Any] | None:
+    """Return what ``involution test`` found of a training's last checkpoint, no other; None where it was not judged.
+
+    Args:
+        run: folder of the training.
+        command: that judges.
+
+    Raises:
+        CommandError: a record of it is damaged.
+    """
+    found = [read_record(path, _JUDGEMENT, "a judged net") for path in sorted(run.glob(f"*-{command}.json"))]
+    return next((dict(record["results"]) for record in found if record["checkpoint"] == "last.ckpt"), None)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
