@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from math import log
 from random import Random
 from statistics import mean, median
 from typing import Any
 
 from ...pictures.plots import LIGHT, new_figure, style_axes
-from ..statistics import difference, estimate
+from ..statistics import CONFIDENCE, difference, estimate
 from .pareto import hypervolume
 from .plan import SAMPLERS
 from .replay import TableNet, curve, points, replay
@@ -21,7 +22,6 @@ __all__ = ["answer", "correlations", "figure", "markdown", "placement", "searche
 COSTS = {"params": "params", "macs": "macs", "latency_ms": "latency, ms"}
 
 _ROUNDS = 1000
-_CONFIDENCE = 0.95
 # Fewer nets have no rank worth speaking of.
 _FEWEST = 8
 
@@ -47,6 +47,7 @@ def answer(
     costs = [cost for cost in COSTS if all(getattr(net, cost) is not None for net in nets)]
     return {
         "nets": len(nets),
+        "trainings": sum(len(net.accuracies) for net in nets),
         "budget": budget,
         "searches": {cost: searches(space, nets, cost, seeds, budget) for cost in costs},
         "ranks": correlations(nets, scores or {}),
@@ -79,25 +80,19 @@ def searches(space: Space, nets: Sequence[TableNet], cost: str, seeds: int, budg
 def correlations(nets: Sequence[TableNet], scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Return rank correlations with accuracy, Spearman's and Kendall's, with bootstrap intervals over nets.
 
-    The first row is the ceiling: one seed against another, of the nets that have several. Of fewer than eight nets nothing
-    is said.
+    The first row is one seed against another, of the nets that have several. It is no ceiling: what told the true rank would
+    reach about its root, and more where accuracies are means over seeds. Of fewer than eight nets nothing is said.
 
     Args:
         nets: of the table.
         scores: further predictors, by their name and by the net's.
     """
     several = [net for net in nets if len(net.accuracies) > 1]
-    pairs = [
-        (net.accuracies[one], net.accuracies[two])
-        for net in several
-        for one, two in combinations(sorted(net.accuracies), 2)
-    ]
     rows = []
     if len(several) >= _FEWEST:
-        # Resampled by nets: the pairs of one net are not independent.
-        each = len(pairs) // len(several) if len(pairs) % len(several) == 0 else 0
-        blocks = [pairs[i * each : (i + 1) * each] for i in range(len(several))] if each else [[pair] for pair in pairs]
-        rows.append(_row("another seed (ceiling)", blocks))
+        # Blocks of the bootstrap are nets: the pairs of one are not independent.
+        seeds = [[net.accuracies[seed] for seed in sorted(net.accuracies)] for net in several]
+        rows.append(_row("another seed", [list(combinations(values, 2)) for values in seeds]))
     trained = [net for net in nets if net.accuracy is not None]
     predictors: dict[str, dict[str, float]] = {
         "params": {net.name: float(net.params) for net in trained},
@@ -130,11 +125,17 @@ def _row(name: str, blocks: Sequence[Sequence[tuple[float, float]]]) -> dict[str
 
 
 def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
-    """Return by space the hypervolume of as many random nets of each, and their best accuracy within a limit on their cost.
+    """Return by space what its random nets reach, and how much more the mixed space's do at equal cost.
 
-    Bootstrap over samples of equal numbers of nets: of a space that has more, some are drawn first. All spaces are treated
-    alike, for of more distinct nets the best is better. The limit is the median cost in the space whose nets cost most; a
-    sample without a net within is drawn again. Differences from the mixed space with intervals.
+    Of more nets the best is better: hypervolume and best accuracy within a limit are means over samples of as many nets of
+    every space as the smallest has. The limit is the median cost in the space whose nets cost most. They describe these
+    nets; of a maximum no honest interval is to be had from so few. One is had of the points by which nets of the mixed
+    space are above another's of the same cost: least squares of the accuracies on the logarithm of the cost, with one slope
+    for all and a level for every space.
+
+    Args:
+        nets: of the table.
+        cost: see `involution.studies.search.replay.points`.
     """
     places = dict(zip((net.name for net in nets), points(nets, cost)))
     groups = {name: [net for net in nets if net.space == name and net.accuracy is not None] for name in SPACES}
@@ -145,24 +146,42 @@ def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     # Half of the nets of every space are within.
     limit = max(median(getattr(net, cost) for net in group) for group in groups.values())
     generator = Random(0)
-    draws: dict[str, list[tuple[float, float]]] = {name: [] for name in groups}
-    for _ in range(_ROUNDS):
-        for name, group in groups.items():
-            within: list[float] = []
-            while not within:
-                chosen = generator.choices(generator.sample(group, number), k=number)
-                within = [net.accuracy for net in chosen if net.accuracy is not None and getattr(net, cost) <= limit]
-            draws[name].append((hypervolume([places[net.name] for net in chosen], (1.0, 1.0)), max(within)))
     found: dict[str, Any] = {"nets": number, "cost_limit": limit}
-    for name in groups:
-        volumes, bests = zip(*draws[name])
-        found[name] = {"hypervolume": _summary(volumes), "best_percent": _summary(bests)}
-        if name != "mixed" and "mixed" in draws:
-            found[name]["mixed_less_this"] = {
-                "hypervolume": _summary([m[0] - o[0] for m, o in zip(draws["mixed"], draws[name])]),
-                "best_percent": _summary([m[1] - o[1] for m, o in zip(draws["mixed"], draws[name])]),
-            }
+    for name, group in groups.items():
+        volumes: list[float] = []
+        bests: list[float] = []
+        while len(bests) < _ROUNDS:
+            chosen = generator.sample(group, number)
+            within = [net.accuracy for net in chosen if net.accuracy is not None and getattr(net, cost) <= limit]
+            # A sample without a net within the limit is drawn again.
+            if within:
+                volumes.append(hypervolume([places[net.name] for net in chosen], (1.0, 1.0)))
+                bests.append(max(within))
+        found[name] = {"hypervolume": mean(volumes), "best_percent": mean(bests)}
+        if name != "mixed" and "mixed" in groups:
+            found[name]["mixed_less_this"] = _at_equal_cost(groups, cost, name)
     return found
+
+
+def _at_equal_cost(groups: Mapping[str, Sequence[TableNet]], cost: str, than: str) -> dict[str, float]:
+    """Return the points by which mixed nets are above those of another space, by least squares, with Student's interval."""
+    from numpy import array, linalg
+    from scipy.stats import t
+
+    names = [name for name in groups if name != "mixed"]
+    nets = [(name, net) for name, group in groups.items() for net in group]
+    # The mixed space's level, the slope, and what every other space is below.
+    rows = array([[1.0, log(getattr(net, cost)), *(-float(name == other) for other in names)] for name, net in nets])
+    reached = array([net.accuracy for _, net in nets])
+    # Of nets that all cost the same the slope is any.
+    inverse = linalg.pinv(rows.T @ rows)
+    levels = inverse @ rows.T @ reached
+    freedom = len(nets) - int(linalg.matrix_rank(rows))
+    variance = float(((reached - rows @ levels) ** 2).sum()) / freedom
+    place = 2 + names.index(than)
+    middle = float(levels[place])
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(variance * inverse[place, place]) ** 0.5
+    return {"mean": middle, "low": middle - half, "high": middle + half}
 
 
 def placement(nets: Sequence[TableNet]) -> list[dict[str, Any]]:
@@ -203,12 +222,12 @@ def _share(net: TableNet, stage: int) -> float:
 def _bootstrap(blocks: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> tuple[float, float]:
     generator = Random(0)
     values = sorted(statistic(generator.choices(blocks, k=len(blocks))) for _ in range(_ROUNDS))
-    tail = round((1 - _CONFIDENCE) / 2 * _ROUNDS)
+    tail = round((1 - CONFIDENCE) / 2 * _ROUNDS)
     return values[tail], values[-1 - tail]
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
-    ordered, tail = sorted(values), round((1 - _CONFIDENCE) / 2 * len(values))
+    ordered, tail = sorted(values), round((1 - CONFIDENCE) / 2 * len(values))
     return {"mean": mean(values), "low": ordered[tail], "high": ordered[-1 - tail]}
 
 
@@ -232,7 +251,7 @@ def figure(found: Mapping[str, Any]) -> Any:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """Return the answers as tables in Markdown."""
-    lines = [f"{found['nets']} nets, {found['budget']} trainings a search.", ""]
+    lines = [f"{found['nets']} nets, {found['trainings']} trainings; {found['budget']} trainings a search.", ""]
     for cost, samplers in found["searches"].items():
         lines += [
             f"| search, accuracy and {COSTS[cost]} | hypervolume of the table's | less random search's |",
@@ -253,14 +272,13 @@ def markdown(found: Mapping[str, Any]) -> str:
             continue
         title = f"{part['nets']} random nets, {COSTS[cost]}"
         limit = f"{part['cost_limit']:,.0f}" if part["cost_limit"] >= 100 else f"{part['cost_limit']:.2f}"
-        lines += ["", f"| {title} | hypervolume | best, at most {limit} | mixed less this |"]
+        lines += ["", f"| {title} | hypervolume | best, at most {limit} | mixed less this, points at equal cost |"]
         lines += ["|---|--:|--:|--:|"]
         for name in SPACES:
             if name in part:
                 row, less = part[name], part[name].get("mixed_less_this")
-                beside = _interval(less["best_percent"]) if less else ""
                 lines.append(
-                    f"| {name} | {_interval(row['hypervolume'])} | {_interval(row['best_percent'])} | {beside} |"
+                    f"| {name} | {row['hypervolume']:.2f} | {row['best_percent']:.2f} | {_interval(less) if less else ''} |"
                 )
     if found["placement"]:
         lines += ["", "| stage | involutions in the better half | in the other | difference |", "|--:|--:|--:|--:|"]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import mean
 from typing import Any
 
@@ -16,6 +17,9 @@ from .plan import ask, create_sampler, optuna
 from .space import Choices, Space, active
 
 __all__ = ["TableNet", "curve", "points", "read", "replay"]
+
+# Random proposals that say how near a net is to everything.
+_PROPOSALS = 300
 
 _FORM = {
     "settings": {"widths": [int]},
@@ -130,8 +134,10 @@ def _scaled(values: Sequence[float]) -> list[float]:
 def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, seed: int, budget: int) -> list[int]:
     """Return the nets, by their places in the table, that a search trains one after the other.
 
-    What the sampler proposes is hardly ever in the table: it gets the net there that differs in the fewest choices and was
-    not seen before, and learns that this one was trained. So does random search, whose nets would not be the same otherwise.
+    What the sampler proposes is hardly ever in the table: it gets the net there that was not seen before and is nearest, and
+    learns that this one was trained. So does random search. Near is what differs in few choices, less what it differs
+    in from random proposals in the mean: nets of few blocks are near to everything, and would be trained first by any
+    search.
 
     Args:
         space: of the table.
@@ -148,6 +154,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
     }
     study = optuna.create_study(directions=["maximize", "minimize"])
     shown = [active(net.choices) for net in nets]
+    usual = _usual_distances(space, shown)
     order: list[int] = []
     for turn in range(budget):
         study.sampler = create_sampler(sampler, (seed, turn))
@@ -155,7 +162,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
         wanted = active(proposal.params)
         study.tell(proposal, state=optuna.trial.TrialState.FAIL)
         left = sorted(set(range(len(nets))) - set(order))
-        place = min(left, key=lambda place: _distance(wanted, shown[place]))
+        place = min(left, key=lambda place: _distance(wanted, shown[place]) - usual[place])
         study.enqueue_trial(nets[place].choices)
         trial, accuracy = ask(study, distributions), nets[place].accuracy
         if accuracy is None:
@@ -164,6 +171,14 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
             study.tell(trial, [accuracy, float(getattr(nets[place], cost))])
         order.append(place)
     return order
+
+
+def _usual_distances(space: Space, shown: Sequence[Choices]) -> list[float]:
+    """Return in how many choices every net of a table differs from random proposals, in the mean."""
+    generator = Random(0)
+    parameters = space.parameters()
+    drawn = [active({name: generator.choice(values) for name, values in parameters.items()}) for _ in range(_PROPOSALS)]
+    return [mean(_distance(one, net) for one in drawn) for net in shown]
 
 
 def _distance(one: Choices, two: Choices) -> int:
