@@ -103,6 +103,54 @@ def test_san_is_a_net_of_timm(name):
     assert net(x).shape == (2, 7)
 
 
+@pytest.mark.parametrize("pool", ["avg", "catavgmax"])
+def test_the_width_before_san_s_classifier(pool):
+    net = small("san10_patchwise", global_pool=pool).eval()
+    hidden = net.forward_head(net.forward_features(torch.randn(1, 3, 64, 64)), pre_logits=True)
+    assert net.head_hidden_size == hidden.shape[1] == net.fc.in_features == net.get_classifier().in_features
+    assert net.get_classifier(name_only=True) == "fc"
+    net.reset_classifier(5)
+    assert net.head_hidden_size == net.fc.in_features and not net.fc.training
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_net_is_made_where_and_as_it_is_asked_for(name):
+    net = small(name, device="meta", dtype=torch.float64)
+    tensors = [value for value in net.state_dict().values() if value.is_floating_point()]
+    assert {(value.device.type, value.dtype) for value in tensors} == {("meta", torch.float64)}
+
+
+def test_san_gives_the_maps_of_its_stages():
+    net, x = small("san10_patchwise").eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        last, maps = net.forward_intermediates(x)
+        assert [tuple(m.shape[1:]) for m in maps] == [
+            (info["num_chs"], 64 // info["reduction"], 64 // info["reduction"]) for info in net.feature_info
+        ]
+        assert maps[-1] is last and torch.equal(last, net.forward_features(x))
+        early, two = net.forward_intermediates(x, [0, 2], stop_early=True)
+        assert [torch.equal(a, b) for a, b in zip(two, (maps[0], maps[2]), strict=True)] == [
+            True,
+            True,
+        ] and early is two[1]
+        (only,) = net.forward_intermediates(x, 1, intermediates_only=True)
+        assert torch.equal(only, last)
+        with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NLC'"):
+            net.forward_intermediates(x, output_fmt="NLC")
+        for indices in (0, 6, [5], [-6], []):
+            with pytest.raises(ValueError, match="indices must be"):
+                net.forward_intermediates(x, indices)
+        assert torch.equal(net.forward_intermediates(x, [-2], intermediates_only=True)[0], maps[3])
+        getter = small("san10_patchwise", features_only=True, feature_cls="getter", out_indices=(1, 3)).eval()
+        getter.model.load_state_dict(net.state_dict(), strict=False)
+        for found, expected in zip(getter(x), (maps[1], maps[3]), strict=True):
+            assert torch.equal(found, expected)
+        assert not any(key.startswith(("stage4", "fc")) for key in getter.state_dict())
+        assert net.prune_intermediate_layers([0, 2]) == [0, 2]
+        assert not hasattr(net, "stage3") and net.num_features == net.feature_info[2]["num_chs"]
+        assert torch.equal(net(x), maps[2])
+
+
 def test_san_is_reflected_as_a_whole():
     """Layer and formula, with the authors' interleaved sharing of kernels."""
     layer = definitions.with_statistics(SANLayer(16, 16, 3, "pairwise"))
