@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 import involution.models  # noqa: F401
 from involution.commands.main import main
-from involution.models import checkpoints
+from involution.models import checkpoints, named
 from involution.models.checkpoints import CheckpointError
 
 
@@ -217,6 +217,74 @@ def test_weights_that_do_not_fit_are_listed(model, tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds no weights"):
         checkpoints.read(tmp_path / "list.pth")
+
+
+def test_a_net_that_a_layout_has_no_names_for():
+    state = timm.create_model("rednet26", num_classes=2, stem="plain").state_dict()
+    for layout in ("openmmlab", "paddle"):
+        words = f"the layout '{layout}' has no name for 'conv1.weight'; it knows RedNets with the stem 'involution'"
+        with pytest.raises(CheckpointError, match=words):
+            checkpoints.from_timm(state, layout)
+
+
+def test_numbers_that_a_file_of_paddle_has_not(model, tmp_path):
+    file, state = tmp_path / "out.pdparams", {"w": torch.zeros(2, dtype=torch.bfloat16)}
+    words = r"could not write .*out\.pdparams: it holds NumPy's arrays, which have no bfloat16 \(in w\); convert"
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.write(state, file)
+    assert not list(tmp_path.iterdir())
+    checkpoints.write({"w": torch.zeros(2, requires_grad=True)}, file)
+    assert checkpoints.read(file)["w"].shape == (2,)
+
+
+def trained_elsewhere(name, **arguments):
+    """A net whose weights and statistics no other has."""
+    net = timm.create_model(name, **arguments)
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.1, 0.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("rednet26_half", {"num_classes": 3}),
+        ("rednet26_half.untrained", {"num_classes": 3}),
+        ("searchable_rednet", {"num_classes": 3}),
+        ("rednet26", {"num_classes": 3, "kernel_size": 5, "stem_kernel_size": 7}),
+        ("lrnet26", {"num_classes": 3}),
+        ("resnet18", {"num_classes": 3}),
+        ("resnet18", {"num_classes": 0}),
+        ("mobilenetv3_small_050", {"num_classes": 3}),
+        ("deit_tiny_distilled_patch16_224", {"num_classes": 3}),
+    ],
+)
+def test_a_net_by_name_takes_its_own_state_dict(tmp_path, name, arguments):
+    net = trained_elsewhere(name, **arguments)
+    checkpoints.write(net.state_dict(), tmp_path / "net.safetensors")
+    loaded = named.classifier(name, tmp_path / "net.safetensors")
+    assert type(loaded) is type(net) and loaded.num_classes == arguments["num_classes"]
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
+
+
+def test_a_net_by_name_and_the_weights_of_another(model, tmp_path):
+    file, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.pth"
+    checkpoints.write(model.state_dict(), file)
+    checkpoints.write(checkpoints.from_timm(model.state_dict(), "openmmlab"), theirs)
+    for path in (file, theirs):
+        words = rf"the weights in .*{path.name} do not fit rednet38: missing layer1\.1.*; name rednet26, whose weights they are"
+        with pytest.raises(CheckpointError, match=words):
+            named.classifier("rednet38", path)
+    checkpoints.write(timm.create_model("resnet18", num_classes=2).state_dict(), file)
+    words = "do not fit rednet26: missing conv1.0.weight; .*; name the net whose weights they are"
+    with pytest.raises(CheckpointError, match=words):
+        named.classifier("rednet26", file)
+    for name in ("hf-hub:user/net", "no_such_net", str(tmp_path)):
+        with pytest.raises(
+            CheckpointError, match="is no net that timm knows, and weights in a file are for nets given by name"
+        ):
+            named.classifier(name, file)
 
 
 def test_an_unwritable_place_is_named(model, tmp_path):

@@ -214,6 +214,30 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
             lambda: detector(bux_channels=3),
             "unknown argument 'bux_channels'; torchvision's FasterRCNN takes .*, box_batch_size",
         ),
+        *(
+            (
+                lambda part=part: detector("mask_rcnn", **{part: nn.Identity()}),
+                f"{part} is made here, by {argument}; give that instead, or replace the part in the net",
+            )
+            for part, argument in (
+                ("rpn_anchor_generator", "anchor_sizes"),
+                ("rpn_head", "head"),
+                ("box_roi_pool", "roi_sampling_ratio"),
+                ("box_head", "box_channels"),
+                ("box_predictor", "box_channels"),
+                ("mask_roi_pool", "roi_sampling_ratio"),
+                ("mask_head", "head"),
+                ("mask_predictor", "neck_channels"),
+            )
+        ),
+        (
+            lambda: detector("retinanet", anchor_generator=3),
+            "anchor_generator is made here, by anchor_sizes; give that",
+        ),
+        (
+            lambda: detector(mask_head=3),
+            "unknown argument 'mask_head'; torchvision's FasterRCNN takes bbox_reg_weights, box_",
+        ),
         (lambda: detector(channels=64), r"channels are those of a backbone's stages .* feature pyramid neck_channels"),
         (lambda: detector(box_loss="l2"), "unknown box_loss 'l2'; expected 'l1' or 'smooth_l1'"),
         (lambda: detector(anchor_sizes=[8]), "anchor_sizes needs one value for each of the 5 levels, got 1"),

@@ -115,6 +115,20 @@ def test_the_graph_of_rednet50_is_small(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+@pytest.mark.parametrize("operator", ["standard", "custom"])
+def test_another_opset(tmp_path, operator):
+    layer, x, file = Involution2d(16, kernel_size=3), torch.randn(1, 16, 8, 8), tmp_path / "m.onnx"
+    for version in (12, 17):
+        with pytest.raises(ValueError, match=f"opset_version must be at least 18, got {version}"):
+            to_onnx(layer, (x,), file, opset_version=version, operator=operator)
+    words = "Involution2d cannot be exported to ONNX in opset 99, only in 18; leave opset_version out, or name one"
+    with pytest.raises(ExportError, match=words):
+        to_onnx(layer, (x,), file, opset_version=99, operator=operator)
+    assert not file.exists()
+    to_onnx(layer, (x,), file, opset_version=20, operator=operator)
+    assert {opset.domain: opset.version for opset in onnx.load(file).opset_import}[""] == 20
+
+
 def test_half_and_double_precision(tmp_path):
     for dtype, tolerance in ((torch.float16, 2e-3), (torch.float64, 1e-14)):
         x, h, _ = CASES[2].tensors(dtype)

@@ -138,6 +138,65 @@ def test_a_size_that_the_file_does_not_take_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Product(nn.Module):
+    """Multiplies, without a convolution."""
+
+    def forward(self, x):
+        return (x @ x.mT).relu()
+
+
+@HAS_ONNX
+def test_types_of_numbers_that_an_engine_has_not(tmp_path):
+    layer, x = Involution2d(16, kernel_size=3).eval(), torch.randn(1, 16, 8, 8)
+    words = (
+        r"net\.onnx was not written: ONNX Runtime cannot load it: Could not find an implementation for Conv\(\d+\) .*; "
+        "export the model in float32 or float16"
+    )
+    for operator in ("standard", "custom"):
+        with pytest.raises(ExportError, match=words) as said:
+            export(layer.double(), (x.double(),), tmp_path / "net.onnx", operator=operator)
+        assert "partial" not in str(said.value)
+    for format, ending, engine in (("onnx", "onnx", "ONNX Runtime"), ("openvino", "xml", "OpenVINO")):
+        with pytest.raises(
+            ExportError, match=f"inputs of bfloat16 cannot be .*{engine} is handed .* in float32 or float16"
+        ):
+            export(layer.bfloat16(), (x.bfloat16(),), tmp_path / f"net.{ending}", format=format)
+    assert not list(tmp_path.iterdir())
+    # What has no convolution, every engine of ONNX has in float64.
+    assert export(Product(), (x.double(),), tmp_path / "net.onnx").differences[0][1] < 1e-14
+    assert export(layer.half(), (x.half(),), tmp_path / "net.onnx").differences[0][1] < 1e-2
+
+
+def test_what_openvino_computes_less_precisely_is_said(tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    layer, x = Involution2d(16, kernel_size=3).double().eval(), torch.randn(1, 16, 8, 8).double()
+    words = "OpenVINO computes float64 in float32; export the model in float32, or allow the difference with tolerance=1e-04"
+    with pytest.raises(ExportError, match=words):
+        export(layer, (x,), tmp_path / "net.xml", format="openvino")
+    parity = export(layer, (x,), tmp_path / "net.xml", format="openvino", tolerance=1e-4)
+    assert 1e-9 < parity.differences[0][1] < 1e-5
+
+
+@HAS_ONNX
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_a_file_that_its_engine_does_not_load_is_called_as_it_was_to_be(tmp_path, monkeypatch, format):
+    def refuses(path, **options):
+        try:
+            raise RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : Load model from {path} failed: unknown operator Foo")
+        except RuntimeError as error:
+            raise ExportError("…") from error
+
+    monkeypatch.setattr(checked, f"open_{format}", refuses)
+    file = tmp_path / f"net.{format}"
+    with pytest.raises(ExportError) as said:
+        export(net(), (torch.randn(1, 3, 8, 8),), file, format=format, **{"pt2": {"compiled": False}}.get(format, {}))
+    engine = {"onnx": "ONNX Runtime", "pt2": "PyTorch"}[format]
+    assert str(said.value) == (
+        f"{file} was not written: {engine} cannot load it: Load model from {file} failed: unknown operator Foo; replace in "
+        "the model what that names"
+    )
+
+
 @HAS_ONNX
 def test_without_the_engine_it_is_written_and_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

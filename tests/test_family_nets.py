@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import involution.models
-from involution import Involution1d
+from involution import Involution1d, Involution2d
 from involution.models.axial import AlongAxis, AxialAttention, PositionSensitiveAttention
 from involution.models.san import SAN, SANLayer
 from involution.models.stand_alone import StandAloneAttention
@@ -103,6 +103,54 @@ def test_san_is_a_net_of_timm(name):
     assert net(x).shape == (2, 7)
 
 
+@pytest.mark.parametrize("pool", ["avg", "catavgmax"])
+def test_the_width_before_san_s_classifier(pool):
+    net = small("san10_patchwise", global_pool=pool).eval()
+    hidden = net.forward_head(net.forward_features(torch.randn(1, 3, 64, 64)), pre_logits=True)
+    assert net.head_hidden_size == hidden.shape[1] == net.fc.in_features == net.get_classifier().in_features
+    assert net.get_classifier(name_only=True) == "fc"
+    net.reset_classifier(5)
+    assert net.head_hidden_size == net.fc.in_features and not net.fc.training
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_net_is_made_where_and_as_it_is_asked_for(name):
+    net = small(name, device="meta", dtype=torch.float64)
+    tensors = [value for value in net.state_dict().values() if value.is_floating_point()]
+    assert {(value.device.type, value.dtype) for value in tensors} == {("meta", torch.float64)}
+
+
+def test_san_gives_the_maps_of_its_stages():
+    net, x = small("san10_patchwise").eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        last, maps = net.forward_intermediates(x)
+        assert [tuple(m.shape[1:]) for m in maps] == [
+            (info["num_chs"], 64 // info["reduction"], 64 // info["reduction"]) for info in net.feature_info
+        ]
+        assert maps[-1] is last and torch.equal(last, net.forward_features(x))
+        early, two = net.forward_intermediates(x, [0, 2], stop_early=True)
+        assert [torch.equal(a, b) for a, b in zip(two, (maps[0], maps[2]), strict=True)] == [
+            True,
+            True,
+        ] and early is two[1]
+        (only,) = net.forward_intermediates(x, 1, intermediates_only=True)
+        assert torch.equal(only, last)
+        with pytest.raises(ValueError, match="output_fmt must be 'NCHW', got 'NLC'"):
+            net.forward_intermediates(x, output_fmt="NLC")
+        for indices in (0, 6, [5], [-6], []):
+            with pytest.raises(ValueError, match="indices must be"):
+                net.forward_intermediates(x, indices)
+        assert torch.equal(net.forward_intermediates(x, [-2], intermediates_only=True)[0], maps[3])
+        getter = small("san10_patchwise", features_only=True, feature_cls="getter", out_indices=(1, 3)).eval()
+        getter.model.load_state_dict(net.state_dict(), strict=False)
+        for found, expected in zip(getter(x), (maps[1], maps[3]), strict=True):
+            assert torch.equal(found, expected)
+        assert not any(key.startswith(("stage4", "fc")) for key in getter.state_dict())
+        assert net.prune_intermediate_layers([0, 2]) == [0, 2]
+        assert not hasattr(net, "stage3") and net.num_features == net.feature_info[2]["num_chs"]
+        assert torch.equal(net(x), maps[2])
+
+
 def test_san_is_reflected_as_a_whole():
     """Layer and formula, with the authors' interleaved sharing of kernels."""
     layer = definitions.with_statistics(SANLayer(16, 16, 3, "pairwise"))
@@ -178,6 +226,43 @@ def test_compiled_and_exported(name, layers):
         torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x), atol=1e-5, rtol=1e-4)
 
 
+def test_groups_of_local_relation():
+    net = on_meta("lrnet26", groups=4)
+    assert {module.groups for module in net.modules() if isinstance(module, Involution2d)} == {4}
+
+
+def test_stand_alone_attention_is_the_default_and_gives_way():
+    plain = on_meta("sasa_resnet26", spatial_layer="convolution", kernel_size=5)
+    assert isinstance(plain.layer1[0].conv2, nn.Conv2d)
+    net = on_meta("sasa_resnet26", stem="involution", group_channels=8, kernel_size=5)
+    assert isinstance(net.layer1[0].conv2, StandAloneAttention) and net.conv1[3].groups == 4
+    assert net.layer1[0].conv2.kernel_generator.window.kernel_size == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sasa_resnet26", {}),
+        ("sasa_resnet26", {"stem": "involution"}),
+        ("sasa_resnet26", {"stem": "small"}),
+        ("lrnet26", {}),
+        ("rednet26", {"stem": "plain"}),
+        ("resnet26_half", {}),
+    ],
+)
+def test_timm_is_told_where_the_first_convolution_is(name, arguments):
+    net = on_meta(name, **arguments)
+    assert isinstance(net.get_submodule(net.pretrained_cfg["first_conv"]), nn.Conv2d)
+    # Where it changes it for images of another number of channels.
+    assert net.get_submodule(net.pretrained_cfg["first_conv"]).in_channels == 3
+
+
+@pytest.mark.parametrize("name", ["sasa_resnet26", "lrnet26"])
+def test_without_weights_it_is_said_where_some_are(name):
+    with pytest.raises(RuntimeError, match=f"there are no weights of {name}. What comes with this library: "):
+        timm.create_model(name, pretrained=True)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -193,6 +278,32 @@ def test_compiled_and_exported(name, layers):
         (
             lambda: small("axial_resnet26s")(torch.zeros(1, 3, 96, 64)),
             r"a map of 24 pixels is longer than the span of 17 .* create the net with a larger img_size",
+        ),
+        (
+            lambda: small("axial_resnet26s", stem_width=8),
+            "AxialResNet takes no stem_width: width says it; leave it out",
+        ),
+        (lambda: small("axial_resnet26s", cardinality=2), "AxialResNet takes no cardinality: it is of convolutions"),
+        *(
+            (
+                lambda name=name: small("lrnet26", **{name: "x"}),
+                f"LRNet takes no {name}: its layers are local relation l",
+            )
+            for name in ("spatial_layer", "kernel_generator", "reduction")
+        ),
+        *(
+            (
+                lambda name=name: small("lrnet26", **{name: "x"}),
+                f"LRNet takes no {name}: its stem has a local relation l",
+            )
+            for name in ("stem", "stem_kernel_size", "stem_type", "stem_width")
+        ),
+        *(
+            (
+                lambda name=name: small("sasa_resnet26", **{name: 4}),
+                f"sasa_resnet26 takes no {name}: its layers are att",
+            )
+            for name in ("kernel_generator", "groups", "group_channels", "reduction")
         ),
         (lambda: AxialAttention(24, 8), r"channels must be divisible by 2·heads, got 24 channels and 8 heads"),
         (lambda: AlongAxis(nn.Identity(), 2), r"axis must be 0 \(height\) or 1 \(width\), got 2"),

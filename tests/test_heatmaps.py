@@ -59,6 +59,19 @@ def test_chosen_layers_and_any_generator():
     assert kernel_heat_maps(Involution1d(8), torch.randn(2, 8, 9))[""].shape == (2, 1, 9)
 
 
+def test_a_layer_that_is_called_by_the_name_of_its_argument():
+    class ByName(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = Involution2d(16, kernel_size=3)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    model, x = ByName(), torch.randn(1, 16, 5, 6)
+    assert torch.equal(kernel_fields(model, x)["layer"], kernel_fields(model.layer, x)[""])
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="no involution is called '2'; expected one of 0, 1"):
         kernel_heat_maps(nn.Sequential(Involution2d(4), Involution2d(4)), torch.randn(1, 4, 6, 6), layers=["2"])

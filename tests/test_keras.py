@@ -4,6 +4,7 @@
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,12 +158,42 @@ def test_a_model_that_pytorch_saved_computes_the_same():
     assert_close(model.predict(known["inputs"], verbose=0), known["outputs"], 1e-4)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_channels_are_last_whatever_keras_layers_have_by_default(name):
+    torch.manual_seed(1)
+    layer = randomised(LAYERS[name]())
+    x = torch.randn(2, layer.in_channels, 9, 8)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        found = array(from_torch(layer)(channels_last(x)))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert_close(found, channels_last(layer(x)), 1e-4)
+
+
+def test_weights_in_bfloat16_are_the_same_both_ways():
+    layer = randomised(Involution2d(16, 32, kernel_size=3, bias=True)).bfloat16()
+    weights = {name: value.float() for name, value in layer.state_dict().items()}
+    twin = to_torch(from_torch(layer)).state_dict()
+    assert all(torch.equal(twin[name], value) for name, value in weights.items())
+    half = Involution2D(32, kernel_size=3, use_bias=True, dtype="bfloat16")
+    half.build((None, None, None, 16))
+    assert torch.equal(
+        to_torch(half).value.weight[:, :, 0, 0].t(), torch.tensor(array(half.value.kernel)[0, 0].tolist())
+    )
+
+
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
         (Involution2d(16, kernel_generator="linear"), "its φ is LinearKernelGenerator"),
         (Involution2d(16, norm_layer=nn.InstanceNorm2d), "its norm is InstanceNorm2d"),
         (Involution2d(16, act_layer=nn.GELU), "its activation GELU"),
+        (Involution2d(16, norm_layer=partial(nn.BatchNorm2d, affine=False)), "its norm has no weight and bias"),
+        (
+            Involution2d(16, norm_layer=partial(nn.BatchNorm2d, track_running_stats=False)),
+            r"its norm has no running statistics \(track_running_stats=False\)",
+        ),
         (Involution2d(16, kernel_size=5, padding=1), r"its padding is \(1, 1\)"),
     ],
 )

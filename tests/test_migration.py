@@ -5,7 +5,7 @@ import pickle
 import pytest
 import timm
 import torch
-from foreign_layers import AuthorsInvolution, AuthorsRedNet26, ReichInvolution, with_random_statistics
+from foreign_layers import AuthorsInvolution, AuthorsRedNet26, ConvolutionNorm, ReichInvolution, with_random_statistics
 from torch import nn
 
 from involution import Involution2d
@@ -128,11 +128,37 @@ def test_weights_without_such_layers_are_refused_and_those_with_are_pointed_on()
     }
     with pytest.raises(CheckpointError, match="there is no involution"):
         layer_checkpoints.to_ours({**AuthorsInvolution(16, 3, 1).state_dict(), **spatial})
+    with pytest.raises(CheckpointError, match="there is no involution"):
+        layer_checkpoints.to_ours(
+            {**AuthorsInvolution(16, 3, 1).state_dict(), "conv1.conv.weight": torch.ones(5, 16, 1, 1)}
+        )
     with pytest.raises(CheckpointError, match="it holds involutions, whose names --layout layers converts"):
         checkpoints.to_timm(ReichInvolution(16, 16).state_dict())
     with pytest.raises(CheckpointError) as refused:
         checkpoints.to_timm(plain)
     assert "--layout layers" not in str(refused.value)
+
+
+class Block(nn.Module):
+    """Two 1×1 convolutions by mmcv's names, each with a norm or the second with a bias, too: no involution."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.conv1, self.conv2 = ConvolutionNorm(16, 4, norm=True), ConvolutionNorm(4, 9, norm=True)
+        if bias:
+            self.conv2.conv.bias = nn.Parameter(torch.zeros(9))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_blocks_of_the_same_names_are_left(bias):
+    state = nn.ModuleDict({"block": Block(bias), "layer": AuthorsInvolution(16, 3, 1)}).state_dict()
+    converted = layer_checkpoints.to_ours(state)
+    assert [layer.name for layer in converted.layers] == ["layer"]
+    assert {key for key in state if key.startswith("block")} == {
+        key for key in converted.state if key.startswith("block")
+    }
+    with pytest.raises(CheckpointError, match="there is no involution in these weights"):
+        layer_checkpoints.to_ours(Block(bias).state_dict())
 
 
 @pytest.mark.parametrize("hidden", [0, 1.5])

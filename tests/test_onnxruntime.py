@@ -30,6 +30,7 @@ from involution.backends.native import loader
 from involution.errors import ExportError
 from involution.export import to_onnx, translations
 from involution.export.onnx import library
+from involution.export.sessions import open_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -115,6 +116,14 @@ def test_rednet26_plain_and_folded(tmp_path):
         # Scale, offset and ReLU of a folded net are in the operator, which has six inputs then.
         assert relu == ({0} if name == "plain" else {1})
         assert {len(node.input) for node in nodes} == ({4} if name == "plain" else {6})
+
+
+def test_without_the_library_it_is_said_where_it_is(tmp_path):
+    to_onnx(Involution2d(16), (torch.randn(1, 16, 8, 8),), tmp_path / "m.onnx", operator="custom")
+    words = r"m\.onnx: Load model from .* is not a registered function/op; give it involution's own operators, library=invol"
+    with pytest.raises(ExportError, match=words):
+        open_onnx(tmp_path / "m.onnx")
+    assert open_onnx(tmp_path / "m.onnx", library=library())
 
 
 def test_what_is_no_number_stays_in_its_windows(tmp_path):

@@ -32,7 +32,7 @@ from involution import Involution2d, fold_batch_norms, involution2d
 from involution.backends.native import loader
 from involution.errors import ExportError, MissingPackageError
 from involution.export import openvino as exported
-from involution.export import to_onnx
+from involution.export import sessions, to_onnx, to_openvino
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -200,6 +200,39 @@ def test_inputs_that_do_not_fit_are_refused(core):
     net = compiled(core, model_of("InvolutionOfField", [4, 6], of(WINDOW, padding=[1])))
     with pytest.raises(RuntimeError, match=f"padding must have 2 numbers, one per spatial dimension, got 1; {AGAIN}"):
         run(net, torch.zeros(1, 4, 5, 5), torch.zeros(1, 2, 3, 3, 5, 5))
+
+
+def test_of_what_openvino_says_the_cause_is_quoted(core, net, tmp_path):
+    open_openvino, with_operators = sessions.open_openvino, {"extension": exported.extension()}
+    with pytest.raises(
+        ExportError,
+        match=r"m\.onnx: No conversion rule found for operations: involution\.Involution; "
+        r"give it involution's own operators, extension=involution\.export\.openvino\.extension\(\)",
+    ):
+        open_openvino(net[0])
+    openvino.save_model(core.read_model(net[0]), tmp_path / "m.xml")
+    with pytest.raises(
+        ExportError, match=r"Cannot create Involution layer .*; give it involution's own operators, ext"
+    ):
+        open_openvino(tmp_path / "m.xml")
+    with pytest.raises(
+        ExportError, match=r'none\.xml: ir: Could not open the file: ".*none\.xml"; export the model anew'
+    ):
+        open_openvino(tmp_path / "none.xml")
+    (tmp_path / "junk.xml").write_text("junk")
+    with pytest.raises(ExportError, match=r"junk\.xml: Unable to read the model: .*; export the model anew"):
+        open_openvino(tmp_path / "junk.xml", **with_operators)
+    (tmp_path / "n.onnx").write_bytes(model_of("Involution", [4, 4, 4], of(INVOLUTION, stride=None)))
+    with pytest.raises(ExportError, match=r"n\.onnx: involution::Involution: the attribute stride is missing"):
+        open_openvino(tmp_path / "n.onnx", **with_operators)
+    with pytest.raises(ExportError, match=r"junk\.xml: Cannot add extension\. .*file too short"):
+        sessions.openvino_core(tmp_path / "junk.xml")
+    half = Involution2d(16, kernel_size=3).bfloat16(), (torch.randn(1, 16, 8, 8).bfloat16(),)
+    words = (
+        r"Involution2d cannot be exported to OpenVINO: Element types for data batch and filters do not match .*: bf16"
+    )
+    with pytest.raises(ExportError, match=words):
+        to_openvino(*half, tmp_path / "half.xml")
 
 
 COMPILE = "from involution.export.openvino import extension; print(extension())"

@@ -263,11 +263,48 @@ def test_compiled_and_exported():
         ({"kernel_size": 4}, r"padding='same' needs an odd kernel size"),
         ({"kernel_generator": "dense"}, r"unknown kernel generator 'dense'"),
         ({"group_channels": 24}, r"divisible by group_channels"),
+        (
+            {"block": nn.Identity},
+            "RedNet takes no block: its blocks are bottlenecks around spatial_layer; leave it out",
+        ),
+        ({"stem_type": "deep"}, "RedNet takes no stem_type: stem names its stem; leave it out"),
+        (
+            {"cardinality": 32, "base_width": 4},
+            "RedNet takes no cardinality: it is of convolutions; groups and group_c",
+        ),
+        ({"spatial_layer": "depthwise", "cardinality": 32}, "RedNet takes no cardinality"),
+        ({"stem": "plain", "stem_width": 64}, "RedNet takes no stem_width: the stem 'plain' has a width of its own"),
+        ({"stem": "small", "stem_width": 64}, "RedNet takes no stem_width: the stem 'small' has a width of its own"),
+        (
+            {"stem": "small", "replace_stem_pool": True},
+            "RedNet takes no replace_stem_pool: the stem 'small' has no pool",
+        ),
     ],
 )
 def test_refusals(arguments, words):
     with pytest.raises(ValueError, match=words):
         on_meta("rednet26", **arguments)
+
+
+@pytest.mark.parametrize("stem", ["involution", "deep"])
+def test_the_width_of_a_deep_stem(stem):
+    net = on_meta("rednet26", stem=stem, stem_width=64)
+    assert net.conv1[0].out_channels == 64 and net.conv1[-1].out_channels == net.layer1[0].conv1.in_channels == 128
+    assert isinstance(net.conv1[3], Involution2d) == (stem == "involution")
+
+
+def test_what_timms_blocks_take_beside_the_spatial_layer():
+    net = create("rednet26", num_classes=2, channels=(16, 16, 32, 32), block_args={"attn_layer": "se"}).eval()
+    assert type(net.layer1[0].se).__name__ == "SEModule" and isinstance(net.layer1[0].conv2, Involution2d)
+    assert net(torch.randn(1, 3, 64, 64)).shape == (1, 2)
+    assert count(on_meta("rednet26", block_args={})) == PARAMETERS[26]
+
+
+def test_convolutions_in_groups():
+    with torch.device("meta"):
+        resnext = timm.create_model("resnext50_32x4d").state_dict()
+    control = on_meta("rednet50", spatial_layer="convolution", stem="plain", cardinality=32, base_width=4).state_dict()
+    assert {key: value.shape for key, value in control.items()} == {key: value.shape for key, value in resnext.items()}
 
 
 def test_pretrained_says_where_weights_are(tmp_path):

@@ -9,23 +9,28 @@ from involution.counting import count
 from involution.kernel_generation import LinearKernelGenerator
 
 
-def test_a_resnet_becomes_its_involution_net():
-    model = timm.create_model("resnet50", num_classes=4).eval()
+def output_shapes(model, x, layers):
     shapes = {}
-    for name, module in model.named_modules():
-        module.register_forward_hook(lambda m, i, o, name=name: shapes.update({name: o.shape}))
-    x = torch.randn(1, 3, 65, 64)
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: shapes.update({name: o.shape}))
+        for name in layers
+    ]
     with torch.inference_mode():
         model(x)
-    before = dict(shapes)
-    shapes.clear()
+    for handle in handles:
+        handle.remove()
+    return shapes
+
+
+def test_a_resnet_becomes_its_involution_net():
+    model = timm.create_model("resnet50", num_classes=4).eval()
+    x = torch.randn(1, 3, 65, 64)
+    layers = [name for name, _ in model.named_modules()]
+    before = output_shapes(model, x, layers)
     names = replace_convolutions(model, kernel_size=7, reduction=8).replaced
     assert len(names) == 16
     assert names[0] == "layer1.0.conv2"
-    with torch.inference_mode():
-        model(x)
-    assert all(shape == before[name] for name, shape in shapes.items())
-    assert shapes.keys() >= before.keys() - set(names)
+    assert output_shapes(model, x, layers) == before
     assert isinstance(model.layer1[0].conv2, Involution2d)
     assert model.layer1[0].conv2.kernel_generator.reduce.out_channels == 8
     assert not model.layer1[0].conv2.training
@@ -41,6 +46,42 @@ def test_bias_device_dtype_and_other_dimensions_are_kept():
     assert (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((5,), (2,), (0,), (2,))
     assert {p.device.type for p in layer.parameters()} == {"meta"}
     assert {p.dtype for p in layer.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(("padding", "stride"), [("valid", 1), ("valid", 2), ("same", 1), (1, 2)])
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_every_padding_keeps_the_output_size(padding, stride, kernel_size):
+    model, x = nn.Sequential(nn.Conv2d(16, 16, 3, stride, padding, dilation=2)), torch.randn(1, 16, 20, 21)
+    shape = model(x).shape
+    assert replace_convolutions(model, kernel_size=kernel_size).replaced == ("0",)
+    assert model(x).shape == shape
+
+
+def test_new_weights_train_and_are_nobody_else_s():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)).requires_grad_(False)
+    model[1].weight = model[0].weight
+    replace_convolutions(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not {*map(id, model[0].parameters())} & {*map(id, model[1].parameters())}
+
+
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+)
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_what_a_hook_watches_is_left(register):
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    handle = getattr(model[0], register)(lambda *seen: None)
+    report = replace_convolutions(model)
+    assert report.replaced == ("1",)
+    assert report.left[0].outcome == "it is watched by a hook, which an involution would be without; remove that first"
+    handle.remove()
+    assert replace_convolutions(model).replaced == ("0",)
 
 
 def test_where_chooses():

@@ -149,6 +149,15 @@ def test_a_line_that_is_no_net_is_refused_by_its_token(text, words):
         create(text)
 
 
+@pytest.mark.parametrize(
+    "name", ["layers", "channels", "base_width", "spatial_layer", "kernel_size", "kernel_generator", "cardinality"]
+)
+def test_what_the_line_says_is_refused_elsewhere(name):
+    words = f"SearchableRedNet takes no {name}: blocks says it of every block; leave it out"
+    with pytest.raises(ValueError, match=words):
+        create("8 c3 / 16 c3 / 32 c3 / 64 c3", **{name: 1})
+
+
 @pytest.mark.parametrize("arguments", [{"name": "all"}, {"widths": (8, 16, 32)}, {"widths": (8, 16, 32, 62)}])
 def test_a_space_that_is_none_is_refused(arguments):
     with pytest.raises(ValueError, match=r"unknown space|multiples of 4"):

@@ -18,7 +18,6 @@ __all__ = [
     "MissingPackageError",
     "TrainingError",
     "find_refusal",
-    "first_line",
     "in_one_line",
     "missing_package",
 ]
@@ -82,11 +81,6 @@ def find_refusal(error: BaseException | None) -> InvolutionError | None:
 def missing_package(name: str | None, extra: str) -> MissingPackageError:
     """Return what is said of a package that ``extra`` of this library installs and that is not there."""
     return MissingPackageError(f'{name} is missing; install it with: pip install "involution[{extra}]"', name=name)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error of another library says, without its full stop; its kind if it says nothing."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def in_one_line(said: BaseException | str, length: int = 300) -> str:

@@ -16,6 +16,7 @@ from .onnx import library, to_onnx
 from .openvino import extension
 from .openvino_model import to_openvino
 from .programs import in_evaluation, written
+from .reasons import reason
 from .sessions import Session, flat, open_onnx, open_openvino, open_pt2
 from .torch_package import to_pt2
 
@@ -24,13 +25,10 @@ __all__ = ["ENDINGS", "Format", "Parity", "difference", "export"]
 Format = Literal["pt2", "onnx", "openvino"]
 
 ENDINGS: dict[str, str] = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+_ENGINES = {"pt2": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 # Largest relative difference that rounding explains, over a net of a hundred layers.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-# The operators that an involution is written in are those of this set on.
-_FIRST_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ def export(
 
     Raises:
         MissingPackageError: what writes the format is missing.
-        ExportError: ``model`` cannot be exported, ``file`` cannot be written, or the engine gives something else.
+        ExportError: ``model`` cannot be exported, ``file`` cannot be written, the engine does not load it or gives
+            something else, or the inputs are of a type that the engine cannot be compared in.
 
     Example:
         >>> import torch
@@ -104,10 +103,9 @@ def export(
         )
     if opset_version is not None and format != "onnx":
         raise ValueError(f"opset_version is of ONNX, not of {format}; leave it out")
-    if opset_version is not None and opset_version < _FIRST_OPSET:
-        raise ValueError(f"opset_version must be at least {_FIRST_OPSET}, got {opset_version}")
     if operator != "standard" and format == "pt2":
         raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
+    _refuse_types(inputs, format, tolerance)
     with written(file) as partial:
         if format == "pt2":
             to_pt2(model, inputs, partial, dynamic_shapes=dynamic_shapes, compiled=compiled)
@@ -117,7 +115,14 @@ def export(
             )
         else:
             to_openvino(model, inputs, partial, dynamic_shapes=dynamic_shapes, operator=operator)
-        parity = _compared(model, partial, format, operator, [_random_like(inputs), *others])
+        own_operators = _own_operators(format) if operator == "custom" else None
+        try:
+            engine, session = _opened(partial, format, own_operators)
+        except MissingPackageError as error:
+            return Parity(format, (), str(error))
+        except ExportError as error:
+            raise _unreadable(file, partial, format, inputs, error) from error
+        parity = _compared(model, engine, session, [_random_like(inputs), *others])
         limit = _tolerance(inputs) if tolerance is None else tolerance
         for shapes, value in parity.differences:
             if not value <= limit:
@@ -147,13 +152,23 @@ def difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return found
 
 
-def _compared(
-    model: nn.Module, file: Path, format: Format, operator: str, tests: Sequence[tuple[Tensor, ...]]
-) -> Parity:
-    try:
-        engine, session = _opened(file, format, operator)
-    except MissingPackageError as error:
-        return Parity(format, (), str(error))
+def _refuse_types(inputs: tuple[Tensor, ...], format: Format, tolerance: float | None) -> None:
+    """Refuse numbers that an engine cannot be handed here, or computes less precisely than PyTorch."""
+    types = {value.dtype for value in inputs}
+    if format != "pt2" and torch.bfloat16 in types:
+        raise ExportError(
+            f"inputs of bfloat16 cannot be compared with PyTorch: {_ENGINES[format]} is handed NumPy's arrays, which have "
+            "no such numbers; export the model in float32 or float16"
+        )
+    if format == "openvino" and torch.float64 in types and tolerance is None:
+        limit = _TOLERANCES[torch.float32]
+        raise ExportError(
+            f"OpenVINO computes float64 in float32; export the model in float32, or allow the difference with "
+            f"tolerance={limit:.0e}"
+        )
+
+
+def _compared(model: nn.Module, engine: str, session: Session, tests: Sequence[tuple[Tensor, ...]]) -> Parity:
     differences = []
     for inputs in tests:
         shapes = ", ".join("×".join(map(str, value.shape)) for value in inputs)
@@ -162,22 +177,35 @@ def _compared(
         try:
             actual = session(inputs)
         except Exception as error:
-            words = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
             raise ExportError(
-                f"{engine} wrote no output for inputs of {shapes}: {words}; export the model for other sizes"
+                f"{engine} wrote no output for inputs of {shapes}: {reason(error)}; export the model for other sizes"
             ) from error
         differences.append((shapes, difference(actual, expected)))
     return Parity(engine, tuple(differences))
 
 
-def _opened(file: Path, format: Format, operator: str) -> tuple[str, Session]:
+def _own_operators(format: Format) -> Path:
+    return library() if format == "onnx" else extension()
+
+
+def _opened(file: Path, format: Format, own_operators: Path | None) -> tuple[str, Session]:
+    name = _ENGINES[format]
     if format == "pt2":
-        return f"PyTorch {torch.__version__}'s file", open_pt2(file)
+        return f"{name} {torch.__version__}'s file", open_pt2(file)
     if format == "onnx":
-        session = open_onnx(file, library=library() if operator == "custom" else None)
-        return f"ONNX Runtime {metadata.version('onnxruntime')}", session
-    session = open_openvino(file, extension=extension() if operator == "custom" else None)
-    return f"OpenVINO {metadata.version('openvino')}", session
+        return f"{name} {metadata.version('onnxruntime')}", open_onnx(file, library=own_operators)
+    return f"{name} {metadata.version('openvino')}", open_openvino(file, extension=own_operators)
+
+
+def _unreadable(
+    file: Path, partial: Path, format: Format, inputs: tuple[Tensor, ...], error: ExportError
+) -> ExportError:
+    """Return what is said of a file that its engine does not load; ``partial`` is the name it had until then."""
+    words = reason(error.__cause__ or error).replace(str(partial), str(file))
+    remedy = "replace in the model what that names"
+    if any(value.dtype == torch.float64 for value in inputs):
+        remedy = "export the model in float32 or float16"
+    return ExportError(f"{file} was not written: {_ENGINES[format]} cannot load it: {words}; {remedy}")
 
 
 def _random_like(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

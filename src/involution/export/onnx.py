@@ -16,6 +16,8 @@ from .programs import captured, refusal, written
 __all__ = ["library", "to_onnx", "translations"]
 
 _OPERATORS = ("standard", "custom")
+# The operators that an involution is written in are those of this set on.
+_FIRST_OPSET = 18
 
 
 def translations(operator: str = "standard") -> dict[Any, Callable[..., Any]]:
@@ -113,14 +115,14 @@ def to_onnx(
         inputs: example inputs.
         file: where to write, usually ``*.onnx``.
         dynamic_shapes: as ``torch.export.export`` takes them, e.g. ``({0: Dim("batch"), 2: Dim("height")},)``.
-        opset_version: passed on to ``torch.onnx.export``.
+        opset_version: of the standard operators, from 18 on.
         operator: ``"standard"`` for a file that runs anywhere, ``"custom"`` for the kernels of this library; see
             `translations`.
 
     Raises:
-        ValueError: ``operator`` is neither.
+        ValueError: ``operator`` is neither, or ``opset_version`` is below 18.
         MissingPackageError: onnx or onnxscript is missing.
-        ExportError: ``model`` cannot be exported, or ``file`` cannot be written.
+        ExportError: ``model`` cannot be exported, in this ``opset_version`` or at all, or ``file`` cannot be written.
 
     Example:
         >>> import torch
@@ -128,10 +130,19 @@ def to_onnx(
         >>> from involution.export.onnx import to_onnx
         >>> to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
     """
+    if opset_version is not None and opset_version < _FIRST_OPSET:
+        raise ValueError(f"opset_version must be at least {_FIRST_OPSET}, got {opset_version}")
     table, file = translations(operator), Path(file)
     # Entered first: what cannot be written is known before the work is done.
     with written(file) as partial:
         program = _translated(model, inputs, table, dynamic_shapes, opset_version)
+        # Where it cannot convert to the opset that was asked for, torch.onnx.export leaves another one.
+        written_in = program.model.opset_imports[""]
+        if opset_version not in (None, written_in):
+            raise ExportError(
+                f"{type(model).__name__} cannot be exported to ONNX in opset {opset_version}, only in {written_in}; leave "
+                "opset_version out, or name one that the installed onnx knows"
+            )
         remove_traces(program)
         program.save(partial)
 

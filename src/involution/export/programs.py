@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ..errors import ExportError, first_line
+from ..errors import ExportError
 from ..files import replaced_files
+from .reasons import reason
 
 __all__ = ["captured", "image_shapes", "in_evaluation", "refusal", "written"]
 
@@ -83,11 +84,11 @@ def refusal(model: nn.Module, target: str, error: BaseException) -> ExportError:
     Args:
         model: the model.
         target: what it was to become, e.g. ``"ONNX"``.
-        error: what the exporter raised; the first line of the error that all others were raised from is quoted.
+        error: what the exporter raised; the error that all others were raised from is quoted.
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    words = first_line(error)
+    words = reason(error)
     if words.startswith("Constraints violated"):
         return ExportError(
             f"{type(model).__name__} cannot be exported to {target} for any size, because it branches by sizes; export it "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ExportError, first_line, missing_package
+from ..errors import ExportError, missing_package
+from .reasons import reason
 from .torch_package import load_pt2
 
 __all__ = [
@@ -25,6 +27,17 @@ __all__ = [
 
 # From the inputs, in their order, to the outputs, one after the other.
 Session = Callable[[Sequence[Tensor]], list[Tensor]]
+
+# How engines say that they do not know the operators of the domain `involution`: OpenVINO of an ONNX file and of its own,
+# ONNX Runtime.
+_UNKNOWN_OPERATORS = re.compile(
+    r"No conversion rule found for operations:.* involution\.|unsupported opset: involution\b"
+    r"|\binvolution:\w+\S* is not a registered"
+)
+_OWN_OPERATORS = {
+    "ONNX Runtime": "library=involution.export.onnx.library()",
+    "OpenVINO": "extension=involution.export.openvino.extension()",
+}
 
 
 def flat(outputs: Any) -> list[Tensor]:
@@ -190,5 +203,7 @@ def openvino_core(extension: Path | None = None) -> Any:
 
 
 def _unreadable(file: str | Path, engine: str, error: BaseException) -> ExportError:
-    words = first_line(error)[:300]
-    return ExportError(f"{engine} cannot load {file}: {words}; export the model anew with the installed versions")
+    words, remedy = reason(error), "export the model anew with the installed versions"
+    if _UNKNOWN_OPERATORS.search(words):
+        remedy = f"give it involution's own operators, {_OWN_OPERATORS[engine]}"
+    return ExportError(f"{engine} cannot load {file}: {words}; {remedy}")

@@ -103,7 +103,14 @@ class Involution2D(keras.layers.Layer):
         generator: Any = twin.kernel_generator
         self._out_channels, self._resolved_groups = twin.out_channels, twin.groups
         initial = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-        convolution = partial(keras.layers.Conv2D, kernel_size=1, kernel_initializer=initial, dtype=self.dtype_policy)
+        # Channels are last here, wherever Keras' own layers have them.
+        convolution = partial(
+            keras.layers.Conv2D,
+            kernel_size=1,
+            data_format="channels_last",
+            kernel_initializer=initial,
+            dtype=self.dtype_policy,
+        )
         self.value: Any = None
         if twin.out_channels != channels:
             self.value = convolution(twin.out_channels, use_bias=False, name="value")
@@ -195,7 +202,8 @@ def from_torch(layer: Involution2d) -> Involution2D:
     """Return the layer of Keras that computes what a layer of PyTorch does, with copies of its weights.
 
     Args:
-        layer: with the bottleneck φ, batch norm and ReLU inside, padding ``"same"`` or ``"valid"``.
+        layer: with the bottleneck φ, batch norm with weights and running statistics and ReLU inside, padding ``"same"`` or
+            ``"valid"``.
 
     Raises:
         ValueError: the layer has another φ, norm, activation or padding, or was folded.
@@ -208,6 +216,10 @@ def from_torch(layer: Involution2d) -> Involution2D:
         if not isinstance(generator, BottleneckKernelGenerator)
         else f"its norm is {type(generator.norm).__name__} and its activation {type(generator.act).__name__}"
         if type(generator.norm) is not nn.BatchNorm2d or type(generator.act) is not nn.ReLU
+        else "its norm has no weight and bias (affine=False)"
+        if generator.norm.weight is None
+        else "its norm has no running statistics (track_running_stats=False)"
+        if generator.norm.running_mean is None
         else "its first matrix has a bias"
         if generator.reduce.bias is not None
         else f"its padding is {layer.padding}"
@@ -236,10 +248,10 @@ def from_torch(layer: Involution2d) -> Involution2D:
     if twin.value is not None:
         twin.value.set_weights([_to_keras(value.weight)])
     twin.reduce.set_weights([_to_keras(generator.reduce.weight)])
-    twin.norm.set_weights([getattr(generator.norm, name).detach().cpu().numpy() for name in _NORM])
-    twin.span.set_weights([_to_keras(generator.span.weight), generator.span.bias.detach().cpu().numpy()])
+    twin.norm.set_weights([_array(getattr(generator.norm, name)) for name in _NORM])
+    twin.span.set_weights([_to_keras(generator.span.weight), _array(generator.span.bias)])
     if layer.bias is not None:
-        twin.bias.assign(layer.bias.detach().cpu().numpy())
+        twin.bias.assign(_array(layer.bias))
     return twin
 
 
@@ -259,15 +271,15 @@ def to_torch(layer: Involution2D) -> Involution2d:
     state = {
         "kernel_generator.reduce.weight": _to_torch(layer.reduce.kernel),
         "kernel_generator.span.weight": _to_torch(layer.span.kernel),
-        "kernel_generator.span.bias": torch.from_numpy(ops.convert_to_numpy(layer.span.bias)),
+        "kernel_generator.span.bias": _tensor(layer.span.bias),
         "kernel_generator.norm.num_batches_tracked": generator.norm.num_batches_tracked,
     }
     for name, array in zip(_NORM, layer.norm.get_weights(), strict=True):
-        state[f"kernel_generator.norm.{name}"] = torch.from_numpy(array)
+        state[f"kernel_generator.norm.{name}"] = _tensor(array)
     if layer.value is not None:
         state["value.weight"] = _to_torch(layer.value.kernel)
     if layer.bias is not None:
-        state["bias"] = torch.from_numpy(ops.convert_to_numpy(layer.bias))
+        state["bias"] = _tensor(layer.bias)
     twin.load_state_dict(state)
     return twin.eval()
 
@@ -297,9 +309,21 @@ def _torch_layer(layer: Involution2D, channels: int) -> Involution2d:
 
 def _to_keras(weight: torch.Tensor) -> np.ndarray:
     """Return ``(out, in, 1, 1)`` as Keras' ``(1, 1, in, out)``."""
-    return weight.detach().cpu().permute(2, 3, 1, 0).numpy()
+    return _array(weight.permute(2, 3, 1, 0))
 
 
 def _to_torch(kernel: Any) -> torch.Tensor:
     """Return Keras' ``(1, 1, in, out)`` as ``(out, in, 1, 1)``."""
-    return torch.from_numpy(ops.convert_to_numpy(kernel)).permute(3, 2, 0, 1).contiguous()
+    return _tensor(kernel).permute(3, 2, 0, 1).contiguous()
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Return what a layer of Keras takes; NumPy has no bfloat16, all of whose numbers float32 has, too."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _tensor(weight: Any) -> torch.Tensor:
+    """Return a weight of a layer of Keras, whose bfloat16 PyTorch does not take from NumPy."""
+    array = np.asarray(ops.convert_to_numpy(weight))
+    return torch.from_numpy(array.astype("float32") if array.dtype.name == "bfloat16" else array)

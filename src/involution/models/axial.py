@@ -10,6 +10,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .building import refuse_arguments
 from .configurations import imagenet_config
 
 __all__ = ["AlongAxis", "AxialAttention", "AxialResNet", "PositionSensitiveAttention"]
@@ -153,6 +154,14 @@ class _AxialBottleneck(Bottleneck):
     expansion = 2
 
 
+_REFUSED = {
+    "block": "its blocks are bottlenecks around attention",
+    "cardinality": "it is of convolutions; heads is that of the attention",
+    "stem_type": "its stem is a convolution of 7×7",
+    **dict.fromkeys(("stem_width", "channels"), "width says it"),
+}
+
+
 class AxialResNet(ResNet):
     """ResNet of axial attention (Wang et al., ECCV 2020): attention along the height, then along the width, per block.
 
@@ -166,11 +175,11 @@ class AxialResNet(ResNet):
         img_size: the largest height and width of images; the embeddings of offsets are as long as the maps.
         position_sensitive: whether attention has embeddings of offsets (`PositionSensitiveAttention`), or none
             (`AxialAttention`, for images of any size).
-        **kwargs: arguments of ``timm.models.resnet.ResNet``.
+        **kwargs: arguments of ``timm.models.resnet.ResNet``, without those that ``width`` and the attention stand for.
 
     Raises:
-        ValueError: the channels cannot be shared among the heads, or (of the call) an image is larger than
-            ``img_size``.
+        ValueError: the channels cannot be shared among the heads, an argument is one that this net sets itself, or (of the
+            call) an image is larger than ``img_size``.
     """
 
     conv1: Any
@@ -184,6 +193,7 @@ class AxialResNet(ResNet):
         position_sensitive: bool = True,
         **kwargs: Any,
     ) -> None:
+        refuse_arguments("AxialResNet", kwargs, _REFUSED)
         # Only the deep stem lets one choose its width: twice this.
         super().__init__(
             _AxialBottleneck,

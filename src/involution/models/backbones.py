@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,7 @@ class Backbone(nn.Module):
                 f"there is no checkpoint at {file}; name a file, a folder, or what comes with the library: "
                 f"{', '.join(trained.names())}"
             )
-        state: Mapping[str, Tensor] = checkpoints.read(file)
-        try:
-            foreign = checkpoints.layout_of(state) != "timm"
-        except checkpoints.CheckpointError:
-            foreign = False  # no RedNet: names of timm are expected
-        if foreign:
-            state = checkpoints.to_timm(state).state
+        state = checkpoints.under_our_names(checkpoints.read(file))
         expected = self.net.state_dict()
         flat = {key.replace(".", "_"): value for key, value in state.items()}
         # timm writes "stages_0.weight" where the whole network has "stages.0.weight".

@@ -11,7 +11,7 @@ import torch
 from ..errors import DataError, in_one_line
 from ..schema import check_normalisation, find_problem, shown
 
-__all__ = ["built", "check_options", "check_proportions", "refuse_numbers"]
+__all__ = ["built", "check_options", "check_proportions", "refuse_arguments", "refuse_numbers"]
 
 Net = TypeVar("Net")
 
@@ -50,6 +50,22 @@ def _check_rates(arguments: Mapping[str, Any]) -> None:
             _check_rates(value)
         elif name in _RATES and value is not None and (find_problem(value, float) or not 0 <= value < 1):
             raise ValueError(f"{name} must be a share from 0 to below 1, got {shown(value)}")
+
+
+def refuse_arguments(net: str, arguments: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+    """Refuse arguments of another class that would be set twice, or would have no effect.
+
+    Args:
+        net: that they are given to.
+        arguments: by name.
+        reasons: why ``net`` takes none of these names.
+
+    Raises:
+        ValueError: one of ``arguments`` is among them.
+    """
+    for name in arguments:
+        if name in reasons:
+            raise ValueError(f"{net} takes no {name}: {reasons[name]}; leave it out")
 
 
 def refuse_numbers(least: int, **numbers: Any) -> None:

@@ -1,28 +1,23 @@
-"""Weights from elsewhere: RedNet's of its authors and of PaddleClas, SAN's of its authors; to our names and back.
-
-Reading never runs code from a file: safetensors, PyTorch's ``weights_only`` unpickler, and for PaddleClas a reader
-that knows arrays and nothing else.
-"""
+"""Weights from elsewhere: RedNet's of its authors and of PaddleClas, SAN's of its authors; to our names and back."""
 
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CheckpointError, in_one_line
+from ..errors import CheckpointError
 from ..files import replaced
 from ..schema import find_problem
-from . import layer_checkpoints, san_checkpoints
+from . import checkpoint_files, layer_checkpoints, san_checkpoints
 from .renaming import translate
 
 __all__ = [
@@ -36,6 +31,7 @@ __all__ = [
     "read_training",
     "refuse_not_finite",
     "to_timm",
+    "under_our_names",
     "write",
 ]
 
@@ -99,10 +95,7 @@ def read(file: str | Path) -> State:
         CheckpointError: the file is missing, damaged, holds no weights, or is a pickle that wants to run code.
     """
     path = Path(file)
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
-    readers: dict[str, Callable[[Path], Any]] = {".safetensors": _read_safetensors, ".pdparams": _read_paddle}
-    content = readers.get(path.suffix, _read_torch)(path)
+    content = checkpoint_files.content(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -121,9 +114,7 @@ def read_training(file: str | Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, no checkpoint of a training, or a pickle that wants to run code.
     """
     path = Path(file)
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
-    content = _read_torch(path)
+    content = checkpoint_files.unpickled(path)
     problem = find_problem(content, _TRAINING)
     if problem:
         raise CheckpointError(
@@ -171,6 +162,19 @@ def to_timm(state: Mapping[str, Tensor]) -> Converted:
     return _rednet_to_timm(state, layout)
 
 
+def under_our_names(state: Mapping[str, Tensor]) -> State:
+    """Return the weights of any net of timm: those that other people's code names as `to_timm` does, all others as they are.
+
+    Raises:
+        CheckpointError: as `to_timm`, of weights that other people's code names.
+    """
+    try:
+        foreign = layout_of(state) != "timm"
+    except CheckpointError:
+        foreign = False  # no RedNet and no SAN
+    return to_timm(state).state if foreign else dict(state)
+
+
 def _rednet_to_timm(state: Mapping[str, Tensor], layout: Layout) -> Converted:
     new: State = {}
     renamed, left_out = {}, []
@@ -194,7 +198,7 @@ def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
     """Rename our weights to another layout, the inverse of `to_timm`.
 
     Raises:
-        CheckpointError: the layout is that of another family of nets.
+        CheckpointError: the layout is that of another family of nets, or has no name for a part of this one.
     """
     if layout == "timm":
         return dict(state)
@@ -214,7 +218,13 @@ def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
             if key == "fc.weight":
                 value = value.t().contiguous()
         prefix = "backbone." if layout == "openmmlab" else ""
-        name = _HEADS[layout] if module == "fc" else prefix + translate(_MODULES, module, to_ours=False)
+        try:
+            name = _HEADS[layout] if module == "fc" else prefix + translate(_MODULES, module, to_ours=False)
+        except KeyError:
+            raise CheckpointError(
+                f"the layout {layout!r} has no name for {key!r}; it knows RedNets with the stem 'involution', write others "
+                "as timm names them (--layout timm)"
+            ) from None
         new[f"{name}.{parameter}"] = value
     return new
 
@@ -223,7 +233,7 @@ def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, 
     """Write weights as ``.safetensors``, ``.pdparams`` or (any other ending) with ``torch.save``; all or nothing.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: the file cannot be written, or a ``.pdparams`` file has no such numbers (bfloat16).
     """
     path, details = Path(file), dict(metadata or {})
     try:
@@ -231,11 +241,22 @@ def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, 
             if path.suffix == ".safetensors":
                 stream.write(save({name: value.contiguous() for name, value in state.items()}, details))
             elif path.suffix == ".pdparams":
-                pickle.dump({name: value.numpy() for name, value in state.items()}, stream, protocol=2)
+                pickle.dump({name: _array(path, name, value) for name, value in state.items()}, stream, protocol=2)
             else:
                 torch.save({"meta": details, "state_dict": dict(state)}, stream)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"could not write {path}: {error}") from error
+
+
+def _array(path: Path, name: str, value: Tensor) -> Any:
+    try:
+        return value.detach().cpu().numpy()
+    except TypeError as error:
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"could not write {path}: it holds NumPy's arrays, which have no {dtype} (in {name}); convert the weights to "
+            "float32, or write .safetensors"
+        ) from error
 
 
 def _our_name(key: str, layout: Layout) -> str | None:
@@ -309,84 +330,3 @@ def refuse_not_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
                 f"{source} holds weights that are no finite numbers (in {name}), as a training leaves them that diverged; "
                 "take an earlier checkpoint"
             )
-
-
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file: {in_one_line(error)}; copy or save it anew"
-        ) from error
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        wanted = re.search(r"GLOBAL ([\w.]+)", text)
-        if not wanted and not re.search("allowlisted|unrecognized function", text):
-            # What no pickle contains, neither a harmless nor a harmful one.
-            said = re.search(r"WeightsUnpickler error: (.+)", text)
-            reason = said[1] if said else "its pickle cannot be read"
-            raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}; copy or save it anew") from error
-        what = f"it asks for {wanted[1]}" if wanted else "it holds more than weights"
-        raise CheckpointError(
-            f"{path} was refused, because loading it could run code ({what}); save its state_dict alone, "
-            "best as safetensors, where you trust it"
-        ) from error
-    except Exception as error:
-        # Damaged pickles make the unpickler raise anything.
-        reason = in_one_line(error).partition(". This is an internal miniz error")[0]
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}; copy or save it anew") from error
-
-
-class _ForbiddenGlobalError(Exception):
-    pass
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers."""
-
-    _ALLOWED = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("_codecs", "encode"),
-        ("collections", "OrderedDict"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise _ForbiddenGlobalError(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _check_numbers_of_objects(path: Path) -> None:
-    """Refuse a pickle that gives an object a number beyond its bytes: the unpickler would make a table of that length."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > size:
-                raise ValueError(f"it numbers an object {argument} and has {size} bytes")
-
-
-def _read_paddle(path: Path) -> Any:
-    import numpy as np
-
-    try:
-        _check_numbers_of_objects(path)
-        with path.open("rb") as stream:
-            content = _ArrayUnpickler(stream, encoding="latin1").load()
-        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
-        return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
-    except _ForbiddenGlobalError as error:
-        raise CheckpointError(
-            f"{path} was refused, because loading it could run code (it asks for {error}); expected arrays by name"
-        ) from error
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is damaged or no PaddlePaddle checkpoint: {in_one_line(error)}; copy it anew"
-        ) from error

@@ -36,6 +36,19 @@ from .spatial import SpatialLayer, SpatialLayerName, resolve, swap
 
 __all__ = ["ARCHITECTURES", "FasterRCNN", "MaskRCNN", "RetinaNet", "create", "faster_rcnn", "mask_rcnn", "retinanet"]
 
+# Parts of torchvision's detectors that the functions here make, and the argument that says how.
+_MADE_BY = {
+    "anchor_generator": "anchor_sizes",
+    "rpn_anchor_generator": "anchor_sizes",
+    "rpn_head": "head",
+    "box_roi_pool": "roi_sampling_ratio",
+    "box_head": "box_channels",
+    "box_predictor": "box_channels",
+    "mask_roi_pool": "roi_sampling_ratio",
+    "mask_head": "head",
+    "mask_predictor": "neck_channels",
+}
+
 Target = dict[str, Tensor]
 Spatial = SpatialLayerName | SpatialLayer
 
@@ -140,8 +153,8 @@ def retinanet(
         anchor_sizes: side of the smallest anchor of each level in pixels; each has two more, ∛2 and ∛4 times as large,
             all in three shapes.
         out_indices: feature levels of the backbone that enter the pyramid, which adds two coarser ones.
-        **options: of ``torchvision.models.detection.RetinaNet``: ``min_size`` (a list for multi-scale training),
-            ``max_size``, ``image_mean``, ``score_thresh``, …
+        **options: of ``torchvision.models.detection.RetinaNet`` but for its parts, which are made here: ``min_size`` (a
+            list for multi-scale training), ``max_size``, ``image_mean``, ``score_thresh``, …
 
     Raises:
         ValueError: a part is unknown or refuses its arguments.
@@ -202,8 +215,8 @@ def mask_rcnn(num_classes: int = 80, backbone: str = "rednet50", **arguments: An
             ``out_indices``: feature levels of the backbone, to which a coarser one is added; ``box_channels``: width of
             the box head, 1,024; ``roi_sampling_ratio``: samples per bin and axis of RoIAlign, 2, or 0 for as many as
             the box has pixels; ``box_loss``: ``"l1"`` (the published one) or ``"smooth_l1"``; and those of
-            ``torchvision.models.detection.MaskRCNN``: ``min_size`` (a list for multi-scale training), ``max_size``,
-            ``box_score_thresh``, …
+            ``torchvision.models.detection.MaskRCNN`` but for its parts, which are made here: ``min_size`` (a list for
+            multi-scale training), ``max_size``, ``box_score_thresh``, …
 
     Raises:
         ValueError: a part is unknown or refuses its arguments.
@@ -313,9 +326,15 @@ def _pyramid(
 
 
 def _known(options: Mapping[str, Any], cls: Any) -> dict[str, Any]:
-    """Return ``options``; torchvision's classes would swallow a misspelt one."""
-    known = {*signature(cls).parameters, *signature(GeneralizedRCNNTransform).parameters}
-    unknown = sorted(set(options) - known - {"kwargs"})
+    """Return ``options``; torchvision's classes would swallow a misspelt one, and parts that are made here anyway."""
+    taken = {*signature(cls).parameters, *signature(GeneralizedRCNNTransform).parameters}
+    made = sorted(options.keys() & taken & _MADE_BY.keys())
+    if made:
+        raise ValueError(
+            f"{made[0]} is made here, by {_MADE_BY[made[0]]}; give that instead, or replace the part in the net"
+        )
+    known = taken - _MADE_BY.keys() - {"backbone", "num_classes", "kwargs"}
+    unknown = sorted(options.keys() - known)
     if "channels" in unknown:
         raise ValueError(
             "channels are those of a backbone's stages (backbone_args); name those of the feature pyramid neck_channels"

@@ -35,10 +35,15 @@ _REICH = {
     "initial_mapping.weight": "value.weight",
     "initial_mapping.bias": "value.bias",
 }
-# What tells a layer: these three keys, of 1×1 convolutions the first two.
-_SIGNS = (
-    (_AUTHORS, ("conv1.conv.weight", "conv2.conv.weight", "conv1.bn.running_mean")),
-    (_REICH, ("reduce_mapping.weight", "span_mapping.weight", "sigma_mapping.0.running_mean")),
+# What tells a layer: the keys that it has, the first two of 1×1 convolutions one after the other, and those that it has not.
+# conv1 and conv2 are mmcv's names in many a block; only the authors' layer has a norm after the first and none after the second.
+_SIGNS: tuple[tuple[dict[str, str], tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        _AUTHORS,
+        ("conv1.conv.weight", "conv2.conv.weight", "conv1.bn.running_mean", "conv2.conv.bias"),
+        ("conv2.bn.weight", "conv2.bn.running_mean"),
+    ),
+    (_REICH, ("reduce_mapping.weight", "span_mapping.weight", "sigma_mapping.0.running_mean"), ()),
 )
 
 
@@ -81,17 +86,24 @@ class ConvertedLayers:
 def find(state: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     """Return by the name of every involution of other people's code the table of its parameters, theirs to ours."""
     found = {}
-    for table, signs in _SIGNS:
+    for table, signs, absent in _SIGNS:
         for key in state:
             if not key.endswith(signs[0]):
                 continue
             name = key.removesuffix(signs[0])
-            matrices = [state.get(f"{name}{sign}") for sign in signs[:2]]
-            if f"{name}{signs[2]}" in state and all(
-                m is not None and m.ndim >= 3 and m[0, 0].numel() == 1 for m in matrices
+            if (
+                all(f"{name}{sign}" in state for sign in signs)
+                and not any(f"{name}{sign}" in state for sign in absent)
+                and _are_matrices(state[key], state[f"{name}{signs[1]}"])
             ):
                 found[name] = table
     return found
+
+
+def _are_matrices(first: Tensor, second: Tensor) -> bool:
+    """Whether these are weights of 1×1 convolutions, of which the second takes what the first gives."""
+    pointwise = all(weight.ndim >= 3 and weight[0, 0].numel() == 1 for weight in (first, second))
+    return pointwise and len(first) == second.shape[1]
 
 
 def to_ours(state: Mapping[str, Tensor]) -> ConvertedLayers:
@@ -123,9 +135,9 @@ def to_ours(state: Mapping[str, Tensor]) -> ConvertedLayers:
     tables = find(state)
     if not tables:
         raise CheckpointError(
-            "there is no involution in these weights: expected keys that end in 'conv1.conv.weight' and 'conv2.conv.weight' "
-            "(the authors' layer) or 'reduce_mapping.weight' and 'span_mapping.weight' (ChristophReich1996's), each φ with "
-            f"a batch norm, got {', '.join(map(repr, list(state)[:3]))}, …"
+            "there is no involution in these weights: expected keys that end in 'conv1.conv.weight', 'conv2.conv.weight' and "
+            "'conv2.conv.bias' (the authors' layer) or 'reduce_mapping.weight' and 'span_mapping.weight' "
+            f"(ChristophReich1996's), each φ with a batch norm after the first alone, got {', '.join(map(repr, list(state)[:3]))}, …"
         )
     new = dict(state)
     renamed, layers, notes = {}, [], []

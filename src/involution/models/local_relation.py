@@ -5,14 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from ..modules import Involution2d
+from .building import refuse_arguments
 from .configurations import imagenet_config
-from .rednet import RedNet
+from .rednet import RedNet, create_rednet
 
 __all__ = ["LRNet"]
+
+_LAYERS, _STEM = "its layers are local relation layers", "its stem has a local relation layer of the size kernel_size"
+_REFUSED = {
+    **dict.fromkeys(("spatial_layer", "kernel_generator", "reduction"), _LAYERS),
+    **dict.fromkeys(("stem", "stem_kernel_size", "stem_type", "stem_width"), _STEM),
+}
 
 
 class LRNet(RedNet):
@@ -25,18 +32,29 @@ class LRNet(RedNet):
     Args:
         layers: blocks per stage.
         kernel_size: K of all layers.
-        group_channels: channels that share a kernel.
-        **kwargs: arguments of `RedNet` and of ``timm.models.resnet.ResNet``.
+        groups: G of all layers.
+        group_channels: channels that share a kernel where ``groups`` is not given.
+        **kwargs: arguments of `RedNet` and of ``timm.models.resnet.ResNet``, without those of other layers and stems.
 
     Raises:
-        ValueError: a layer refuses its arguments.
+        ValueError: a layer refuses its arguments, or an argument is one of other layers or stems.
     """
 
     def __init__(
-        self, layers: tuple[int, ...] = (3, 4, 6, 3), kernel_size: int = 7, group_channels: int = 8, **kwargs: Any
+        self,
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        kernel_size: int = 7,
+        groups: int | None = None,
+        group_channels: int = 8,
+        **kwargs: Any,
     ) -> None:
+        refuse_arguments("LRNet", kwargs, _REFUSED)
         layer = partial(
-            Involution2d, kernel_size=kernel_size, group_channels=group_channels, kernel_generator="local_relation"
+            Involution2d,
+            kernel_size=kernel_size,
+            groups=groups,
+            group_channels=group_channels,
+            kernel_generator="local_relation",
         )
         super().__init__(layers, spatial_layer=layer, stem="plain", **kwargs)
         convolution = self.conv1
@@ -59,24 +77,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> LRNet:
-    kwargs.setdefault("layers", blocks)
-    return build_model_with_cfg(LRNet, variant, pretrained, **kwargs)
-
-
 @register_model
-def lrnet26(pretrained: bool = False, **kwargs: Any) -> LRNet:
+def lrnet26(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """LR-Net-26; its parameters are not those of the paper, see `LRNet`."""
-    return _create("lrnet26", pretrained, (1, 2, 4, 1), **kwargs)
+    return create_rednet("lrnet26", pretrained, (1, 2, 4, 1), net=LRNet, **kwargs)
 
 
 @register_model
-def lrnet50(pretrained: bool = False, **kwargs: Any) -> LRNet:
+def lrnet50(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """LR-Net-50; its parameters are not those of the paper, see `LRNet`."""
-    return _create("lrnet50", pretrained, (3, 4, 6, 3), **kwargs)
+    return create_rednet("lrnet50", pretrained, (3, 4, 6, 3), net=LRNet, **kwargs)
 
 
 @register_model
-def lrnet101(pretrained: bool = False, **kwargs: Any) -> LRNet:
+def lrnet101(pretrained: bool = False, **kwargs: Any) -> RedNet:
     """LR-Net-101; its parameters are not those of the paper, see `LRNet`."""
-    return _create("lrnet101", pretrained, (3, 4, 23, 3), **kwargs)
+    return create_rednet("lrnet101", pretrained, (3, 4, 23, 3), net=LRNet, **kwargs)

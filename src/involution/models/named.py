@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, InvolutionError, in_one_line
 from . import checkpoints, hub, saved  # checkpoints registers RedNet
@@ -104,8 +105,8 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
 
     Args:
         model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
-        weights: a checkpoint for a net given by name (safetensors, or released weights of the authors or PaddleClas), or
-            ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
+        weights: a checkpoint for a net given by name (its state dict, or released weights of the authors or PaddleClas),
+            or ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
 
     Raises:
@@ -122,14 +123,7 @@ def _made_classifier(model: str, weights: str | Path | None, allow_network: bool
         if weights == "random":
             return timm.create_model(model)
         if weights is not None:
-            converted = checkpoints.to_timm(checkpoints.read(weights))
-            if converted.model != model:
-                raise CheckpointError(
-                    f"{weights} holds the weights of {converted.model}, not of {model}; name {converted.model}"
-                )
-            net = timm.create_model(model, **converted.arguments)
-            net.load_state_dict(converted.state)
-            return net
+            return _with_weights(model, weights)
         if Path(model).is_dir():
             saved.check_classifier(model, allow_network=allow_network)
             return timm.create_model(f"local-dir:{Path(model)}", pretrained=True)
@@ -141,3 +135,38 @@ def _made_classifier(model: str, weights: str | Path | None, allow_network: bool
         raise CheckpointError(
             f"{model} cannot be loaded: {reason}; give --weights, or as --model a folder that involution fit wrote"
         ) from error
+
+
+def _with_weights(model: str, file: str | Path) -> nn.Module:
+    """Return the net of this name with the weights in ``file``, and with as many classes as they have."""
+    if not timm.is_model(model):
+        raise CheckpointError(
+            f"{model} is no net that timm knows, and weights in a file are for nets given by name; name one, such as "
+            "rednet26, or leave out --weights"
+        )
+    state = checkpoints.under_our_names(checkpoints.read(file))
+    try:
+        # Of some nets more than the number of classes is read off the weights.
+        known = checkpoints.to_timm(state)
+    except CheckpointError:
+        known = None
+    if known is not None and known.model == model.partition(".")[0]:
+        arguments = known.arguments
+    else:
+        arguments = {"num_classes": _classes(model, state)}
+    net = timm.create_model(model, **arguments)
+    problems = checkpoints.misfit(state, net.state_dict(), listed=5)
+    if problems:
+        remedy = f"name {known.model}, whose weights they are" if known else "name the net whose weights they are"
+        raise CheckpointError(f"the weights in {file} do not fit {model}: {problems}; {remedy}")
+    net.load_state_dict(state)
+    return net
+
+
+def _classes(model: str, state: Mapping[str, Tensor]) -> int:
+    """Return the number of outputs of the classifier in weights of a net; 0 where they have none."""
+    classifier = getattr(timm.models.get_pretrained_cfg(model), "classifier", None)
+    # Of some nets they are two, with as many outputs each.
+    name = classifier[0] if isinstance(classifier, (tuple, list)) else classifier
+    weight = state.get(f"{name}.weight")
+    return 0 if weight is None else len(weight)

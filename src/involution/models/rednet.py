@@ -6,7 +6,7 @@ of the bottlenecks, the stem and the parameters of the involution are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch import nn
 from ..kernel_generation import KernelGenerator
 from ..modules import Involution2d
 from . import trained
+from .building import refuse_arguments
 from .configurations import imagenet_config
 from .spatial import SpatialLayer, SpatialLayerName, depthwise, in_place_of, resolve
 
@@ -44,9 +45,12 @@ class RedNet(ResNet):
     r"""RedNet (Li et al., CVPR 2021): a ResNet of bottlenecks around 7×7 involutions.
 
     It is a timm ``ResNet``: ``features_only``, ``output_stride``, ``drop_path_rate``, gradient checkpointing,
-    ``forward_intermediates``, ``reset_classifier`` and every other argument of timm's class work as they do there.
-    Initialised as the authors' code: Kaiming normal (fan-out) for every convolution, those of φ included, zero for
-    the last norm of each block, a normal of standard deviation 0.01 for the classifier.
+    ``forward_intermediates``, ``reset_classifier`` and the arguments of timm's class work as they do there, with four
+    exceptions: ``spatial_layer`` and ``stem`` stand for ``block`` and ``stem_type``; ``cardinality`` is of convolutions
+    alone, involutions have ``groups``; ``stem_width``, 32 by default, is of the stems ``"involution"`` and ``"deep"``; and
+    the stem ``"small"`` has no pool that ``replace_stem_pool`` could replace. Initialised as the authors' code: Kaiming
+    normal (fan-out) for every convolution, those of φ included, zero for the last norm of each block, a normal of standard
+    deviation 0.01 for the classifier.
 
     Args:
         layers: blocks per stage.
@@ -69,11 +73,12 @@ class RedNet(ResNet):
             no stride, which some blocks need.)
         act_layer: the activations, those of φ included, as a class or by timm's name.
         norm_layer: the norms, those of φ included, as a class or by timm's name, e.g. ``"groupnorm1"``.
-        **kwargs: arguments of ``timm.models.resnet.ResNet``.
+        block_args: further arguments of timm's ``Bottleneck``, such as ``{"attn_layer": "se"}``.
+        **kwargs: arguments of ``timm.models.resnet.ResNet``, with the exceptions above.
 
     Raises:
-        ValueError: ``spatial_layer`` or ``stem`` is unknown, a stage has no blocks, or an involution refuses its
-            arguments.
+        ValueError: ``spatial_layer`` or ``stem`` is unknown, a stage has no blocks, an involution refuses its arguments,
+            or an argument is one of the exceptions above.
 
     Example:
         >>> import timm, torch
@@ -98,12 +103,14 @@ class RedNet(ResNet):
         kernel_generator: str = "bottleneck",
         act_layer: str | Callable[..., nn.Module] = nn.ReLU,
         norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
+        block_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if stem not in _STEMS:
             raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(map(repr, _STEMS))}")
         if not layers or min(layers) < 1:
             raise ValueError(f"layers must be the number of blocks of each stage, at least 1, got {tuple(layers)}")
+        refuse_arguments(type(self).__name__, kwargs, _refused(spatial_layer, stem))
         activation: Any = get_act_layer(act_layer)
         norm: Any = get_norm_layer(norm_layer)
         involution = partial(
@@ -125,9 +132,8 @@ class RedNet(ResNet):
             layers,
             act_layer=act_layer,
             norm_layer=norm_layer,
-            block_args={"spatial_layer": spatial},
-            **stem_options,
-            **kwargs,
+            block_args=dict(spatial_layer=spatial, **(block_args or {})),
+            **{**stem_options, **kwargs},
         )
         if stem == "involution":
             self.conv1[3] = in_place_of(self.conv1[3], partial(involution, kernel_size=stem_kernel_size))
@@ -157,6 +163,21 @@ _STEMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "small": {"stem_type": "deep"},
 }
+
+
+def _refused(spatial_layer: Any, stem: str) -> dict[str, str]:
+    """Return which arguments of timm's ResNet a RedNet sets itself or has no use for, and why."""
+    reasons = {
+        "block": "its blocks are bottlenecks around spatial_layer",
+        "stem_type": "stem names its stem",
+    }
+    if spatial_layer != "convolution":
+        reasons["cardinality"] = "it is of convolutions; groups and group_channels are those of an involution"
+    if "stem_width" not in _STEMS[stem]:
+        reasons["stem_width"] = f"the stem {stem!r} has a width of its own"
+    if stem == "small":
+        reasons["replace_stem_pool"] = "the stem 'small' has no pool"
+    return reasons
 
 
 # What timm's configurations say of where the net comes from.
@@ -193,9 +214,9 @@ def create_rednet(
     """
     if blocks is not None:
         kwargs.setdefault("layers", blocks)
-    if kwargs.get("stem", "involution") in ("plain", "small"):
-        overlay = {"first_conv": "conv1", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
-        kwargs["pretrained_cfg_overlay"] = overlay
+    first_conv = "conv1" if kwargs.get("stem") in ("plain", "small") else "conv1.0"
+    overlay = {"first_conv": first_conv, **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
+    kwargs["pretrained_cfg_overlay"] = overlay
     try:
         return build_model_with_cfg(net, variant, pretrained, **kwargs)
     except RuntimeError as error:

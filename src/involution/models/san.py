@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from timm.layers import create_classifier
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,6 +113,8 @@ class SAN(nn.Module):
         in_chans: channels of the images.
         global_pool: how timm pools before the classifier.
         drop_rate: dropout before the classifier.
+        device: where the parameters live.
+        dtype: their floating dtype.
 
     Raises:
         ValueError: the form is unknown, a stage lacks its kernel size or channels, or channels are no multiple of 32.
@@ -119,6 +127,8 @@ class SAN(nn.Module):
         torch.Size([1, 10])
     """
 
+    global_pool: Any
+
     def __init__(
         self,
         form: Literal["pairwise", "patchwise"] = "pairwise",
@@ -129,6 +139,8 @@ class SAN(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if form not in _GENERATORS:
@@ -140,19 +152,21 @@ class SAN(nn.Module):
             )
         if any(c % (GROUP_CHANNELS * VALUE_RATIO) for c in channels[1:]):
             raise ValueError(f"channels must be multiples of {GROUP_CHANNELS * VALUE_RATIO}, got {channels}")
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, channels[0], 1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)
-        )
+        self.in_chans, self.drop_rate, self.num_features = in_chans, drop_rate, channels[-1]
         # By strides 2 to 32, as those of a ResNet, without the stem's map at full resolution.
         self.feature_info = []
         self._stages = [f"stage{number}" for number in range(len(layers))]
-        for number, name in enumerate(self._stages):
-            stage = _Stage(channels[number], channels[number + 1], layers[number], kernel_sizes[number], form)
-            self.add_module(name, stage)
-            self.feature_info.append({"num_chs": channels[number + 1], "reduction": 2 ** (number + 1), "module": name})
-        self.num_features = self.head_hidden_size = channels[-1]
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+        with torch.device(device) if device is not None else nullcontext():
+            self.stem = nn.Sequential(
+                nn.Conv2d(in_chans, channels[0], 1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)
+            )
+            for number, name in enumerate(self._stages):
+                width = channels[number + 1]
+                stage = _Stage(channels[number], width, layers[number], kernel_sizes[number], form)
+                self.add_module(name, stage)
+                self.feature_info.append({"num_chs": width, "reduction": 2 ** (number + 1), "module": name})
+        self.to(dtype=dtype)
+        self.reset_classifier(num_classes, global_pool)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -171,18 +185,94 @@ class SAN(nn.Module):
             getattr(self, name).grad_checkpointing = enable
 
     @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return self.fc
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        """Return the classifier, or its name."""
+        return "fc" if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by an untrained one of ``num_classes`` outputs."""
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        like = self.stem[0].weight
+        self.global_pool, self.fc = create_classifier(
+            self.num_features, num_classes, pool_type=pool_type, device=like.device, dtype=like.dtype
+        )
+        # Some poolings lay the results of two beside each other.
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        reference = self.stem[0].weight
-        self.fc.to(device=reference.device, dtype=reference.dtype)
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the last stage's map of the images ``x`` ``(B, 3, H, W)``, and those of the stages asked for.
+
+        Args:
+            x: images.
+            indices: of the stages; a number for the last so many, None for all.
+            norm: without effect: every stage ends in its norm.
+            stop_early: run no stage after the last one asked for, whose map is returned as the last then.
+            output_fmt: ``"NCHW"``.
+            intermediates_only: return the list alone.
+
+        Raises:
+            ValueError: ``output_fmt`` is another one, or there is no such stage.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        taken = self._taken(indices)
+        maps = []
+        x = self.stem(x)
+        for number, name in enumerate(self._stages[: max(taken) + 1] if stop_early else self._stages):
+            x = getattr(self, name)(x)
+            if number in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what `forward_intermediates` does not need for these ``indices``.
+
+        Args:
+            indices: as there.
+            prune_norm: without effect, as ``norm`` there.
+            prune_head: whether the classifier goes, too; it does where a stage is removed, whose map it was made for.
+
+        Returns:
+            The indices as a list.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        taken = self._taken(indices)
+        last = max(taken)
+        removed = self._stages[last + 1 :]
+        for name in removed:
+            delattr(self, name)
+        self._stages = self._stages[: last + 1]
+        self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or removed:
+            self.reset_classifier(0, "")
+        return taken
+
+    def _taken(self, indices: int | list[int] | None) -> list[int]:
+        """Return the numbers of the stages that ``indices`` means, as every net of timm reads it."""
+        stages = range(len(self._stages))
+        if indices is None or isinstance(indices, int):
+            count = len(stages) if indices is None else indices
+            if not 1 <= count <= len(stages):
+                raise ValueError(f"indices must be a number of stages from 1 to {len(stages)}, got {indices}")
+            return list(stages)[-count:]
+        if not indices or not all(-len(stages) <= index < len(stages) for index in indices):
+            raise ValueError(f"indices must be of the {len(stages)} stages, from 0 on, got {indices}")
+        return [stages[index] for index in indices]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's map of the images ``x`` ``(B, 3, H, W)``."""

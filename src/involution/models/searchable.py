@@ -22,6 +22,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from ..modules import Involution2d
+from .building import refuse_arguments
 from .configurations import imagenet_config
 from .rednet import RedNet, create_rednet
 from .spatial import SpatialLayer, depthwise, in_place_of
@@ -182,6 +183,12 @@ def _stage(text: str, number: int) -> Stage:
     return Stage(channels, layers)
 
 
+_SAID_BY_BLOCKS = dict.fromkeys(
+    ("layers", "channels", "base_width", "spatial_layer", "kernel_size", "kernel_generator", "cardinality"),
+    "blocks says it of every block",
+)
+
+
 class SearchableRedNet(RedNet):
     """A RedNet with a spatial layer of its own in every block.
 
@@ -191,10 +198,11 @@ class SearchableRedNet(RedNet):
         norm_layer: the norms, likewise.
         zero_init_last: whether the last norm of each block starts at zero.
         **kwargs: arguments of `involution.models.RedNet`, without those that ``blocks`` says: ``layers``, ``channels``,
-            ``spatial_layer``. Its arguments of an involution (``group_channels`` and the like) are those of the stem's.
+            ``spatial_layer`` and what belongs to it. Its arguments of an involution (``group_channels`` and the like) are
+            those of the stem's.
 
     Raises:
-        ValueError: ``blocks`` is not in the notation.
+        ValueError: ``blocks`` is not in the notation, or an argument is one that it says.
 
     Example:
         >>> import timm, torch
@@ -213,6 +221,7 @@ class SearchableRedNet(RedNet):
         zero_init_last: bool = True,
         **kwargs: Any,
     ) -> None:
+        refuse_arguments("SearchableRedNet", kwargs, _SAID_BY_BLOCKS)
         parsed = Blocks.parse(blocks)
         super().__init__(
             layers=parsed.depths,

@@ -6,14 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..functional import involution2d
 from ..geometry import IntOrTuple, to_tuple
 from ..kernel_generation import StandAloneKernelGenerator
+from .building import refuse_arguments
 from .configurations import imagenet_config
-from .rednet import RedNet
+from .rednet import RedNet, create_rednet
 
 __all__ = ["StandAloneAttention"]
 
@@ -83,10 +84,15 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, blocks: tuple[int, ...], **kwargs: Any) -> RedNet:
-    arguments = {"layers": blocks, "stem": "plain", "spatial_layer": StandAloneAttention, **kwargs}
-    if "kernel_size" in arguments:
-        arguments["spatial_layer"] = partial(StandAloneAttention, kernel_size=arguments.pop("kernel_size"))
-    return build_model_with_cfg(RedNet, variant, pretrained, **arguments)
+    arguments: dict[str, Any] = {"stem": "plain", **kwargs}
+    if "spatial_layer" not in arguments:
+        # Those of all involutions are those of the stem, where it has one.
+        common = () if arguments["stem"] == "involution" else ("groups", "group_channels", "reduction")
+        reasons = dict.fromkeys(("kernel_generator", *common), "its layers are attention, and no involution takes it")
+        refuse_arguments(variant, arguments, reasons)
+        size = {"kernel_size": arguments.pop("kernel_size")} if "kernel_size" in arguments else {}
+        arguments["spatial_layer"] = partial(StandAloneAttention, **size)
+    return create_rednet(variant, pretrained, blocks, **arguments)
 
 
 @register_model

@@ -73,16 +73,21 @@ def _collect(
     collected: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Callable[..., None]:
-        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+            image = args[0] if args else kwargs["input"]
             # Made anew from the input, because φ may be any callable and the field is no output of the layer.
             calls = sum(key.partition(":")[0] == name for key in collected)
             collected[name if not calls else f"{name}:{calls + 1}"] = reduce(
-                as_field(module.generate_kernel(inputs[0]))
+                as_field(module.generate_kernel(image))
             ).detach()
 
         return hook
 
-    handles = [m.register_forward_hook(hook_for(n)) for n, m in involutions.items() if layers is None or n in layers]
+    handles = [
+        module.register_forward_hook(hook_for(name), with_kwargs=True)
+        for name, module in involutions.items()
+        if layers is None or name in layers
+    ]
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..modules import Involution1d, Involution2d, Involution3d
 from . import norms
+from .hooks import has_hooks
 
 __all__ = ["CONVOLUTIONS", "INVOLUTIONS", "Chain", "Left", "find"]
 
@@ -162,9 +163,7 @@ class _Search:
         inner = {name for path in paths for name in path if not all(name in other for other in paths)}
         for name in sorted(inner):
             module = self.model.get_submodule(name)
-            # Hooks have no public list.
-            forward, backward = module._forward_hooks, module._backward_hooks
-            if forward or backward or module._forward_pre_hooks or module._backward_pre_hooks:
+            if has_hooks(module):
                 return f"{name} is watched by a hook"
             if "forward" in vars(module):
                 return f"the forward of {name} has been replaced"

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from ..counting import count
 from ..errors import in_one_line
 from ..modules import Involution1d, Involution2d, Involution3d
+from .hooks import has_hooks
 from .report import ConvolutionReport, ReplacementReport
 
 __all__ = ["replace_convolutions"]
@@ -33,9 +34,11 @@ def replace_convolutions(
     """Replace the spatial convolutions of ``model`` by involutions, in place, keeping the shape of every output.
 
     Each new layer has the convolution's channels, stride, dilation, device, dtype and bias, and the padding that gives
-    the same output size; its weights are new, so train (or fine-tune) the model afterwards. Where 16 channels do not
-    make a group, the groups have the largest number of channels below that divides the layer's. A convolution that
-    stands in several places is replaced by one involution in all of them.
+    the same output size; its weights are new, so train (or fine-tune) the model afterwards. All of them train, also where
+    those of the convolution were frozen (``requires_grad``), and none is another module's, also where the convolution
+    shared its weight with one. Where 16 channels do not make a group, the groups have the largest number of channels below
+    that divides the layer's. A convolution that stands in several places is replaced by one involution in all of them; one
+    that is watched by a hook is left.
 
     Args:
         model: any module; a convolution that is ``model`` itself cannot be replaced in place.
@@ -158,6 +161,8 @@ def _obstacle(module: Any) -> str:
         return f"{type(module).__name__} computes something of its own"
     if not module.weight.is_floating_point():
         return f"its numbers are {str(module.weight.dtype).removeprefix('torch.')}, an involution's real ones"
+    if has_hooks(module):
+        return "it is watched by a hook, which an involution would be without; remove that first"
     return ""
 
 
@@ -194,6 +199,9 @@ def _pads_like_tensorflow(module: nn.Module) -> bool:
 def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict[str, Any]) -> nn.Module:
     new_size = module.kernel_size if kernel_size is None else (kernel_size,) * len(module.kernel_size)
     padding = "same" if _pads_like_tensorflow(module) else module.padding
+    if padding == "valid":
+        # What an involution of another K takes for it is another output size.
+        padding = (0,) * len(module.kernel_size)
     if not isinstance(padding, str):
         margins = [d * (new - old) for d, new, old in zip(module.dilation, new_size, module.kernel_size, strict=True)]
         padding = tuple(p + margin // 2 for p, margin in zip(padding, margins, strict=True))
