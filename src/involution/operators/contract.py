@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from ..geometry import Window, describe
 
 MAP = {1: "(B, C, L)", 2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}
 FIELD = {1: "(B, G, K, L')", 2: "(B, G, K_h, K_w, H', W')", 3: "(B, G, K_d, K_h, K_w, D', H', W')"}
+
+# The largest stride, padding or dilation, and the largest number of taps: kernels compute with products of two of them in
+# 64 bits (csrc/description.h).
+_LARGEST = 2**31 - 1
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -120,9 +125,11 @@ def check_window(window: Window) -> int:
         )
     if any(k < 1 for k in window.kernel_size):
         raise ValueError(f"kernel must have at least one tap per dimension, got {window.kernel_size}")
+    if prod(window.kernel_size) > _LARGEST:
+        raise ValueError(f"kernel must have at most {_LARGEST} taps, got {window.kernel_size}")
     for name, minimum in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        if any(n < minimum for n in getattr(window, name)):
-            raise ValueError(f"{name} must be at least {minimum}, got {getattr(window, name)}")
+        if any(n < minimum or n > _LARGEST for n in getattr(window, name)):
+            raise ValueError(f"{name} must be from {minimum} to {_LARGEST}, got {getattr(window, name)}")
     return dims
 
 
