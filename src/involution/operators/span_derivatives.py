@@ -6,6 +6,7 @@ PyTorch leaves out arguments at the end that have their defaults, so the rules n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,9 +18,16 @@ from . import contraction
 from .registration import Gradients, forward_mode, saved_primals
 
 
+def _einsum(equation: str, *operands: Tensor) -> Tensor:
+    """Sum as `torch.einsum` does, also under autocast in the operands' dtype: the operator's arguments were cast before."""
+    device = operands[0].device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        return torch.einsum(equation, *operands)
+
+
 def _field(hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, window: Window) -> Tensor:
     """Return the field by operators that have derivatives of their own."""
-    field = torch.einsum("nc,bc...->bn...", weight.flatten(1), hidden)
+    field = _einsum("nc,bc...->bn...", weight.flatten(1), hidden)
     if bias is not None:
         field = field + bias.view(-1, *[1] * (hidden.ndim - 2))
     kernel: Tensor = field.unflatten(1, (groups, *window.kernel_size))
@@ -80,8 +88,8 @@ def _differentiable_backward(
     kernel = _field(hidden, weight, bias, groups, window)
     dvalue = contraction.input_gradient(dy, kernel, value.shape[2:], window, backend)
     dfield = contraction.kernel_gradient(dy, value, groups, window, backend).flatten(1, 1 + dims)
-    dhidden = torch.einsum("nc,bn...->bc...", matrix, dfield)
-    dweight = torch.einsum("bnp,bcp->nc", dfield.flatten(2), hidden.flatten(2)).view(weight.shape)
+    dhidden = _einsum("nc,bn...->bc...", matrix, dfield)
+    dweight = _einsum("bnp,bcp->nc", dfield.flatten(2), hidden.flatten(2)).view(weight.shape)
     return dvalue, dhidden, dweight, dfield.flatten(2).sum((0, 2))
 
 
@@ -140,7 +148,7 @@ def vmap_rule(
         return out.unflatten(0, (size, out.shape[0] // size)), 0
     ones = [1] * (value.ndim - 2)
     hidden = contraction.to_front(hidden, in_dims[1], size)
-    field = torch.einsum("vnc,vbc...->vbn...", contraction.to_front(weight, in_dims[2], size).flatten(2), hidden)
+    field = _einsum("vnc,vbc...->vbn...", contraction.to_front(weight, in_dims[2], size).flatten(2), hidden)
     if bias is not None:
         field = field + contraction.to_front(bias, in_dims[3], size).view(size, 1, -1, *ones)
     kernel = field.flatten(0, 1).unflatten(1, (groups, *window.kernel_size))
