@@ -14,6 +14,9 @@ from torch.library import Library
 
 OPERATORS = Library("involution", "DEF")
 
+# Whether a transform of torch.func is at work.
+is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
 # One for each argument of an operator.
 Gradients = tuple[Tensor | None, ...]
 
@@ -47,12 +50,6 @@ def call(operator: Callable[..., Tensor], fake: Callable[..., Tensor], *argument
 def _call_outside_the_graph(operator: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Call an operator on dual tensors: in a compiled graph nothing says that there are any (see `is_dual_level`)."""
     return operator(*arguments)
-
-
-def is_transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
-    transformed: bool = torch._C._are_functorch_transforms_active()
-    return transformed
 
 
 def is_dual_level() -> bool:
