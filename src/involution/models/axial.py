@@ -10,6 +10,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..geometry import to_tuple
 from .configurations import imagenet_config
 
 __all__ = ["AlongAxis", "AxialAttention", "AxialResNet", "PositionSensitiveAttention"]
@@ -60,6 +61,7 @@ class AxialAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8) -> None:
         super().__init__()
+        (heads,) = to_tuple(heads, 1, "heads")
         if channels % (2 * heads):
             raise ValueError(f"channels must be divisible by 2·heads, got {channels} channels and {heads} heads")
         self.heads = heads
