@@ -249,6 +249,17 @@ def test_flops_are_two_per_multiply_add(case):
 
 
 @layouts()
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_results_can_be_changed_in_place(channels_last, backend):
+    case = Case((6, 7))
+    x, h, _ = case.tensors(torch.float32, channels_last)
+    x.requires_grad_()
+    for result in (correlation2d(x, x, 3, groups=2, backend=backend), case.involution(x, h, backend)):
+        before = result.detach().clone()
+        torch.testing.assert_close(result.mul_(2).detach(), before * 2)
+
+
+@layouts()
 def test_every_element_is_written(channels_last, monkeypatch):
     """Outputs are allocated full of NaN: a backend that leaves one out shows it."""
     from involution.memory_layout import empty_field, empty_map

@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from involution import Involution1d, Involution2d, Involution3d, involution2d
-from involution.functional import as_field
 from involution.kernel_generation import (
     LocalAttentionKernelGenerator,
     LocalRelationKernelGenerator,
@@ -18,6 +17,7 @@ from involution.kernel_generation import (
     create_kernel_generator,
 )
 from involution.memory_layout import is_field_channels_last
+from involution.span import as_field
 
 # Outlook attention has no stride and no dilation.
 STRIDING = ("sasa", "san_pairwise", "san_patchwise", "local_relation")

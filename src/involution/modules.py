@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from .functional import Span
 from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
 from .kernel_generation.base import CONVOLUTIONS
 from .kernel_generation.create import create_kernel_generator
 from .kernel_generation.windows import to_output_grid
+from .span import Span
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
 
@@ -101,9 +101,8 @@ class _Involution(nn.Module):
                 f"got {describe(input)}"
             )
         value, kernel = self.value(input), self.generate_kernel(input)
-        # Backward hooks hand on what a module returns as a plain tuple.
         if isinstance(kernel, tuple):
-            span = Span(*kernel)
+            span = Span.of(kernel)
             return functional.involution_of_span(
                 value,
                 span.hidden,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import Span
 from ..geometry import IntOrTuple, to_tuple
+from ..span import Span
 
 __all__ = ["CONVOLUTIONS", "NORMS", "KernelGenerator", "SpanMatrix", "normalise"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..functional import Span
 from ..geometry import IntOrTuple, to_tuple
+from ..span import Span
 from .base import CONVOLUTIONS, NORMS, KernelGenerator, SpanMatrix, normalise
 
 __all__ = ["BottleneckKernelGenerator", "LinearKernelGenerator"]

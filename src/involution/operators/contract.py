@@ -98,22 +98,39 @@ def check_span(
     for taps in window.kernel_size:
         rows = rows * taps
     ones = (1,) * dims
-    if weight.ndim != dims + 2 or _differ(weight.shape, (rows, hidden.shape[1], *ones)):
+    check_tensor("weight", weight, dims + 2, f"{(rows, hidden.shape[1], *ones)}")
+    if _differ(weight.shape, (rows, hidden.shape[1], *ones)):
         raise ValueError(
             f"weight must be that of a 1×1 convolution from {hidden.shape[1]} channels to {groups} groups of "
             f"{window.kernel_size} taps, {(rows, hidden.shape[1], *ones)}, got {describe(weight)}"
         )
-    vectors = {"bias": (bias, rows), "scale": (scale, value.shape[1]), "offset": (offset, value.shape[1])}
-    for name, (vector, length) in {"weight": (weight, None), **vectors}.items():
-        if vector is None:
-            continue
-        if vector.dtype != value.dtype or vector.device != value.device or vector.layout != torch.strided:
-            raise TypeError(
-                f"{name} and value must have the same dtype and device, got {describe(vector)} and {describe(value)}"
-            )
-        if length is not None and (vector.ndim != 1 or vector.shape[0] != length):
-            raise ValueError(f"{name} must have shape ({length},), got {describe(vector)}")
+    _check_beside("weight", weight, value)
+    check_parameter("bias", bias, value, rows)
+    check_parameter("scale", scale, value, value.shape[1])
+    check_parameter("offset", offset, value, value.shape[1])
     _check_grid("hidden", hidden, value.shape[2:], window)
+
+
+def check_parameter(name: str, parameter: Tensor | None, value: Tensor, length: int) -> None:
+    """Refuse a vector of parameters for a value that has not ``length`` numbers of the value's dtype and device.
+
+    Raises:
+        TypeError: it is no tensor, or of another dtype or device.
+        ValueError: it has another shape.
+    """
+    if parameter is None:
+        return
+    check_tensor(name, parameter, 1, f"({length},)")
+    _check_beside(name, parameter, value)
+    if parameter.shape[0] != length:
+        raise ValueError(f"{name} must have shape ({length},), got {describe(parameter)}")
+
+
+def _check_beside(name: str, parameter: Tensor, value: Tensor) -> None:
+    if parameter.dtype != value.dtype or parameter.device != value.device or parameter.layout != torch.strided:
+        raise TypeError(
+            f"{name} and value must have the same dtype and device, got {describe(parameter)} and {describe(value)}"
+        )
 
 
 def check_window(window: Window) -> int:
