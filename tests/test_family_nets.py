@@ -194,6 +194,8 @@ def test_compiled_and_exported(name, layers):
             lambda: small("axial_resnet26s")(torch.zeros(1, 3, 96, 64)),
             r"a map of 24 pixels is longer than the span of 17 .* create the net with a larger img_size",
         ),
+        (lambda: AxialAttention(16, 0), r"heads must be at least 1, got 0"),
+        (lambda: StandAloneAttention(16, 16, heads=0), r"heads must be at least 1, got 0"),
         (lambda: AxialAttention(24, 8), r"channels must be divisible by 2·heads, got 24 channels and 8 heads"),
         (lambda: AlongAxis(nn.Identity(), 2), r"axis must be 0 \(height\) or 1 \(width\), got 2"),
         (lambda: StandAloneAttention(16, 20), r"out_channels must be divisible by heads, got 20 channels and 8 heads"),

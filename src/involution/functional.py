@@ -268,12 +268,13 @@ def involution_of_span(
     (groups,) = to_tuple(groups, 1, "groups")
     _check_name(backend)
     input, hidden, weight, bias, scale, offset = _autocast(*tensors)
-    epilogue = Epilogue(scale, offset, relu)
-    # A trace serves with and without gradients, so it holds the steps that can be differentiated.
-    if not torch.is_grad_enabled() and not torch.jit.is_tracing():
-        return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
-    check_parameter("scale", scale, input, input.shape[1])
-    check_parameter("offset", offset, input, input.shape[1])
+    # A trace serves with and without gradients, so it holds the steps that can be differentiated; its sizes are tensors.
+    if not torch.jit.is_tracing():
+        if not torch.is_grad_enabled():
+            epilogue = Epilogue(scale, offset, relu)
+            return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
+        check_parameter("scale", scale, input, input.shape[1])
+        check_parameter("offset", offset, input, input.shape[1])
     output = generation.forward_of_span(input, hidden, weight, bias, groups, window, backend)
     return finish(output, scale, offset, relu, dims)
 
