@@ -249,6 +249,17 @@ def test_flops_are_two_per_multiply_add(case):
 
 
 @layouts()
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_results_can_be_changed_in_place(channels_last, backend):
+    case = Case((6, 7))
+    x, h, _ = case.tensors(torch.float32, channels_last)
+    x.requires_grad_()
+    for result in (correlation2d(x, x, 3, groups=2, backend=backend), case.involution(x, h, backend)):
+        before = result.detach().clone()
+        torch.testing.assert_close(result.mul_(2).detach(), before * 2)
+
+
+@layouts()
 def test_every_element_is_written(channels_last, monkeypatch):
     """Outputs are allocated full of NaN: a backend that leaves one out shows it."""
     from involution.memory_layout import empty_field, empty_map
@@ -280,6 +291,11 @@ WINDOW = ([1, 1], [1, 1], [1, 1], "auto")
         ("forward", (X, H, [1], [1, 1], [1, 1], "auto")),
         ("forward", (X, H, [0, 1], [1, 1], [1, 1], "auto")),
         ("forward", (X, H, [1, 1], [-1, 1], [1, 1], "auto")),
+        ("forward", (X, H, [1, 2**63 - 1], [1, 1], [1, 1], "auto")),
+        ("forward", (X, H, [2**62, 2**62], [2**62, 2**62], [1, 1], "auto")),
+        ("input_gradient", (X, H, [9, 8], [1, 1], [1, 1], [2**31, 1], "native")),
+        ("kernel_gradient", (X, X, 2, [2**16, 2**16], [1, 1], [2**15, 2**15], [1, 1], "auto")),
+        ("forward_of_span", (X, (2, 8, 9, 8), (18, 8, 1, 1), None, 2, [3, 3], [2**40, 1], [1, 1], [1, 1], "auto")),
         ("input_gradient", (X, H, [20, 8], *WINDOW)),
         ("input_gradient", (X, (2, 2, 3, 3, 9, 9), [9, 8], *WINDOW)),
         ("kernel_gradient", (X, (2, 32, 9, 9), 2, [3, 3], *WINDOW)),

@@ -43,6 +43,14 @@ def test_every_kind_of_work_is_counted_as_by_hand():
     assert cost.uncounted == ()
 
 
+def test_a_bias_is_counted_on_a_map_of_one_pixel():
+    layer = Involution2d(4, 4, 1, groups=2, kernel_generator="san_pairwise")
+    # Of φ, for one neighbour: query and key of 1 channel, the position of 2, γ's last matrix to 2 groups.
+    assert count(layer, (4, 1, 1)).kinds["convolution bias"] == 1 + 1 + 2 + 2
+    # The same per pixel on a larger map.
+    assert count(layer, (4, 2, 3)).kinds["convolution bias"] == 6 * (1 + 1 + 2 + 2)
+
+
 class _Functional(nn.Module):
     """The same work as `_Modular`, called as functions."""
 

@@ -27,6 +27,15 @@ def test_doctor_names_the_serving_backend_and_the_reasons(capsys, monkeypatch):
     assert "extra models: complete" in text
 
 
+def test_a_preferred_backend_is_named_first(monkeypatch):
+    with backends.use("reference"):
+        assert "  float32   served by reference" in doctor.report()
+        assert backends.available()[0] == next(iter(backends.explain())) == "reference"
+    monkeypatch.setattr(backends, "_preferred", "fastest")
+    with pytest.raises(ValueError, match="INVOLUTION_BACKEND names an unknown backend 'fastest'; expected one of"):
+        doctor.report()
+
+
 def test_doctor_names_a_missing_extra(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda module: None if module == "timm" else object())
     assert 'extra models: missing timm; pip install "involution[models]"' in doctor.report()

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from involution import Involution2d, backends, correlation2d, involution1d, involution2d, involution3d
+from involution import (
+    Involution2d,
+    Span,
+    backends,
+    correlation2d,
+    involution1d,
+    involution2d,
+    involution3d,
+    involution_of_span,
+)
 from involution.geometry import to_window
 from involution.kernel_generation import LocalAttentionKernelGenerator, create_kernel_generator
 
@@ -74,6 +83,83 @@ OPERATOR = [
     (lambda: correlation2d(X, X, 3, groups=3), ValueError, r"got 8 channels and 3 groups"),
     (lambda: correlation2d(X, X, 0), ValueError, r"kernel_size must be at least 1, got 0"),
 ]
+
+VALUE, HIDDEN, WEIGHT = torch.zeros(1, 8, 5, 5), torch.zeros(1, 4, 5, 5), torch.zeros(18, 4, 1, 1)
+
+
+def of_span(*tensors, **more):
+    return involution_of_span(*tensors, groups=2, kernel_size=3, **more)
+
+
+SPAN = [
+    (
+        lambda: of_span(VALUE, HIDDEN, None),
+        TypeError,
+        r"weight must be a tensor of shape \(18, 4, 1, 1\), got NoneType",
+    ),
+    (lambda: of_span(VALUE, None, WEIGHT), TypeError, r"hidden must be a tensor of shape .*, got NoneType"),
+    (lambda: of_span(VALUE, HIDDEN, WEIGHT[..., 0]), ValueError, r"weight must have shape \(18, 4, 1, 1\), got shape"),
+    (lambda: of_span(VALUE, HIDDEN, WEIGHT[:9]), ValueError, r"4 channels to 2 groups .*, \(18, 4, 1, 1\), got shape"),
+    (lambda: of_span(VALUE, HIDDEN, WEIGHT, 2.0), TypeError, r"bias must be a tensor of shape \(18,\), got float"),
+    (
+        lambda: of_span(VALUE, HIDDEN, WEIGHT, scale=2.0),
+        TypeError,
+        r"scale must be a tensor of shape \(8,\), got float",
+    ),
+    (
+        lambda: of_span(VALUE, HIDDEN, WEIGHT, offset=[0.0]),
+        TypeError,
+        r"offset must be a tensor of shape \(8,\), got list",
+    ),
+    (
+        lambda: of_span(VALUE, HIDDEN, WEIGHT, scale=torch.ones(1)),
+        ValueError,
+        r"scale must have shape \(8,\), got shape \(1,\)",
+    ),
+    (
+        lambda: of_span(VALUE, HIDDEN, WEIGHT, offset=torch.ones(8, 1, 1)),
+        ValueError,
+        r"offset must have shape \(8,\), got shape \(8, 1, 1\)",
+    ),
+    (
+        lambda: of_span(VALUE.bfloat16(), HIDDEN.bfloat16(), WEIGHT.bfloat16(), scale=torch.ones(8)),
+        TypeError,
+        r"scale and value must have the same dtype and device, got .*float32, cpu and .*bfloat16, cpu",
+    ),
+    (lambda: involution2d(X, (X, H)), TypeError, r"a tensor or a Span of hidden, .* got a tuple of \(Tensor, Tensor\)"),
+    (
+        lambda: involution2d(X, Span(HIDDEN, WEIGHT, None, 2, 3)),
+        TypeError,
+        r"the last a tuple with one number per dimension, got a tuple of \(Tensor, Tensor, NoneType, int, int\)",
+    ),
+    (
+        lambda: Involution2d(8, kernel_generator=lambda x: (x, x))(X),
+        TypeError,
+        r"kernel must be a tensor or a Span .* got a tuple of \(Tensor, Tensor\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("call_under_autocast", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(("call", "error", "words"), SPAN)
+def test_sentences_of_spans_whatever_the_modes(call, error, words, grad, call_under_autocast):
+    if call_under_autocast and "same dtype" in words:
+        pytest.skip("there, autocast casts both")
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", enabled=call_under_autocast):
+        with pytest.raises(error, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_autocast_lets_through_what_is_taken_without(dtype):
+    with torch.autocast("cpu"):
+        with pytest.raises(TypeError, match="input must be float16, bfloat16, float32 or float64, got"):
+            involution2d(X.to(dtype), H.to(dtype))
+        with pytest.raises(TypeError, match="key must be float16, bfloat16, float32 or float64, got"):
+            correlation2d(X, X.to(dtype), 3)
+
 
 MODULES = [
     (lambda: Involution2d(24, 24), ValueError, r"divisible by group_channels, got 24 channels in groups of 16; choose"),

@@ -305,6 +305,8 @@ def test_without_weights_it_is_said_where_some_are(name):
             )
             for name in ("kernel_generator", "groups", "group_channels", "reduction")
         ),
+        (lambda: AxialAttention(16, 0), r"heads must be at least 1, got 0"),
+        (lambda: StandAloneAttention(16, 16, heads=0), r"heads must be at least 1, got 0"),
         (lambda: AxialAttention(24, 8), r"channels must be divisible by 2·heads, got 24 channels and 8 heads"),
         (lambda: AlongAxis(nn.Identity(), 2), r"axis must be 0 \(height\) or 1 \(width\), got 2"),
         (lambda: StandAloneAttention(16, 20), r"out_channels must be divisible by heads, got 20 channels and 8 heads"),

@@ -183,6 +183,25 @@ def test_autocast_equals_that_of_the_field():
     assert relative_error(y, expected) < 0.01
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_double_backward_under_autocast_of_what_ran_without(bias):
+    tensors = [t.detach().float().requires_grad_() for t in span_arguments()[: 4 if bias else 3]]
+
+    def second():
+        first = torch.autograd.grad(y, tensors, torch.ones_like(y), create_graph=True)
+        return (*first, *torch.autograd.grad(sum(gradient.square().sum() for gradient in first), tensors))
+
+    y = of_span(*tensors)
+    expected = second()
+    y = of_span(*tensors)
+    with torch.autocast("cpu"):
+        gradients = second()
+    for gradient, right in zip(gradients, expected, strict=True):
+        assert gradient.dtype == torch.float32
+        # What PyTorch's own steps have for derivatives is computed in bfloat16.
+        assert relative_error(gradient, right) < 0.02
+
+
 def test_a_generator_of_another_size_is_refused_with_the_operators_words():
     module = Involution2d(16, kernel_size=3, kernel_generator=BottleneckKernelGenerator(16, 3, 5))
     with pytest.raises(ValueError, match="divisible by the groups, got 16 channels and 5 groups"):

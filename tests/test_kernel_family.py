@@ -3,10 +3,10 @@
 import family_definitions as definitions
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from involution import Involution1d, Involution2d, Involution3d, involution2d
-from involution.functional import as_field
 from involution.kernel_generation import (
     LocalAttentionKernelGenerator,
     LocalRelationKernelGenerator,
@@ -14,8 +14,10 @@ from involution.kernel_generation import (
     SANPairwiseKernelGenerator,
     SANPatchwiseKernelGenerator,
     StandAloneKernelGenerator,
+    create_kernel_generator,
 )
 from involution.memory_layout import is_field_channels_last
+from involution.span import as_field
 
 # Outlook attention has no stride and no dilation.
 STRIDING = ("sasa", "san_pairwise", "san_patchwise", "local_relation")
@@ -220,6 +222,27 @@ def test_traced_by_fx(name):
     torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
 
 
+@pytest.mark.parametrize("name", ["bottleneck", "linear", "attention", *NAMES])
+def test_built_without_memory_it_is_what_its_weights_say(name):
+    """What is left of a module after ``to_empty`` are its weights, which ``load_state_dict`` brings."""
+    arguments = {"kernel_size": TAPS.get(name, 3), "groups": 2, "kernel_generator": name}
+    layer = Involution2d(16, 16, **arguments).eval()
+    empty = Involution2d(16, 16, **arguments, device="meta").to_empty(device="cpu").eval()
+    for tensor in (*empty.parameters(), *empty.buffers()):
+        tensor.data.fill_(77)
+    empty.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 16, 5, 4)
+    torch.testing.assert_close(empty(x), layer(x))
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "linear", "attention", *NAMES])
+def test_no_groups_are_refused(name):
+    sizes = {"in_channels": 16, "kernel_size": TAPS.get(name, 3), "groups": 0, "dims": 2}
+    options = {"reduction": 4, "norm_layer": None, "act_layer": nn.ReLU, "stride": 1, "padding": "same", "dilation": 1}
+    with pytest.raises(ValueError, match="groups must be at least 1, got 0"):
+        create_kernel_generator(name, **sizes, **options)
+
+
 def test_one_pixel_in_training():
     """PyTorch refuses the batch statistics of one value."""
     layer = Involution2d(16, 16, 3, groups=2, kernel_generator="san_patchwise")
@@ -233,6 +256,8 @@ def test_one_pixel_in_training():
             lambda: StandAloneKernelGenerator(6, 3, 2),
             r"head_channels must be divisible by 2, one part per axis, got 3; choose another",
         ),
+        (lambda: LocalAttentionKernelGenerator(8, 3, 2, head_channels=0), r"head_channels must be at least 1, got 0"),
+        (lambda: StandAloneKernelGenerator(8, 3, 2, head_channels=0), r"head_channels must be at least 1, got 0"),
         (
             lambda: LocalRelationKernelGenerator(8, 3, 2, appearance="sum"),
             r"unknown appearance 'sum'; expected one of 'squared_difference', 'absolute_difference', 'product'",

@@ -13,12 +13,12 @@ from involution import (
     correlation3d,
     involution2d,
 )
-from involution.functional import as_field
 from involution.kernel_generation import (
     BottleneckKernelGenerator,
     LinearKernelGenerator,
     LocalAttentionKernelGenerator,
 )
+from involution.span import as_field
 
 
 def window_mask(height, width, kernel_size, dilation=1):

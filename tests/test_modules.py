@@ -166,6 +166,13 @@ def test_trains_on_single_pixels_and_empty_batches():
     layer.eval()(torch.randn(1, 32, 1, 1))
 
 
+def test_a_generator_that_is_handed_in_keeps_its_device_and_dtype():
+    generator = BottleneckKernelGenerator(8, 3, 2)
+    layer = Involution2d(8, 16, 3, groups=2, kernel_generator=generator, bias=True, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in generator.parameters()} == {("cpu", torch.float32)}
+    assert {(p.device.type, p.dtype) for p in (layer.bias, layer.value.weight)} == {("meta", torch.float64)}
+
+
 def test_device_and_dtype_of_the_constructor():
     assert {p.device.type for p in Involution2d(32, 48, device="meta").parameters()} == {"meta"}
     layer = Involution2d(32, 48, bias=True, dtype=torch.bfloat16)

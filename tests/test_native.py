@@ -121,6 +121,23 @@ def test_weights_beyond_the_border_do_not_count():
     assert involution2d(x, h, backend="native")[0, 0, 0, 2] == 6
 
 
+LARGEST = 2**31 - 1
+
+
+@cases(
+    Case((6, 2), stride=(1, LARGEST), padding=1),
+    Case((6, 6), kernel=7, stride=LARGEST, padding=3),
+    Case((4, 5), stride=LARGEST, padding=LARGEST - 1),
+    Case((4, 5), dilation=LARGEST, padding=LARGEST),
+    Case((4, 5), stride=LARGEST, dilation=LARGEST, padding=LARGEST),
+    Case((4, 5), kernel=2, dilation=LARGEST, padding=LARGEST // 2),
+)
+@layouts()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_largest_windows(case, dtype, channels_last):
+    check(case, *case.tensors(dtype, channels_last))
+
+
 @st.composite
 def calls(draw):
     dims = draw(st.integers(1, 3))

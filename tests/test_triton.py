@@ -169,6 +169,14 @@ def test_says_what_triton_raised(fresh, error, words):
     assert backends.explain(GPU)["triton"] == words
 
 
+def test_says_that_there_is_no_driver(fresh):
+    def capability(device):
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU.")
+
+    fresh.setattr(torch.cuda, "get_device_capability", capability)
+    assert "Found no NVIDIA driver on your system" in backends.explain(GPU)["triton"]
+
+
 @pytest.mark.parametrize(
     ("compiler", "words"),
     [

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from involution.functional import as_field
 from involution.kernel_generation import (
     BottleneckKernelGenerator,
     KernelGenerator,
@@ -29,6 +28,7 @@ from involution.kernel_generation import (
 )
 from involution.models.axial import AxialAttention
 from involution.pictures.plots import LIGHT, new_figure
+from involution.span import as_field
 from involution.upsampling import CARAFE
 
 from .markdown import write_picture

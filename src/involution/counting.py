@@ -165,8 +165,8 @@ class OperatorCounter(TorchDispatchMode):
                 self.kinds["convolution bias"] += out.numel() if isinstance(args[2], Tensor) else 0
             else:
                 self.kinds["involution" if operator in _INVOLUTIONS else "matrix product"] += macs
-                # What is added to a product is a bias where it is one value per row: that of a 1×1 convolution.
-                is_bias = operator is _aten.baddbmm and args[0].shape[-1] == 1 < out.shape[-1]
+                # What is added to products is a bias where it is one value per row of all: that of a 1×1 convolution.
+                is_bias = operator is _aten.baddbmm and args[0].ndim == 2 and args[0].shape[1] == 1
                 self.kinds["convolution bias"] += out.numel() if is_bias else 0
         elif operator in _EXTRA_RULES:
             kind, operations = _EXTRA_RULES[operator]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
 from . import backends
 from .backends import Epilogue
 from .geometry import IntOrTuple, Padding, describe, to_tuple, to_window
 from .operators import contraction, generation
-from .operators.contract import FIELD, MAP, check_tensor
+from .operators.contract import FIELD, MAP, check_parameter, check_tensor
+from .span import Span
 
 __all__ = [
     "Span",
@@ -26,33 +26,6 @@ __all__ = [
     "involution3d",
     "involution_of_span",
 ]
-
-
-class Span(NamedTuple):
-    """A kernel field whose last step, one matrix, is still to be done: ``H = weight · hidden + bias``.
-
-    Every involution takes it in the place of the field, and then never holds the field as a whole: neither in the
-    forward pass where the backend can make it tile by tile, nor for the backward pass. φ of the layers returns it.
-
-    Attributes:
-        hidden: ``(B, C_hidden, H', W')``.
-        weight: ``(G·K·K, C_hidden, 1, 1)``, as of a 1×1 convolution.
-        bias: ``(G·K·K,)`` or None.
-        groups: G.
-        kernel_size: K, taps per dimension.
-    """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    groups: int
-    kernel_size: tuple[int, ...]
-
-    def field(self) -> Tensor:
-        """Return the kernel field ``(B, G, K, K, H', W')``."""
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
-        field: Tensor = convolution(self.hidden, self.weight, self.bias).unflatten(1, (self.groups, *self.kernel_size))
-        return field
 
 
 def involution2d(
@@ -295,18 +268,15 @@ def involution_of_span(
     (groups,) = to_tuple(groups, 1, "groups")
     _check_name(backend)
     input, hidden, weight, bias, scale, offset = _autocast(*tensors)
-    epilogue = Epilogue(scale, offset, relu)
-    # A trace serves with and without gradients, so it holds the steps that can be differentiated.
-    if not torch.is_grad_enabled() and not torch.jit.is_tracing():
-        return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
+    # A trace serves with and without gradients, so it holds the steps that can be differentiated; its sizes are tensors.
+    if not torch.jit.is_tracing():
+        if not torch.is_grad_enabled():
+            epilogue = Epilogue(scale, offset, relu)
+            return generation.forward_of_span(input, hidden, weight, bias, groups, window, backend, epilogue)
+        check_parameter("scale", scale, input, input.shape[1])
+        check_parameter("offset", offset, input, input.shape[1])
     output = generation.forward_of_span(input, hidden, weight, bias, groups, window, backend)
     return finish(output, scale, offset, relu, dims)
-
-
-def as_field(kernel: Tensor | Span) -> Tensor:
-    """Return the kernel field ``(B, G, K, K, H', W')`` of what a φ returned: the field, or a `Span`."""
-    # Backward hooks hand on what a module returns as a plain tuple.
-    return Span(*kernel).field() if isinstance(kernel, tuple) else kernel
 
 
 def finish(output: Tensor, scale: Tensor | None, offset: Tensor | None, relu: bool, dims: int) -> Tensor:
@@ -330,9 +300,8 @@ def _involution(
     backend: str,
 ) -> Tensor:
     geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "backend": backend}
-    # Backward hooks hand on what a module returns as a plain tuple.
     if isinstance(kernel, tuple):
-        hidden, weight, bias, groups, kernel_size = kernel
+        hidden, weight, bias, groups, kernel_size = Span.of(kernel)
         if len(kernel_size) != dims:
             raise ValueError(f"kernel must have {dims} dimensions, got a span with kernels of {kernel_size}")
         return involution_of_span(input, hidden, weight, bias, groups=groups, kernel_size=kernel_size, **geometry)
@@ -390,11 +359,15 @@ def _check_name(backend: str) -> None:
         backends.check_name(backend)
 
 
+# What an autocast casts: float64 stays as it is, as in PyTorch's own operators; other numbers are for the operator to refuse.
+_CAST = (torch.float16, torch.bfloat16, torch.float32)
+
+
 def _autocast(*tensors: Any) -> list[Any]:
-    """Cast to the dtype of an active autocast, as PyTorch's own operators do (float64 stays as it is)."""
+    """Cast to the dtype of an active autocast, as PyTorch's own operators do."""
     device = tensors[0].device.type
     # PyTorch refuses to say so of the meta device, which knows no autocast.
     if device == "meta" or not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
-    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+    return [t.to(dtype) if isinstance(t, Tensor) and t.dtype in _CAST else t for t in tensors]

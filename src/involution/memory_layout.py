@@ -28,23 +28,27 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
 
 def empty_map(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
     """Allocate a (B, C, ...) map with dtype and device of ``like``, in NCHW or channels_last order."""
-    batch, channels, *spatial = size
     if not channels_last:
-        return like.new_empty((batch, channels, *spatial))
-    strides = [channels]
-    for n in reversed(spatial[1:]):
-        strides.insert(0, strides[0] * n)
-    # Not a permuted map: autograd forbids in-place activations on what an operator returns as a view.
-    return like.new_empty_strided((batch, channels, *spatial), (strides[0] * spatial[0], 1, *strides))
+        return like.new_empty(tuple(size))
+    return _empty_in_order(like, size, (0, *range(2, len(size)), 1))
 
 
 def empty_field(like: torch.Tensor, size: Sequence[int], channels_last: bool) -> torch.Tensor:
     """Allocate a (B, G, K..., H'...) kernel field; in channels_last order a pixel's G·K·K weights lie together."""
-    dims = (len(size) - 2) // 2
     if not channels_last:
         return like.new_empty(tuple(size))
-    batch, taps, spatial = size[0], size[1 : 2 + dims], size[2 + dims :]
-    return taps_first(like.new_empty((batch, *spatial, *taps)))
+    dims = (len(size) - 2) // 2
+    return _empty_in_order(like, size, (0, *range(2 + dims, len(size)), *range(1, 2 + dims)))
+
+
+def _empty_in_order(like: torch.Tensor, size: Sequence[int], order: Sequence[int]) -> torch.Tensor:
+    """Allocate a tensor whose dimensions lie in memory in this order, the outermost first."""
+    strides, extent = [0] * len(size), 1
+    for dim in reversed(order):
+        strides[dim] = extent
+        extent = extent * size[dim]
+    # Not a permuted tensor: autograd forbids in-place operations on what an operator returns as a view.
+    return like.new_empty_strided(tuple(size), strides)
 
 
 def pixels_first(field: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from .functional import Span
 from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
 from .kernel_generation.base import CONVOLUTIONS
 from .kernel_generation.create import create_kernel_generator
 from .kernel_generation.windows import to_output_grid
+from .span import Span
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
 
@@ -56,8 +56,9 @@ class _Involution(nn.Module):
                 if self.out_channels == self.in_channels
                 else CONVOLUTIONS[dims](self.in_channels, self.out_channels, 1, bias=False)
             )
+            made: nn.Module | None = None
             if kernel_generator is None or isinstance(kernel_generator, str):
-                kernel_generator = create_kernel_generator(
+                kernel_generator = made = create_kernel_generator(
                     kernel_generator or "bottleneck",
                     in_channels=self.in_channels,
                     kernel_size=self.kernel_size,
@@ -75,13 +76,16 @@ class _Involution(nn.Module):
                     "kernel_generator must be a name or a callable from (B, C, H, W) to the kernel field, "
                     f"got {kernel_generator!r}"
                 )
-            self.kernel_generator = kernel_generator
             self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
             # What `involution.fold_batch_norms` lets the layer take along; the bias is added after the scale.
             self.scale: nn.Parameter | None = None
             self.relu = False
         if dtype is not None:
             self.to(dtype=dtype)
+            if made is not None:
+                made.to(dtype=dtype)
+        # Behind the cast: one that was handed in keeps its dtype, as it stays on its device.
+        self.kernel_generator = kernel_generator
 
     @property
     def window(self) -> Window:
@@ -97,9 +101,8 @@ class _Involution(nn.Module):
                 f"got {describe(input)}"
             )
         value, kernel = self.value(input), self.generate_kernel(input)
-        # Backward hooks hand on what a module returns as a plain tuple.
         if isinstance(kernel, tuple):
-            span = Span(*kernel)
+            span = Span.of(kernel)
             return functional.involution_of_span(
                 value,
                 span.hidden,
@@ -192,8 +195,8 @@ class Involution2d(_Involution):
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.
-        device: where the parameters live.
-        dtype: their floating dtype.
+        device: where the parameters live; a φ that is handed in stays where it is.
+        dtype: their floating dtype; a φ that is handed in keeps its own.
 
     Shape:
         ``(B, C_in, H, W)`` to ``(B, C_out, H', W')`` with ``H' = ⌊(H + 2p − d·(K − 1) − 1) / s⌋ + 1``.

@@ -70,8 +70,10 @@ class CARAFE(nn.Module):
             "encoder_dilation": encoder_dilation,
             "compressed_channels": compressed_channels,
         }
-        for name, size in sizes.items():
-            to_tuple(size, 1, name)
+        # A tuple of one number is that number.
+        channels, scale_factor, up_kernel, up_group, encoder_kernel, encoder_dilation, compressed_channels = (
+            to_tuple(size, 1, name)[0] for name, size in sizes.items()
+        )
         if up_kernel % 2 == 0 or encoder_kernel % 2 == 0:
             raise ValueError(f"up_kernel and encoder_kernel must be odd, got {up_kernel} and {encoder_kernel}")
         if channels % up_group:

@@ -13,6 +13,7 @@ ROOMS = (
     ("records", "recipes"),
     ("backends",),
     ("operators",),
+    ("span",),
     ("functional",),
     ("kernel_generation",),
     ("modules", "upsampling"),

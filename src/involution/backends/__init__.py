@@ -51,7 +51,7 @@ def register(backend: Backend, first: bool = True) -> None:
 
 def available() -> tuple[str, ...]:
     """Return the names of all backends in the order in which ``"auto"`` asks them."""
-    return tuple(_BACKENDS)
+    return tuple(backend.name for backend in _order())
 
 
 def check_name(name: str) -> None:
@@ -69,6 +69,17 @@ def _order() -> list[Backend]:
     return sorted(_BACKENDS.values(), key=lambda backend: backend.name != _preferred)
 
 
+def _check_preference() -> None:
+    """Refuse a preferred backend that does not exist; one may be registered later than the preference was read.
+
+    Raises:
+        ValueError: no backend of this name is registered.
+    """
+    if _preferred is not None and _preferred not in _BACKENDS:
+        known = ", ".join(map(repr, _BACKENDS))
+        raise ValueError(f"INVOLUTION_BACKEND names an unknown backend {_preferred!r}; expected one of {known}")
+
+
 def _tell_native() -> None:
     """Let the operators of the CPU go straight to the native kernels as long as these are asked first."""
     native.serve_auto(_preferred in (None, native.name) and _order()[0] is native)
@@ -83,9 +94,7 @@ def choose(name: str, request: Request) -> Backend:
     """
     check_name(name)
     if name == "auto":
-        if _preferred is not None and _preferred not in _BACKENDS:
-            known = ", ".join(map(repr, _BACKENDS))
-            raise ValueError(f"INVOLUTION_BACKEND names an unknown backend {_preferred!r}; expected one of {known}")
+        _check_preference()
         for backend in _order():
             reason = backend.unsupported(request)
             if reason is None:
@@ -153,10 +162,14 @@ def explain(
 
     Returns:
         The reason by the backend's name, None where it can serve; ``"auto"`` takes the first None.
+
+    Raises:
+        ValueError: an argument is out of range, or ``INVOLUTION_BACKEND`` names an unknown backend.
     """
+    _check_preference()
     window = to_window(kernel_size, stride, padding, dilation, dims)
     request = Request(torch.device(device), dtype, group_channels, window)
-    return {name: backend.unsupported(request) for name, backend in _BACKENDS.items()}
+    return {backend.name: backend.unsupported(request) for backend in _order()}
 
 
 # Those behind native do not serve the CPU, or more slowly.

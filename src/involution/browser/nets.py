@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..counting import count
 from ..errors import CommandError
 from ..export import checked, image_shapes
-from ..functional import as_field
 from ..modules import Involution2d
+from ..span import as_field
 from ..surgery import fold_batch_norms
 
 __all__ = ["WithFields", "write"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..functional import Span, finish
+from ..functional import finish
+from ..span import Span
 
 __all__ = ["decompositions"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..geometry import IntOrTuple, Padding, to_tuple, to_window
-from .query_key import QueryKeyKernelGenerator
+from ..geometry import IntOrTuple, Padding, to_window
+from .query_key import QueryKeyKernelGenerator, resolve_head_channels
 from .windows import correlate, softmax_inside
 
 __all__ = ["LocalAttentionKernelGenerator"]
@@ -51,7 +51,7 @@ class LocalAttentionKernelGenerator(QueryKeyKernelGenerator):
         dilation: IntOrTuple = 1,
         dims: int = 2,
     ) -> None:
-        (head_channels,) = to_tuple(head_channels or max(1, in_channels // groups), 1, "head_channels")
+        head_channels = resolve_head_channels(in_channels, groups, head_channels)
         window = to_window(kernel_size, stride, padding, dilation, dims)
         super().__init__(in_channels, groups, groups * head_channels, window)
         self.head_channels, self.softmax = head_channels, softmax

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import Span
 from ..geometry import IntOrTuple, to_tuple
+from ..span import Span
 
 __all__ = ["CONVOLUTIONS", "NORMS", "KernelGenerator", "SpanMatrix", "normalise"]
 
@@ -47,11 +47,15 @@ class SpanMatrix(nn.Module):
         groups: G, number of kernels per pixel.
         bias: whether a bias per tap and group is added.
         dims: spatial dimensions, 1 to 3.
+
+    Raises:
+        ValueError: ``groups`` or ``kernel_size`` is below 1.
     """
 
     def __init__(self, hidden_channels: int, kernel_size: IntOrTuple, groups: int, bias: bool, dims: int) -> None:
         super().__init__()
-        self.groups, self.kernel_size = groups, to_tuple(kernel_size, dims, "kernel_size")
+        (self.groups,) = to_tuple(groups, 1, "groups")
+        self.kernel_size = to_tuple(kernel_size, dims, "kernel_size")
         rows = groups * prod(self.kernel_size)
         self.weight = nn.Parameter(torch.empty(rows, hidden_channels, *[1] * dims))
         self.bias = nn.Parameter(torch.empty(rows)) if bias else None

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..functional import Span
 from ..geometry import IntOrTuple, to_tuple
+from ..span import Span
 from .base import CONVOLUTIONS, NORMS, KernelGenerator, SpanMatrix, normalise
 
 __all__ = ["BottleneckKernelGenerator", "LinearKernelGenerator"]
@@ -30,7 +30,7 @@ class BottleneckKernelGenerator(KernelGenerator):
         dims: spatial dimensions, 1 to 3.
 
     Raises:
-        ValueError: ``reduction``, ``hidden_channels`` or ``kernel_size`` is below 1.
+        ValueError: ``groups``, ``reduction``, ``hidden_channels`` or ``kernel_size`` is below 1.
 
     Example:
         >>> import torch
@@ -78,6 +78,9 @@ class LinearKernelGenerator(KernelGenerator):
         groups: G, number of kernels per pixel.
         bias: whether a bias per tap and group is added.
         dims: spatial dimensions, 1 to 3.
+
+    Raises:
+        ValueError: ``groups`` or ``kernel_size`` is below 1.
     """
 
     def __init__(

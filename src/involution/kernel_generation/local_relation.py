@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..geometry import IntOrTuple, Padding, to_tuple, to_window
 from .query_key import QueryKeyKernelGenerator
-from .windows import correlate, differences, fill_outside, softmax_over_taps
+from .windows import correlate, differences, fill_outside, offsets, softmax_over_taps
 
 __all__ = ["LocalRelationKernelGenerator"]
 
@@ -46,8 +45,6 @@ class LocalRelationKernelGenerator(QueryKeyKernelGenerator):
         ValueError: a size is below 1, the appearance is unknown, or the kernel is even with ``padding="same"``.
     """
 
-    offsets: Tensor
-
     def __init__(
         self,
         in_channels: int,
@@ -64,13 +61,10 @@ class LocalRelationKernelGenerator(QueryKeyKernelGenerator):
     ) -> None:
         if appearance not in _APPEARANCES:
             raise ValueError(f"unknown appearance {appearance!r}; expected one of {', '.join(map(repr, _APPEARANCES))}")
-        (hidden,) = to_tuple(groups if geometry_channels is None else geometry_channels, 1, "geometry_channels")
         super().__init__(in_channels, groups, groups, to_window(kernel_size, stride, padding, dilation, dims))
+        (hidden,) = to_tuple(groups if geometry_channels is None else geometry_channels, 1, "geometry_channels")
         self.appearance, self.border = appearance, border
         self.geometry = nn.Sequential(nn.Linear(dims, hidden), nn.ReLU(), nn.Linear(hidden, groups))
-        axes = [torch.arange(k) - (k - 1) / 2 for k in self.window.kernel_size]
-        offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * torch.tensor(self.window.dilation)
-        self.register_buffer("offsets", offsets.to(self.query.weight.dtype), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -88,6 +82,6 @@ class LocalRelationKernelGenerator(QueryKeyKernelGenerator):
         else:
             difference = differences(query, key, self.window)
             field = -difference.square() if self.appearance == "squared_difference" else -difference.abs()
-        prior = self.geometry(self.offsets).movedim(-1, 0)
+        prior = self.geometry(offsets(self.query.weight, self.window)).movedim(-1, 0)
         field = field + prior[(..., *[None] * len(self.window.kernel_size))].to(field.dtype)
         return softmax_over_taps(fill_outside(field, x, self.window, self.border), self.window)

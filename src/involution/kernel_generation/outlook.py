@@ -87,7 +87,8 @@ class OutlookKernelGenerator(KernelGenerator):
             raise ValueError(
                 f"window_stride must be at most K={sizes}, got {window_stride}: no window would hold the pixels between"
             )
-        self.groups, self.scale = groups, (in_channels / groups) ** -0.5 if scale is None else scale
+        (self.groups,) = to_tuple(groups, 1, "groups")
+        self.scale = (in_channels / groups) ** -0.5 if scale is None else scale
         self.window = to_window(sizes, window_stride, "same", 1, dims)
         self.attention = CONVOLUTIONS[dims](in_channels, groups * prod(sizes) ** 2, 1)
         self.reset_parameters()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..geometry import Window
+from ..geometry import Window, to_tuple
 from .base import CONVOLUTIONS, KernelGenerator
 from .windows import to_output_grid
 
@@ -20,6 +20,9 @@ class QueryKeyKernelGenerator(KernelGenerator):
         width: channels of query and key, of all groups together.
         window: where the neighbours lie, as in the involution that uses the field.
         bias: of both convolutions.
+
+    Raises:
+        ValueError: ``groups`` is below 1.
     """
 
     pooled = False
@@ -27,7 +30,8 @@ class QueryKeyKernelGenerator(KernelGenerator):
     def __init__(self, in_channels: int, groups: int, width: int, window: Window, *, bias: bool = False) -> None:
         super().__init__()
         convolution = CONVOLUTIONS[len(window.kernel_size)]
-        self.groups, self.window = groups, window
+        (self.groups,) = to_tuple(groups, 1, "groups")
+        self.window = window
         self.query = convolution(in_channels, width, 1, bias=bias)
         self.key = convolution(in_channels, width, 1, bias=bias)
 
@@ -40,3 +44,15 @@ class QueryKeyKernelGenerator(KernelGenerator):
         """Return the query of every output pixel, ``(B, width, H', W')``, of the whole map ``x`` ``(B, C, H, W)``."""
         queries: Tensor = self.query(to_output_grid(x, self.window))
         return queries
+
+
+def resolve_head_channels(in_channels: int, groups: int, head_channels: int | None) -> int:
+    """Return the channels of one head: those that were asked for, or its share of the map's.
+
+    Raises:
+        ValueError: ``groups`` or ``head_channels`` is below 1.
+    """
+    (groups,) = to_tuple(groups, 1, "groups")
+    share = max(1, in_channels // groups) if head_channels is None else head_channels
+    (head_channels,) = to_tuple(share, 1, "head_channels")
+    return head_channels

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..functional import Span
 from ..geometry import IntOrTuple, Padding, Window, to_tuple, to_window
+from ..span import Span
 from .base import CONVOLUTIONS, NORMS, SpanMatrix, normalise
 from .query_key import QueryKeyKernelGenerator
 from .windows import (

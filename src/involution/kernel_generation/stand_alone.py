@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..geometry import IntOrTuple, Padding, to_tuple, to_window
-from .query_key import QueryKeyKernelGenerator
+from ..geometry import IntOrTuple, Padding, to_window
+from .query_key import QueryKeyKernelGenerator, resolve_head_channels
 from .windows import correlate, softmax_inside
 
 __all__ = ["StandAloneKernelGenerator"]
@@ -54,7 +54,7 @@ class StandAloneKernelGenerator(QueryKeyKernelGenerator):
         dilation: IntOrTuple = 1,
         dims: int = 2,
     ) -> None:
-        (head_channels,) = to_tuple(head_channels or max(1, in_channels // groups), 1, "head_channels")
+        head_channels = resolve_head_channels(in_channels, groups, head_channels)
         if head_channels % dims:
             raise ValueError(
                 f"head_channels must be divisible by {dims}, one part per axis, got {head_channels}; "

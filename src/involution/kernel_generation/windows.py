@@ -17,6 +17,7 @@ __all__ = [
     "differences",
     "fill_outside",
     "neighbourhoods",
+    "offsets",
     "reflected",
     "softmax_inside",
     "softmax_over_taps",
@@ -58,6 +59,17 @@ def coordinates(x: Tensor) -> Tensor:
     # linspace takes no size that an exporter leaves open.
     axes = [torch.arange(n, dtype=x.dtype, device=x.device) * (2 / max(n - 1, 1)) - 1 for n in x.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])[None]
+
+
+def offsets(like: Tensor, window: Window) -> Tensor:
+    """Return how far each tap lies from the middle of the window, ``(K, K, 2)``, with dtype and device of ``like``."""
+    if has_torch_function((like,)):
+        return handle_torch_function(offsets, (like,), like, window)
+    axes = [
+        (torch.arange(k, dtype=like.dtype, device=like.device) - (k - 1) / 2) * d
+        for k, d in zip(window.kernel_size, window.dilation, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
 def reflected(x: Tensor, window: Window) -> Tensor:

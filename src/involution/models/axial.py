@@ -10,6 +10,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..geometry import to_tuple
 from .building import refuse_arguments
 from .configurations import imagenet_config
 
@@ -61,6 +62,7 @@ class AxialAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8) -> None:
         super().__init__()
+        (heads,) = to_tuple(heads, 1, "heads")
         if channels % (2 * heads):
             raise ValueError(f"channels must be divisible by 2·heads, got {channels} channels and {heads} heads")
         self.heads = heads

@@ -52,6 +52,7 @@ class StandAloneAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        (heads,) = to_tuple(heads, 1, "heads")
         if out_channels % heads:
             raise ValueError(f"out_channels must be divisible by heads, got {out_channels} channels and {heads} heads")
         rows, columns = to_tuple(stride, 2, "stride")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from ..geometry import Window, describe
 
 MAP = {1: "(B, C, L)", 2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}
 FIELD = {1: "(B, G, K, L')", 2: "(B, G, K_h, K_w, H', W')", 3: "(B, G, K_d, K_h, K_w, D', H', W')"}
+
+# The largest stride, padding or dilation, and the largest number of taps: kernels compute with products of two of them in
+# 64 bits (csrc/description.h).
+_LARGEST = 2**31 - 1
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -93,22 +98,39 @@ def check_span(
     for taps in window.kernel_size:
         rows = rows * taps
     ones = (1,) * dims
-    if weight.ndim != dims + 2 or _differ(weight.shape, (rows, hidden.shape[1], *ones)):
+    check_tensor("weight", weight, dims + 2, f"{(rows, hidden.shape[1], *ones)}")
+    if _differ(weight.shape, (rows, hidden.shape[1], *ones)):
         raise ValueError(
             f"weight must be that of a 1×1 convolution from {hidden.shape[1]} channels to {groups} groups of "
             f"{window.kernel_size} taps, {(rows, hidden.shape[1], *ones)}, got {describe(weight)}"
         )
-    vectors = {"bias": (bias, rows), "scale": (scale, value.shape[1]), "offset": (offset, value.shape[1])}
-    for name, (vector, length) in {"weight": (weight, None), **vectors}.items():
-        if vector is None:
-            continue
-        if vector.dtype != value.dtype or vector.device != value.device or vector.layout != torch.strided:
-            raise TypeError(
-                f"{name} and value must have the same dtype and device, got {describe(vector)} and {describe(value)}"
-            )
-        if length is not None and (vector.ndim != 1 or vector.shape[0] != length):
-            raise ValueError(f"{name} must have shape ({length},), got {describe(vector)}")
+    _check_beside("weight", weight, value)
+    check_parameter("bias", bias, value, rows)
+    check_parameter("scale", scale, value, value.shape[1])
+    check_parameter("offset", offset, value, value.shape[1])
     _check_grid("hidden", hidden, value.shape[2:], window)
+
+
+def check_parameter(name: str, parameter: Tensor | None, value: Tensor, length: int) -> None:
+    """Refuse a vector of parameters for a value that has not ``length`` numbers of the value's dtype and device.
+
+    Raises:
+        TypeError: it is no tensor, or of another dtype or device.
+        ValueError: it has another shape.
+    """
+    if parameter is None:
+        return
+    check_tensor(name, parameter, 1, f"({length},)")
+    _check_beside(name, parameter, value)
+    if parameter.shape[0] != length:
+        raise ValueError(f"{name} must have shape ({length},), got {describe(parameter)}")
+
+
+def _check_beside(name: str, parameter: Tensor, value: Tensor) -> None:
+    if parameter.dtype != value.dtype or parameter.device != value.device or parameter.layout != torch.strided:
+        raise TypeError(
+            f"{name} and value must have the same dtype and device, got {describe(parameter)} and {describe(value)}"
+        )
 
 
 def check_window(window: Window) -> int:
@@ -120,9 +142,11 @@ def check_window(window: Window) -> int:
         )
     if any(k < 1 for k in window.kernel_size):
         raise ValueError(f"kernel must have at least one tap per dimension, got {window.kernel_size}")
+    if prod(window.kernel_size) > _LARGEST:
+        raise ValueError(f"kernel must have at most {_LARGEST} taps, got {window.kernel_size}")
     for name, minimum in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        if any(n < minimum for n in getattr(window, name)):
-            raise ValueError(f"{name} must be at least {minimum}, got {getattr(window, name)}")
+        if any(n < minimum or n > _LARGEST for n in getattr(window, name)):
+            raise ValueError(f"{name} must be from {minimum} to {_LARGEST}, got {getattr(window, name)}")
     return dims
 
 

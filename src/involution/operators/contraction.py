@@ -7,36 +7,22 @@ and derivatives of every order exist. The operators are opaque to tracers: backe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.library import Library, register_autograd, register_fake, register_vmap
+from torch.library import register_fake, register_vmap
 
 from .. import backends
 from ..geometry import Window
 from ..memory_layout import empty_field, empty_map, is_channels_last, is_field_channels_last
 from .contract import check_correlation, check_input_gradient, check_involution
 from .flops import register_flop_formula
+from .registration import OPERATORS, Gradients, call, define, differentiate, saved_primals
 
-OPERATORS = Library("involution", "DEF")
 WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
-
-
-def define(name: str, schema: str, implementation: Callable[..., Any]) -> None:
-    """Define an operator and what serves it where C++ does not (csrc/operators.cpp serves the CPU).
-
-    Under a second name, with ``_in_python`` behind it, C++ hands on calls that another backend is to serve.
-    """
-    for full in (name, f"{name}_in_python"):
-        OPERATORS.define(f"{full}{schema}")
-        OPERATORS.impl(full, implementation, "CompositeExplicitAutograd")
-
-
-# One for each argument of an operator.
-Gradients = tuple[Tensor | None, ...]
 
 
 # What the rest of the library calls.
@@ -57,37 +43,6 @@ def input_gradient(
 def kernel_gradient(grad_output: Tensor, input: Tensor, groups: int, window: Window, backend: str) -> Tensor:
     """Return the gradient of `forward` for its kernel: the correlation of ``grad_output`` with ``input``."""
     return _call_kernel_gradient(grad_output, input, groups, *window, backend)
-
-
-def call(
-    operator: Callable[..., Tensor],
-    function: type[torch.autograd.Function],
-    fake: Callable[..., Tensor],
-    *arguments: Any,
-) -> Tensor:
-    """Call an operator, or the autograd function that stands for it.
-
-    C++ finds that arguments do not fit, Python says why: then ``fake``, which checks them too, raises the sentence.
-    """
-    if is_transformed():
-        output: Tensor = function.apply(*arguments)
-        return output
-    try:
-        return operator(*arguments)
-    except RuntimeError:
-        fake(*arguments)
-        raise
-
-
-def is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work.
-
-    PyTorch's dispatcher takes an operator's rule for the backward pass, but neither that for forward mode nor those of
-    torch.func: they are served by autograd functions alone, which cost a hundred microseconds more.
-    """
-    return not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
 
 
 # Outputs: shape, dtype and layout are decided here, once, for real and fake tensors alike.
@@ -211,12 +166,12 @@ define(
 
 # Derivatives: with A(X, H) the forward, B(dY, H) the input gradient and C(dY, X) the kernel gradient,
 # <dY, A(X, H)> = <X, B(dY, H)> = <H, C(dY, X)>, so each one's gradients are the other two.
-# The rules are given twice: to the dispatcher, and as autograd functions, which `is_transformed` calls for.
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.geometry, ctx.backend = inputs[-4:-1], inputs[-1]
+def _save(ctx: Any, first: Tensor, second: Tensor, *rest: Any) -> None:
+    ctx.save_for_backward(first, second)
+    ctx.save_for_forward(first, second)
+    ctx.rest, ctx.geometry, ctx.backend = rest, rest[-4:-1], rest[-1]
 
 
 def _forward_backward(ctx: Any, dy: Tensor) -> Gradients:
@@ -256,11 +211,19 @@ def to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 def _differentiable(
     name: str, fake: Callable[..., Tensor], backward_rule: Callable[..., Gradients]
 ) -> Callable[..., Tensor]:
-    """Give an operator its shapes, its derivative and its rule for vmap; return the function that calls it."""
+    """Give an operator its shapes, its derivatives and its rule for vmap; return the function that calls it."""
     operator = getattr(torch.ops.involution, name).default
 
-    def apply(*arguments: Any) -> Tensor:
-        return call(operator, Function, fake, *arguments)
+    def jvp_rule(ctx: Any, first_tangent: Tensor | None, second_tangent: Tensor | None, *_: Any) -> Tensor:
+        """Apply the product rule: ``d op(a, b) = op(da, b) + op(a, db)``."""
+        first, second = saved_primals(ctx)
+        terms = []
+        if first_tangent is not None:
+            terms.append(operator(first_tangent, second, *ctx.rest))
+        if second_tangent is not None:
+            terms.append(operator(first, second_tangent, *ctx.rest))
+        tangent: Tensor = sum(terms[1:], terms[0])
+        return tangent
 
     def vmap_rule(
         info: Any, in_dims: Sequence[int | None], first: Tensor, second: Tensor, *rest: Any
@@ -269,40 +232,13 @@ def _differentiable(
             fold_into_batch(tensor, dim, info.batch_size)
             for tensor, dim in zip((first, second), in_dims[:2], strict=True)
         )
-        out = apply(first, second, *rest)
+        out = operator(first, second, *rest)
         return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size)), 0
 
-    class Function(torch.autograd.Function):
-        backward = staticmethod(backward_rule)
-        vmap = staticmethod(vmap_rule)
-
-        @staticmethod
-        def forward(*arguments: Any) -> Tensor:
-            output: Tensor = operator(*arguments)
-            return output
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            _save(ctx, inputs, output)
-            ctx.save_for_forward(*inputs[:2])
-            ctx.rest = inputs[2:]
-
-        @staticmethod
-        def jvp(ctx: Any, first_tangent: Tensor | None, second_tangent: Tensor | None, *_: Any) -> Tensor | None:
-            """Apply the product rule, forward mode: ``d op(a, b) = op(da, b) + op(a, db)``."""
-            first, second = ctx.saved_tensors
-            terms = []
-            if first_tangent is not None:
-                terms.append(apply(first_tangent, second, *ctx.rest))
-            if second_tangent is not None:
-                terms.append(apply(first, second_tangent, *ctx.rest))
-            return sum(terms[1:], terms[0]) if terms else None
-
-    Function.__name__ = Function.__qualname__ = f"involution_{name}"
     register_fake(f"involution::{name}", fake, lib=OPERATORS)
-    register_autograd(f"involution::{name}", backward_rule, setup_context=_save, lib=OPERATORS)
+    differentiate(name, _save, backward_rule, jvp_rule)
     register_vmap(f"involution::{name}", vmap_rule, lib=OPERATORS)
-    return apply
+    return partial(call, operator, fake)
 
 
 _call_forward = _differentiable("forward", _forward_fake, _forward_backward)

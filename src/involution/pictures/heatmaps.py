@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import as_field
 from ..modules import Involution1d, Involution2d, Involution3d
+from ..span import as_field
 
 __all__ = ["colours", "enlarge", "heat_map", "kernel_fields", "kernel_heat_maps", "mosaic", "overlay", "with_scale"]
 

@@ -89,7 +89,7 @@ def span_and_contract(
     window: Window,
     epilogue: Epilogue,
 ) -> bool:
-    """See `Fusing.span_and_contract`: the field exists only in scratch memory."""
+    """See `SpanBackend.span_and_contract`: the field exists only in scratch memory."""
     out.copy_(
         torch.ops.involution.forward_of_span.default(
             input, hidden, _convolution(weight, window), bias, weight.shape[0], *window, name, *epilogue
@@ -110,7 +110,7 @@ def span_gradients(
     bias: Tensor | None,
     window: Window,
 ) -> None:
-    """See `Fusing.span_gradients`; neither the field nor its gradient is ever whole in memory."""
+    """See `SpanBackend.span_gradients`; neither the field nor its gradient is ever whole in memory."""
     found = torch.ops.involution.gradients_of_span.default(
         grad_output, input, hidden, _convolution(weight, window), bias, weight.shape[0], *window, name
     )

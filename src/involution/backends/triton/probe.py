@@ -33,18 +33,18 @@ def fault(device: torch.device) -> Fault | None:
         return Fault("Triton is not installed; install it with: pip install triton (on Windows: triton-windows)")
     if device.type == "cpu":
         return None
-    if torch.version.hip is None:
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _OLDEST_CAPABILITY:
-            have, need = (".".join(map(str, version)) for version in (capability, _OLDEST_CAPABILITY))
-            return Fault(f"the GPU {device} has compute capability {have}; its kernels need {need} or newer")
     try:
+        if torch.version.hip is None:
+            capability = torch.cuda.get_device_capability(device)
+            if capability < _OLDEST_CAPABILITY:
+                have, need = (".".join(map(str, version)) for version in (capability, _OLDEST_CAPABILITY))
+                return Fault(f"the GPU {device} has compute capability {have}; its kernels need {need} or newer")
         _launch(device)
     except torch.OutOfMemoryError:
         # Whoever asks now has too little memory for anything else; the answer must not outlive that.
         raise
     except Exception as error:
-        # Triton raises whatever its compilers, the launcher's build or the driver raise.
+        # PyTorch raises what the driver raises, Triton whatever its compilers or the launcher's build raise.
         return Fault(f"Triton cannot launch a kernel on {device}: {_words(error)}")
     return None
 

@@ -13,6 +13,8 @@ inline void demand(bool fits) {
   if (!fits) throw Misfit{};
 }
 
+inline bool within(i64 least, i64 number) { return number >= least && number <= kLargest; }
+
 // Kernel size, stride, padding and dilation, one number each per dimension; here the first kDims of each.
 struct Window {
   i64 dims = 0;
@@ -23,16 +25,18 @@ struct Window {
   void check() const {
     demand(dims >= 1 && dims <= 3 && taps.count == dims && stride.count == dims && padding.count == dims &&
            dilation.count == dims);
+    i64 all_taps = 1;
     for (i64 d = 0; d < dims; d++) {
-      demand(taps.at[d] >= 1 && stride.at[d] >= 1 && padding.at[d] >= 0 && dilation.at[d] >= 1);
+      demand(within(1, taps.at[d]) && within(1, stride.at[d]) && within(0, padding.at[d]) && within(1, dilation.at[d]));
+      all_taps *= taps.at[d];
+      demand(all_taps <= kLargest);
     }
   }
 
-  // The output grid over maps of a size; wide, since products of hostile numbers overflow.
+  // The output grid over maps of a size; wide, since a hostile size overflows.
   void check_grid(const i64* input, const i64* output) const {
     for (i64 d = 0; d < dims; d++) {
-      const __int128 room = __int128(input[d]) + 2 * __int128(padding.at[d]) -
-                            __int128(dilation.at[d]) * (taps.at[d] - 1) - 1;
+      const __int128 room = __int128(input[d]) + 2 * padding.at[d] - dilation.at[d] * (taps.at[d] - 1) - 1;
       demand(input[d] >= 1 && room >= 0 && room / stride.at[d] + 1 == output[d]);
     }
   }

@@ -8,6 +8,10 @@ struct MapShape {
   const std::int64_t *size, *step;
 };
 
+// The largest stride, padding or dilation, and the largest number of taps: no window of a real net comes near, and sums and
+// products of two such numbers stay within 64 bits.
+constexpr std::int64_t kLargest = 0x7fffffff;
+
 // One number each per dimension.
 struct WindowShape {
   std::int64_t dims;

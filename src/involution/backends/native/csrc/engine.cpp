@@ -18,9 +18,6 @@ const Operator kOperators[kOperatorCount] = {
 
 namespace {
 
-// No window of a real net comes near; products of such numbers stay within 64 bits.
-constexpr i64 kLargest = 0x7fffffff;
-
 std::string text(const i64* numbers, i64 count) {
   std::string all = "(";
   for (i64 i = 0; i < count; i++) all += (i ? ", " : "") + std::to_string(numbers[i]);
