@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from involution.data import DataError, ImageFolders
+from involution.data import DataError, ImageFolders, SmallImages
+from involution.data.sampling import UNJUDGED
 from involution.errors import InvolutionWarning
 
 
@@ -34,6 +36,17 @@ def test_parts_that_lack_a_class_are_numbered_by_the_training_images(tmp_path):
     assert labels(data, "train") == {"a": 0, "b": 1, "c": 2}
     assert labels(data, "val") == {"b": 1, "c": 2} and labels(data, "test") == {"a": 0, "c": 2}
     assert data.sets["test"].classes == ["a", "b", "c"]
+
+
+def test_an_image_that_is_judged_elsewhere_has_no_label(tmp_path):
+    data = ImageFolders(write(tmp_path, train="ab", val="ab"), num_workers=0)
+    data.setup("validate")
+    digits = SmallImages("digits")
+    for images in (data.sets["val"], digits.test_set):
+        assert images[~0][1] == UNJUDGED and images[0][1] >= 0
+    torch.testing.assert_close(data.sets["val"][~0][0], data.sets["val"][0][0])
+    labels = torch.cat([labels for _, labels in digits.val_dataloader()])
+    assert torch.equal(labels, digits.test_set.labels)
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])

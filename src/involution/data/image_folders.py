@@ -20,7 +20,7 @@ from ..errors import DataError, InvolutionWarning
 from ..schema import check_normalisation
 from .description import DescribedImages
 from .images import find_images, kind_of, read_image
-from .sampling import ResumableDataModule, parts_of
+from .sampling import UNJUDGED, ResumableDataModule, parts_of
 from .sources import find_folder, named_folder
 
 __all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images", "transformed"]
@@ -155,6 +155,8 @@ def _shorter_side(step: Any) -> int:
 class FolderImages(ImageFolder):
     """``torchvision.datasets.ImageFolder`` whose refusals name the file and say what to do.
 
+    An index below zero gives an image that is not judged, see `involution.data.sampling.EvenSampler`.
+
     Args:
         root: folder with one folder per class.
         transform: what happens to an image.
@@ -170,8 +172,8 @@ class FolderImages(ImageFolder):
         super().__init__(str(root), transform, loader=read_image)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        return transformed(read_image(path), self.transform, path), label
+        path, label = self.samples[index if index >= 0 else ~index]
+        return transformed(read_image(path), self.transform, path), label if index >= 0 else UNJUDGED
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Return the names of the classes and their labels."""
@@ -316,11 +318,11 @@ class ImageFolders(ResumableDataModule, DescribedImages):
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images in their order."""
-        return DataLoader(self.sets["val"], self.batch_size, **self._options)
+        return self.even_loader(self.sets["val"], self.batch_size, **self._options)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test images in their order."""
-        return DataLoader(self.sets["test"], self.batch_size, **self._options)
+        return self.even_loader(self.sets["test"], self.batch_size, **self._options)
 
     def _transform(self, part: str) -> Any:
         return self.transforms.train if part == "train" else self.transforms.evaluate
