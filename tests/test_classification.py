@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from involution.errors import TrainingError
 from involution.tasks import ClassificationTask
 
 
@@ -65,3 +66,39 @@ def test_another_loss(loader):
     (logged,) = run.validate(task, DataLoader(TensorDataset(images, labels), 20), verbose=False)
     expected = nn.functional.cross_entropy(task(images), labels, label_smoothing=0.5).item()
     assert logged["val_loss"] == pytest.approx(expected)
+
+
+class Same(nn.Module):
+    """What it is given are the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return images.flatten(1) * self.factor
+
+
+def test_of_labels_that_are_shares_the_largest_is_right():
+    classes = torch.arange(4).repeat(2)
+    images = 50 * torch.eye(4)[classes].view(8, 1, 2, 2)
+    images[0] = images[1]
+    loader = DataLoader(TensorDataset(images, 0.9 * torch.eye(4)[classes] + 0.025), 4)
+    run = trainer()
+    run.fit(ClassificationTask(Same(), 4, optimizer=partial(torch.optim.SGD, lr=0.0)), loader, loader)
+    assert run.callback_metrics["train_accuracy"] == run.callback_metrics["val_accuracy"] == 7 / 8
+
+
+def test_shares_of_other_classes_are_refused(loader):
+    shares = DataLoader(TensorDataset(loader.dataset.tensors[0], torch.rand(60, 3)), 20)
+    with pytest.raises(TrainingError, match=r"shares of the 2 classes, of shape \(B, 2\), and the data have \(20, 3\)"):
+        trainer().fit(ClassificationTask(model(), 2), shares)
+
+
+def test_labels_that_the_loss_passes_over_are_not_judged():
+    images = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
+    loader = DataLoader(TensorDataset(images, torch.tensor([0, 1, 7])), 3)
+    run = trainer()
+    task = ClassificationTask(Same(), 2, loss=nn.CrossEntropyLoss(ignore_index=7))
+    run.fit(task, loader, loader)
+    assert run.callback_metrics["train_accuracy"] == run.callback_metrics["val_accuracy"] == 1 / 2

@@ -72,6 +72,49 @@ def test_labels_outside_the_classes_are_refused_with_their_file(tmp_path, image,
         read_labels(tmp_path / "a.png", TABLE)
 
 
+BLACK_AND_WHITE = {"classes": ["background", "cell"], "palette": [[0, 0, 0], [255, 255, 255]]}
+SKY = {"classes": ["sky", "building"], "palette": [[128, 128, 128], [128, 0, 0]]}
+VOID = {"classes": {"road": 0, "void": 11}, "ignore_index": 11, "palette": [[128, 64, 128], [64, 0, 0]]}
+
+
+@pytest.mark.parametrize(
+    ("classes", "colours", "expected"),
+    [
+        (BLACK_AND_WHITE, [(0, 0, 0), (255, 255, 255)], [0, 1]),
+        (SKY, [(128, 128, 128), (0, 0, 0)], [0, IGNORE]),
+        (VOID, [(128, 64, 128), (64, 0, 0)], [0, IGNORE]),
+        # Where the palette does not have them all, grey pixels are values.
+        (BLACK_AND_WHITE, [(0, 0, 0), (1, 1, 1)], [0, 1]),
+    ],
+    ids=["black and white", "grey", "ignored", "values"],
+)
+def test_colours_of_the_palette_come_before_values(tmp_path, classes, colours, expected):
+    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "a.png")
+    assert read_labels(tmp_path / "a.png", ClassTable.from_dict(classes)).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("classes", "colours", "words"),
+    [
+        (
+            SKY,
+            [(99, 99, 99)],
+            r"a.png holds the colour \(99, 99, 99\) in 1 of its 1 pixels, which the class file's palette",
+        ),
+        (
+            ["sky"],
+            [(128, 0, 0)],
+            "a.png is in colour and the class file has no palette; add it, or save label images with",
+        ),
+    ],
+)
+def test_colours_that_no_class_has_are_refused(tmp_path, classes, colours, words):
+    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "a.png")
+    table = ClassTable(tuple(classes)) if isinstance(classes, list) else ClassTable.from_dict(classes)
+    with pytest.raises(DataError, match=words):
+        read_labels(tmp_path / "a.png", table)
+
+
 def test_a_label_image_is_written_in_the_values_of_the_data_set(tmp_path):
     TABLE.label_image(np.array([[0, 1], [2, 2]])).save(tmp_path / "a.png")
     image = Image.open(tmp_path / "a.png")
@@ -90,7 +133,7 @@ def test_class_files_of_every_kind(tmp_path):
     listed = {"classes": ["a", "b", "void"], "ignore_index": 2, "palette": [[1, 2, 3], [4, 5, 6], [0, 0, 0]]}
     (tmp_path / "classes.json").write_text(json.dumps(listed))
     table = ClassTable.read(tmp_path / "classes.json")
-    assert table == ClassTable(("a", "b"), (0, 1), (2,), ((1, 2, 3), (4, 5, 6)))
+    assert table == ClassTable(("a", "b"), (0, 1), (2,), ((1, 2, 3), (4, 5, 6)), ((0, 0, 0),))
     assert ClassTable.from_dict(json.loads(json.dumps(TABLE.to_dict()))) == TABLE
     # A mask of 0 and 255: there 255 is a class.
     mask = ClassTable(("background", "object"), (0, 255))
@@ -108,6 +151,14 @@ def test_class_files_of_every_kind(tmp_path):
         ('{"classes": {"a": 1, "b": 1}}', "two classes have the same value"),
         ('{"classes": ["a"], "palette": [[0, 0, 0], [1, 1, 1]]}', "palette has 2 colours for 1 classes"),
         ('{"classes": ["a"], "palette": [[0, 0, 256]]}', "a colour has three whole numbers from 0 to 255"),
+        (
+            '{"classes": ["road", "kerb"], "palette": [[9, 0, 9], [9, 0, 9]]}',
+            r"the class 'kerb' has the colour \(9, 0, 9\) of another one",
+        ),
+        (
+            '{"classes": {"road": 0, "void": 1}, "ignore_index": 1, "palette": [[9, 0, 9], [9, 0, 9]]}',
+            r"the class 'road' has the colour \(9, 0, 9\) of another one",
+        ),
         ('{"classes": [1]}', "classes must be a list of names or an object from name to value"),
         ("[1]", "classes must be a list of names or an object from name to value"),
         ("3", "it must be a mapping with the key 'classes', got 3; correct it, such as to"),

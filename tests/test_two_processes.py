@@ -1,5 +1,6 @@
 """Two processes of one training: what reads images, and what ends them and lets them go on."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -28,6 +29,29 @@ def test_they_go_on_with_workers_to_the_same_weights(pictures, tmp_path, copies)
     copies.run_two("fit", *flags, f"--run={tmp_path / 'parts'}", "--trainer.max_epochs=1")
     copies.run_two("fit", *flags, f"--run={tmp_path / 'parts'}", "--ckpt_path=last")
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_they_judge_every_image_once(tmp_path, copies):
+    """Seven images, and a single one, which the second process has nothing of."""
+    root = write_pictures(tmp_path / "pictures")
+    (root / "val" / "dark" / "0.png").unlink()
+    (root / "test" / "light").mkdir(parents=True)
+    (root / "val" / "light" / "0.png").rename(root / "test" / "light" / "0.png")
+    (root / "train" / "light" / "0.png").rename(root / "val" / "light" / "0.png")
+    flags = pictures_flags(root, "--data.num_workers=0", "--data.test=test", "--ckpt_path=none", "--data.batch_size=2")
+    for command in ("validate", "test"):
+        one, two = (tmp_path / command / name for name in ("one", "two"))
+        status, said = copies.run(command, *flags, f"--run={one}")
+        assert status == 0, said
+        copies.run_two(command, *flags, f"--run={two}", "--trainer.strategy=ddp")
+        expected, actual = figures(one), figures(two)
+        assert len(expected) == 2 and actual == pytest.approx(expected, rel=1e-5)
+
+
+def figures(run):
+    with next((run / "logs").glob("*/metrics.csv")).open() as file:
+        (row,) = csv.DictReader(file)
+    return {key: float(value) for key, value in row.items() if key.endswith(("_loss", "_accuracy"))}
 
 
 @pytest.mark.parametrize(

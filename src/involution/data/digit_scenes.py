@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from .coco_images import Target, collate
 from .description import DescribedImages, DescribedObjects
 from .label_maps import IGNORE, ClassTable
-from .sampling import EvenSampler, ResumableDataModule
+from .sampling import ResumableDataModule
 from .sources import load
 
 __all__ = ["DigitObjects", "DigitScenes"]
@@ -186,10 +186,7 @@ class DigitScenes(_DigitModule, DescribedImages):
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation scenes."""
-        scenes = self.sets["val"]
-        return DataLoader(
-            scenes, self.batch_size, sampler=EvenSampler(scenes, **self._processes), generator=torch.Generator()
-        )
+        return self.even_loader(self.sets["val"], self.batch_size)
 
 
 class DigitObjects(_DigitModule, DescribedObjects):

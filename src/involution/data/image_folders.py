@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.transforms import ResizeKeepRatio
@@ -15,11 +16,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms import Resize
 
-from ..errors import DataError
+from ..errors import DataError, InvolutionWarning
 from ..schema import check_normalisation
 from .description import DescribedImages
 from .images import find_images, kind_of, read_image
-from .sampling import ResumableDataModule, parts_of
+from .sampling import UNJUDGED, ResumableDataModule, parts_of
 from .sources import find_folder, named_folder
 
 __all__ = ["FolderImages", "ImageFolders", "ImageTransforms", "list_images", "transformed"]
@@ -152,38 +153,40 @@ def _shorter_side(step: Any) -> int:
 
 
 class FolderImages(ImageFolder):
-    """``torchvision.datasets.ImageFolder`` whose refusals name the file and say what to do."""
+    """``torchvision.datasets.ImageFolder`` whose refusals name the file and say what to do.
 
-    def __init__(self, root: Path, transform: Any) -> None:
-        try:
-            super().__init__(str(root), transform, loader=read_image)
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{root} holds no classes of images ({error}); expected one folder per class with images inside, "
-                f"such as {root}/cat/1.jpg"
-            ) from error
+    An index below zero gives an image that is not judged, see `involution.data.sampling.EvenSampler`.
+
+    Args:
+        root: folder with one folder per class.
+        transform: what happens to an image.
+        classes: names of the classes in the order of their labels; by default those of the folders, sorted. Of some there
+            may be no folder.
+
+    Raises:
+        DataError: there are no folders or images, or a folder is none of ``classes``.
+    """
+
+    def __init__(self, root: Path, transform: Any, classes: Sequence[str] | None = None) -> None:
+        self._given = classes
+        super().__init__(str(root), transform, loader=read_image)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        return transformed(read_image(path), self.transform, path), label
+        path, label = self.samples[index if index >= 0 else ~index]
+        return transformed(read_image(path), self.transform, path), label if index >= 0 else UNJUDGED
 
-    @staticmethod
-    def find_classes(directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Return the names of the folders inside, sorted, and their labels.
-
-        Raises:
-            FileNotFoundError: there are none.
-            DataError: the folder, or what lies in it, cannot be looked at.
-        """
-        try:
-            return find_classes(directory)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            # A link in a circle, for one.
-            raise DataError(
-                f"{error.filename or directory} cannot be looked at for images: {error.strerror}; repair or remove it"
-            ) from error
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the classes and their labels."""
+        names = _folders_of_classes(directory)
+        if self._given is not None:
+            unknown = [name for name in names if name not in self._given]
+            if unknown:
+                raise DataError(
+                    f"{directory} has the folder {unknown[0]}, which is none of the {len(self._given)} classes of the "
+                    f"training images ({', '.join(self._given[:3])}, …); rename or remove it, or train on images of it"
+                )
+            names = list(self._given)
+        return names, {name: label for label, name in enumerate(names)}
 
     @staticmethod
     def make_dataset(
@@ -194,16 +197,42 @@ class FolderImages(ImageFolder):
         allow_empty: bool = False,
     ) -> list[tuple[str, int]]:
         """Return path and label of every image, found as everywhere (`involution.data.images.find_images`)."""
-        images = {name: find_images(Path(directory, name)) for name in class_to_idx}
+        folders = set(_folders_of_classes(directory))
+        images = {name: find_images(Path(directory, name)) for name in class_to_idx if name in folders}
         empty = sorted(name for name, files in images.items() if not files)
         if empty and not allow_empty:
-            raise FileNotFoundError(f"found no image for the classes {', '.join(empty[:5])}")
+            raise _no_classes(directory, f"found no image for the classes {', '.join(empty[:5])}")
         return [(str(path), class_to_idx[name]) for name, files in images.items() for path in files]
+
+
+def _folders_of_classes(directory: str | Path) -> list[str]:
+    """Return the names of the folders inside, sorted.
+
+    Raises:
+        DataError: there are none, or the folder, or what lies in it, cannot be looked at.
+    """
+    try:
+        return find_classes(directory)[0]
+    except FileNotFoundError as error:
+        raise _no_classes(directory, error) from error
+    except OSError as error:
+        # A link in a circle, for one.
+        raise DataError(
+            f"{error.filename or directory} cannot be looked at for images: {error.strerror}; repair or remove it"
+        ) from error
+
+
+def _no_classes(directory: str | Path, reason: object) -> DataError:
+    return DataError(
+        f"{directory} holds no classes of images ({reason}); expected one folder per class with images inside, "
+        f"such as {directory}/cat/1.jpg"
+    )
 
 
 class ImageFolders(ResumableDataModule, DescribedImages):
     """A data set in folders: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
 
+    The classes are the folders of the training images; every part is numbered by them, whatever folders it has itself.
     The order of the training images depends on ``seed`` and the epoch alone, so that a resumed training sees what an
     uninterrupted one does.
 
@@ -246,11 +275,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of their labels: the folders of the training images, sorted."""
-        root = self._folder("train")
-        try:
-            return tuple(FolderImages.find_classes(root)[0])
-        except FileNotFoundError as error:
-            raise DataError(f"{root} holds no folders of classes: {error}") from error
+        return tuple(_folders_of_classes(self._folder("train")))
 
     @property
     def data_config(self) -> dict[str, Any]:
@@ -273,17 +298,19 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         """List the images of every part that ``stage`` needs.
 
         Raises:
-            DataError: a folder is missing or holds no images, or validation has other classes than training.
+            DataError: a folder is missing or holds no images, or a part has a class that training has not.
         """
         for part in parts_of(stage):
-            if part not in self.sets:
-                self.sets[part] = FolderImages(self._folder(part), self._transform(part))
-        if "train" in self.sets and "val" in self.sets and self.sets["train"].classes != self.sets["val"].classes:
-            train, val = (set(self.sets[part].classes) for part in ("train", "val"))
-            raise DataError(
-                f"{self._folder('train')} and {self._folder('val')} must have the same classes, got "
-                f"{len(train)} and {len(val)}, differing in {', '.join(sorted(train ^ val)[:5])}"
-            )
+            if part in self.sets:
+                continue
+            images = self.sets[part] = FolderImages(self._folder(part), self._transform(part), self.class_names)
+            missing = sorted({*range(len(images.classes))} - {*images.targets})
+            if missing:
+                rank_zero_warn(
+                    f"{images.root} has no images of {len(missing)} of the {len(images.classes)} classes "
+                    f"({', '.join(images.classes[label] for label in missing[:5])}): its figures say nothing of them",
+                    category=InvolutionWarning,
+                )
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""
@@ -291,11 +318,11 @@ class ImageFolders(ResumableDataModule, DescribedImages):
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images in their order."""
-        return DataLoader(self.sets["val"], self.batch_size, **self._options)
+        return self.even_loader(self.sets["val"], self.batch_size, **self._options)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test images in their order."""
-        return DataLoader(self.sets["test"], self.batch_size, **self._options)
+        return self.even_loader(self.sets["test"], self.batch_size, **self._options)
 
     def _transform(self, part: str) -> Any:
         return self.transforms.train if part == "train" else self.transforms.evaluate

@@ -47,14 +47,19 @@ class ClassTable:
         values: of each class in a label image, 0 to 255.
         ignored: values of pixels that belong to no class; 255 does as well, unless it is the value of one.
         colours: red, green and blue of each class; those of Pascal VOC from the second on where none are given.
+        ignored_colours: of pixels that belong to no class; black does as well, unless it is the colour of one.
+        has_palette: whether colours were given, which label images may have then.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...] = ()
     ignored: tuple[int, ...] = ()
-    colours: tuple[Colour, ...] = field(default=())
+    colours: tuple[Colour, ...] = ()
+    ignored_colours: tuple[Colour, ...] = ()
+    has_palette: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "has_palette", bool(self.colours))
         if not self.values:
             object.__setattr__(self, "values", tuple(range(len(self.names))))
         if not self.colours:
@@ -107,10 +112,17 @@ class ClassTable:
         palette = content.get("palette")
         if palette is not None and len(palette) != len(values):
             raise ValueError(f"palette has {len(palette)} colours for {len(values)} classes")
-        kept = [i for i, value in enumerate(values) if value not in ignored]
         names = list(classes)
-        colours: Any = tuple(tuple(palette[i]) for i in kept) if palette is not None else ()
-        return cls(tuple(names[i] for i in kept), tuple(values[i] for i in kept), ignored, colours)
+        kept = [i for i, value in enumerate(values) if value not in ignored]
+        others = [i for i in range(len(values)) if i not in kept]
+        colours: Any = [tuple(colour) for colour in palette or ()]
+        return cls(
+            tuple(names[i] for i in kept),
+            tuple(values[i] for i in kept),
+            ignored,
+            tuple(colours[i] for i in kept if colours),
+            tuple(colours[i] for i in others if colours),
+        )
 
     def lookup(self) -> np.ndarray:
         """Return for each value of a label image the class, `IGNORE`, or -1 for a value that means nothing."""
@@ -129,7 +141,7 @@ class ClassTable:
         return image
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the configuration of a saved net keeps, the form of a class file."""
+        """Return what the configuration of a saved net keeps, the form of a class file, without what is ignored by colour."""
         return {
             "classes": dict(zip(self.names, self.values, strict=True)),
             "palette": [list(colour) for colour in self.colours],
@@ -160,16 +172,21 @@ def _problem(table: ClassTable) -> str | None:
         return "two classes have the same value"
     if len(table.values) != len(table.names) or len(table.colours) != len(table.names):
         return "names, values and colours must be as many"
-    if any(len(c) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in c) for c in table.colours):
+    colours = (*table.colours, *table.ignored_colours)
+    if any(len(c) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in c) for c in colours):
         return "a colour has three whole numbers from 0 to 255"
+    for number, colour in enumerate(table.colours):
+        if colour in colours[:number] or colour in table.ignored_colours:
+            return f"the class {table.names[number]!r} has the colour {colour} of another one"
     return None
 
 
 def read_labels(path: Path, table: ClassTable) -> np.ndarray:
     """Read a label image.
 
-    Grey and palette images hold values (of a palette image the colours do not matter); an image in colour holds the
-    colours of the classes, black where there is none.
+    Grey and palette images hold values (of a palette image the colours do not matter). An image in colour holds the colours
+    of the class file's palette, black where there is no class; or values as grey, where they are no such colours or the
+    class file has no palette.
 
     Returns:
         uint8 ``(H, W)``: the class of every pixel, `IGNORE` where it has none.
@@ -179,22 +196,17 @@ def read_labels(path: Path, table: ClassTable) -> np.ndarray:
     """
     image = decode_image(path, expected="a label image")
     if image.mode in ("RGB", "RGBA"):
-        values = np.asarray(image.convert("RGB"))
-    elif image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
-        values = np.asarray(image)
-    else:
-        raise DataError(
-            f"{path} cannot be read as a label image: its mode is {image.mode}, expected grey, palette or RGB; repair or "
-            "remove it"
-        )
-    if values.ndim == 3:
-        if (values == values[..., :1]).all():
-            values = values[..., 0]
-        else:
-            return _from_colours(values, path, table)
-    values = values.astype(np.int32)
-    lookup = table.lookup()
-    classes = np.where((values >= 0) & (values < 256), lookup[values.clip(0, 255)], -1)
+        return _from_colours(np.asarray(image.convert("RGB")), path, table)
+    if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
+        return _from_values(np.asarray(image), path, table)
+    raise DataError(
+        f"{path} cannot be read as a label image: its mode is {image.mode}, expected grey, palette or RGB; repair or "
+        "remove it"
+    )
+
+
+def _from_values(values: np.ndarray, path: Path, table: ClassTable) -> np.ndarray:
+    classes = _classes_of_values(values, table)
     wrong = values[classes < 0]
     if wrong.size:
         raise DataError(
@@ -206,18 +218,40 @@ def read_labels(path: Path, table: ClassTable) -> np.ndarray:
 
 
 def _from_colours(pixels: np.ndarray, path: Path, table: ClassTable) -> np.ndarray:
-    packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
-    classes = np.full(packed.shape, -1, np.int16)
-    classes[packed == 0] = IGNORE
-    for number, (red, green, blue) in enumerate(table.colours):
-        classes[packed == red << 16 | green << 8 | blue] = number
+    is_grey = (pixels == pixels[..., :1]).all()
+    if not table.has_palette and not is_grey:
+        raise DataError(
+            f"{path} is in colour and the class file has no palette; add it, or save label images with one value per class"
+        )
+    if not table.has_palette:
+        return _from_values(pixels[..., 0], path, table)
+    classes = _classes_of_colours(pixels, table)
+    if is_grey and (classes < 0).any():
+        by_value = _classes_of_values(pixels[..., 0], table)
+        classes = classes if (by_value < 0).any() else by_value
     wrong = pixels[classes < 0]
     if wrong.size:
         raise DataError(
-            f"{path} holds the colour {tuple(map(int, wrong[0]))} in {len(wrong)} of its {packed.size} pixels, which "
+            f"{path} holds the colour {tuple(map(int, wrong[0]))} in {len(wrong)} of its {classes.size} pixels, which "
             "the class file's palette does not have; add it, or save label images with one value per class"
         )
     return classes.astype(np.uint8)
+
+
+def _classes_of_values(values: np.ndarray, table: ClassTable) -> np.ndarray:
+    """Return the class of each value, -1 where it means nothing."""
+    values = values.astype(np.int32)
+    return np.where((values >= 0) & (values < 256), table.lookup()[values.clip(0, 255)], -1)
+
+
+def _classes_of_colours(pixels: np.ndarray, table: ClassTable) -> np.ndarray:
+    """Return the class of each colour, -1 where it means nothing."""
+    packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    classes = np.full(packed.shape, -1, np.int16)
+    ignored = [((0, 0, 0), IGNORE), *((colour, IGNORE) for colour in table.ignored_colours)]
+    for (red, green, blue), number in (*ignored, *zip(table.colours, range(len(table.colours)), strict=True)):
+        classes[packed == red << 16 | green << 8 | blue] = number
+    return classes
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -16,7 +16,10 @@ from ..schema import find_seed_problem, shown
 from .epochs import EpochLoader
 from .workers import worker_options
 
-__all__ = ["EvenSampler", "ResumableDataModule", "check_loading", "epoch_seed", "parts_of"]
+__all__ = ["UNJUDGED", "EvenSampler", "ResumableDataModule", "check_loading", "epoch_seed", "parts_of"]
+
+# Label of an image that another process judges, or this one did before; a number that PyTorch's losses pass over, too.
+UNJUDGED = -100
 
 _MOST_WORKERS = 1024
 
@@ -177,6 +180,13 @@ class ResumableDataModule(LightningDataModule):
     def ordered_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         """Return batches in order; each process of a distributed evaluation gets its share, no image twice."""
         return DataLoader(dataset, self.batch_size, sampler=PartSampler(dataset, **self._processes), **options)
+
+    def even_loader(self, dataset: Dataset, batch_size: int, **options: Any) -> DataLoader:
+        """Return batches in order; each process of a distributed evaluation gets as many images, see `EvenSampler`."""
+        # A generator of its own: a loader draws a number whenever it is iterated, from the global random state one that
+        # would change what a resumed training draws.
+        sampler, generator = EvenSampler(dataset, **self._processes), torch.Generator()
+        return DataLoader(dataset, batch_size, sampler=sampler, generator=generator, **options)
 
     @property
     def _options(self) -> dict[str, Any]:

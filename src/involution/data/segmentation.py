@@ -16,7 +16,7 @@ from ..errors import DataError
 from .description import DescribedImages
 from .images import find_images, read_image, read_size
 from .label_maps import IGNORE, ClassTable, read_labels
-from .sampling import EvenSampler, ResumableDataModule, parts_of
+from .sampling import ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
 from .sources import find_folder, named_folder
 
@@ -153,17 +153,11 @@ class _Segmentation(ResumableDataModule, DescribedImages):
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images whole, one by one, for their sizes may differ."""
-        return self._whole("val")
+        return self.even_loader(self.sets["val"], 1, **self._options)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test images whole, one by one."""
-        return self._whole("test")
-
-    def _whole(self, part: str) -> DataLoader:
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EvenSampler(self.sets[part], num_replicas=processes, rank=rank)
-        # A generator of its own: drawing from the global one would change what a resumed training draws.
-        return DataLoader(self.sets[part], 1, sampler=sampler, generator=torch.Generator(), **self._options)
+        return self.even_loader(self.sets["test"], 1, **self._options)
 
 
 class SegmentationFolders(_Segmentation):

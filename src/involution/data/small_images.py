@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import sources
 from .description import DescribedImages
-from .sampling import ResumableDataModule
+from .sampling import UNJUDGED, ResumableDataModule
 
 Scaling = Literal["standard", "unit", "raw"]
 
 
 class TensorImages(Dataset):
     """Images and labels as tensors; a whole batch is one gather.
+
+    An index below zero gives an image that is not judged, see `involution.data.sampling.EvenSampler`.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
@@ -54,7 +56,8 @@ class TensorImages(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the float32 images ``(B, C, H, W)`` and labels ``(B,)`` of ``indices``."""
         chosen = torch.as_tensor(indices)
-        return self._augmented((self.images[chosen] - self.mean) / self.std), self.labels[chosen]
+        labels = self.labels[chosen].where(chosen >= 0, UNJUDGED)
+        return self._augmented((self.images[chosen] - self.mean) / self.std), labels
 
     def _augmented(self, images: Tensor) -> Tensor:
         batch, _, height, width = images.shape
@@ -224,10 +227,7 @@ class SmallImages(ResumableDataModule, DescribedImages):
     predict_dataloader = test_dataloader
 
     def _in_order(self, images: TensorImages) -> DataLoader:
-        # Its own generator, because a loader draws a number whenever it is iterated: from the global random state that
-        # would shift the dropout masks of a resumed training.
-        size = max(self.batch_size, 500)
-        return DataLoader(images, size, collate_fn=_as_is, generator=torch.Generator())
+        return self.even_loader(images, max(self.batch_size, 500), collate_fn=_as_is)
 
 
 def _as_is(batch: Any) -> Any:

@@ -44,14 +44,19 @@ def check_labels(labels: Tensor, num_classes: int, ignored: int | None = None) -
     """Refuse labels that are none of the model's classes, which a loss takes for an index.
 
     Args:
-        labels: of a batch; shares of classes (floating point) are not looked at.
+        labels: of a batch; of shares of classes (floating point) the shape alone is looked at.
         num_classes: of the model.
         ignored: the label that the loss passes over, if any.
 
     Raises:
-        TrainingError: a label is below 0, or not below ``num_classes``.
+        TrainingError: a label is below 0, or not below ``num_classes``, or shares are not those of so many classes.
     """
     if labels.is_floating_point():
+        if labels.ndim != 2 or labels.shape[1] != num_classes:
+            raise TrainingError(
+                f"labels in floating point are shares of the {num_classes} classes, of shape (B, {num_classes}), and the data "
+                f"have {tuple(labels.shape)}; give those, or whole numbers"
+            )
         return
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     wrong = wrong if ignored is None else wrong[wrong != ignored]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..data.description import DataDescription
+from ..data.sampling import UNJUDGED
 from ..errors import TrainingError, in_one_line
 from ..models.building import built
 from . import sharding
@@ -103,7 +104,7 @@ class ClassificationTask(LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.accuracies = nn.ModuleDict(
             {
-                f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro")
+                f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro", ignore_index=UNJUDGED)
                 for stage in ("train", "val", "test")
             }
         )
@@ -201,13 +202,19 @@ class ClassificationTask(LightningModule):
                 f"build it with model_args={{'in_chans': {images.shape[1]}}}"
             )
         logits = self(images)
+        ignored = getattr(self.loss, "ignore_index", None)
+        judged = slice(None) if stage == "train" else _judged(labels)
         # On an accelerator this waits for the net, as the accuracy would.
-        check_labels(labels, self.num_classes, getattr(self.loss, "ignore_index", None))
-        loss = self._loss(logits, labels)
+        check_labels(labels[judged], self.num_classes, ignored)
+        count = len(labels[judged])
+        # A batch of which other processes judge every image weighs nothing.
+        loss = self._loss(logits[judged], labels[judged]) if count else logits.new_zeros(())
         accuracy = self.accuracies[f"{stage}_accuracy"]
-        accuracy(logits, labels)
+        accuracy(logits, _classes(labels, ignored))
         metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
-        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(labels))
+        # Lightning takes the mean of the weights over processes, which of whole numbers it rounds down.
+        weight: Any = float(count)
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=weight)
         return loss
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -226,3 +233,16 @@ class ClassificationTask(LightningModule):
                 f"the loss {kind} gives {loss.numel()} values, of shape {tuple(loss.shape)}; name one that gives their mean"
             )
         return loss
+
+
+def _judged(labels: Tensor) -> Tensor | slice:
+    """Return which images of a batch count: those that another process judges do not."""
+    judged = labels != UNJUDGED
+    return slice(None) if judged.all() else judged
+
+
+def _classes(labels: Tensor, ignored: int | None) -> Tensor:
+    """Return the class that an accuracy compares with: of shares the largest one's; none where the loss passes over it."""
+    if labels.is_floating_point():
+        return labels.argmax(1)
+    return labels if ignored is None else labels.masked_fill(labels == ignored, UNJUDGED)
