@@ -53,12 +53,13 @@ def score(
     data = SmallImages(**arguments)
     open_norms = {"model": {"init_args": {"model_args": {"zero_init_last": False}}}}
     torch.manual_seed(seed)
-    batches = [batch for batch, _ in zip(_epoch(data, 0), range(_BATCHES))]
+    # In float64: float32's rounding, which the number of threads changes, moves gradients of untrained nets by half.
+    batches = [(images.double(), labels) for (images, labels), _ in zip(_epoch(data, 0), range(_BATCHES))]
     found: dict[str, dict[str, float]] = {name: {} for name in PROXIES}
     for number, net in enumerate(nets, 1):
         for name, proxy in PROXIES.items():
             torch.manual_seed(seed)
-            module = evaluate.build(merge(evaluate.recipe_of(recipe, net.blocks, seed), open_norms)).train()
+            module = evaluate.build(merge(evaluate.recipe_of(recipe, net.blocks, seed), open_norms)).double().train()
             found[name][net.name] = proxy(module, batches)
         say(f"{net.name} ({number} of {len(nets)}): " + ", ".join(f"{k} {v[net.name]:.4g}" for k, v in found.items()))
     if epochs:
