@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -81,7 +81,7 @@ def differentiate(
     """
     operator = getattr(torch.ops.involution, name).default
 
-    def below(keys: torch._C.DispatchKeySet, *arguments: Any) -> Tensor:
+    def below(keys: torch._C.DispatchKeySet, arguments: Sequence[Any]) -> Tensor:
         """Go on to what comes after the derivatives: the next transform, tracing, or the backend."""
         with torch._C._AutoDispatchBelowAutograd():
             output: Tensor = operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
@@ -92,10 +92,10 @@ def differentiate(
         def forward(*arguments: Any) -> Tensor:
             *arguments_of_operator, keys = arguments
             if not is_transformed():
-                return below(keys, *arguments_of_operator)
+                return below(keys, arguments_of_operator)
             # PyTorch calls this without derivatives of any level; the transforms around this one are to have theirs.
             with torch.enable_grad(), forward_mode():
-                return below(keys, *arguments_of_operator)
+                return below(keys, arguments_of_operator)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -121,7 +121,7 @@ def differentiate(
         elif is_dual_level() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
             output = Function.apply(*arguments, keys)  # type: ignore[attr-defined]
         else:
-            output = below(keys, *arguments)
+            output = below(keys, arguments)
         return output
 
     OPERATORS.impl(name, differentiable, "Autograd", with_keyset=True)
