@@ -153,7 +153,7 @@ def test_class_files_of_every_kind(tmp_path):
         ('{"classes": ["a"], "palette": [[0, 0, 256]]}', "a colour has three whole numbers from 0 to 255"),
         (
             '{"classes": ["road", "kerb"], "palette": [[9, 0, 9], [9, 0, 9]]}',
-            r"the class 'kerb' has the colour \(9, 0, 9\) of another one",
+            r"'kerb' has the colour \(9, 0, 9\) of another",
         ),
         (
             '{"classes": {"road": 0, "void": 1}, "ignore_index": 1, "palette": [[9, 0, 9], [9, 0, 9]]}',

@@ -23,6 +23,7 @@ PRIVATE = {
     "torch._C._are_functorch_transforms_active": "derivatives under torch.func, of which register_autograd has none",
     "torch._functorch.utils.enable_single_level_autograd_function": "derivatives under torch.func, of which register_autograd has none",
     "torch._inductor": "the door of AOTInductor and of its settings, which PyTorch's documentation names",
+    "torch._disable_dynamo": "dual tensors run outside a compiled graph; torch.compiler.disable imports the compiler with the library",
     "torch.autograd.forward_ad._current_level": "derivatives in forward mode, of which register_autograd has none",
     "torch.autograd.forward_ad._set_fwd_grad_enabled": "derivatives of third order in forward mode, which autograd functions get wrong without",
     "torch.autograd.function._SingleLevelFunction": "derivatives under torch.func, of which register_autograd has none",

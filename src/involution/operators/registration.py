@@ -46,7 +46,8 @@ def call(operator: Callable[..., Tensor], fake: Callable[..., Tensor], *argument
         raise
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+# Unlike torch.compiler.disable, it imports the compiler at the first call, not with the library.
+@torch._disable_dynamo
 def _call_outside_the_graph(operator: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Call an operator on dual tensors: in a compiled graph nothing says that there are any (see `is_dual_level`)."""
     return operator(*arguments)
