@@ -37,7 +37,7 @@ def lines(folder: Path, docs: Path) -> Iterator[str]:
         yield from [f"![Hypervolume of searches by trainings](images/{picture})", ""]
         yield from answers.markdown(record["results"]).splitlines()
         yield ""
-        if beside[0] in read:
+        if "latency_ms" in record["results"]["searches"]:
             measured = read[beside[0]]
             yield from [
                 f"Latency is that of one image in `{measured['engine']}`, on {measured['threads']} thread(s).",
