@@ -65,7 +65,12 @@ def comparisons(results: Path) -> Iterator[Found]:
 def of_study(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return older results with the metric and the claims of a study's file."""
     declared = load(STUDIES / f"{name}.yaml")
-    return {"metric": declared["metric"], "claims": declared["claims"], "results": rows}
+    metric = declared["metric"]
+    return {
+        "metric": [metric] if isinstance(metric, str) else metric,
+        "claims": declared["claims"],
+        "results": rows,
+    }
 
 
 def older(results: Path) -> Iterator[Found]:
@@ -115,9 +120,11 @@ def found(results: Path) -> Iterator[Found]:
             yield name, record, paths
     for name, path in new.items():
         record = records.read(path)
-        # As they are declared now: the record has the results.
-        is_declared = (STUDIES / f"{name}.yaml").exists()
-        yield name, {**record, **({"claims": load(STUDIES / f"{name}.yaml")["claims"]} if is_declared else {})}, [path]
+        declared = STUDIES / f"{name}.yaml"
+        if declared.exists():
+            # As they are declared now: the record has the results.
+            record["claims"] = load(declared)["claims"]
+        yield name, record, [path]
     for file in sorted(STUDIES.glob("*.yaml")):
         # Declared, and never run: its claims are not measured.
         if file.stem not in {**old, **new}:

@@ -13,7 +13,7 @@ from typing import Any
 
 from involution import records
 from involution.studies.claims import judge, values_of
-from involution.studies.declared.outcome import with_interval
+from involution.studies.declared.outcome import signed, with_interval
 from involution.studies.latency.results import Row
 from involution.studies.statistics import estimate
 
@@ -133,12 +133,11 @@ def accuracies(folder: Path) -> Iterator[str]:
         results, found = known[study]["results"], judged.found
         reached = [values_of(results, net, judged.claim.metric) for net in sides]
         params = {row["net"]: row["params"] for row in results}
-        interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.n > 1 else ""
         rows.append(
             [
                 label,
                 *(with_interval(estimate(list(values.values()))) for values in reached),
-                f"{found.mean:+.2f}{interval}",
+                signed(found),
                 judged.verdict if " at n" in judged.verdict else f"{judged.verdict} at n = {found.n}",
                 f"{params[rednet] / params[resnet]:.2f}",
             ]

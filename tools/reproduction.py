@@ -105,7 +105,7 @@ def ablation(folder: Path) -> Iterator[str]:
         return
     old = {name: record for name, record, _ in claims.older(folder)}["ablations"]
     declared = load(claims.STUDIES / "ablations.yaml")
-    shown = {**declared, "metric": [declared["metric"]], "results": old["results"]}
+    shown = {**declared, "metric": old["metric"], "results": old["results"]}
     yield from ["", "## The ablations"]
     for title, head, rows in outcome.tables(shown):
         yield from ["", f"**{title}**, 3 epochs", "", *table(head, rows)]

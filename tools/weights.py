@@ -11,7 +11,7 @@ from pathlib import Path
 
 from involution import records
 from involution.studies.claims import values_of
-from involution.studies.declared.outcome import with_interval
+from involution.studies.declared.outcome import signed, with_interval
 from involution.studies.statistics import difference, estimate
 
 from . import claims
@@ -35,16 +35,12 @@ def gains(results: Path) -> Iterator[str]:
         if pretrained not in known or scratch not in known:
             continue
         (of, of_paths), (than, than_paths) = known[pretrained], known[scratch]
-        metric = [of["metric"]] if isinstance(of["metric"], str) else of["metric"]
-        nets = [
-            net for net in dict.fromkeys(row["net"] for row in of["results"]) if values_of(than["results"], net, metric)
-        ]
+        trained = dict.fromkeys(row["net"] for row in of["results"])
+        nets = [net for net in trained if values_of(than["results"], net, of["metric"])]
         for net in nets:
-            values = [values_of(record["results"], net, metric) for record in (of, than)]
-            found = difference(*values)
-            interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.n > 1 else ""
+            values = [values_of(record["results"], net, of["metric"]) for record in (of, than)]
             cells = [f"{with_interval(estimate(list(one.values())))} (n = {len(one)})" for one in values]
-            rows.append([label, net, *cells, f"{found.mean:+.2f}{interval}"])
+            rows.append([label, net, *cells, signed(difference(*values))])
         used += [*of_paths, *than_paths] if nets else []
     yield from table(["", "net", "from these weights", "from random ones", "difference"], rows)
     yield ""

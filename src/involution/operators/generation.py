@@ -24,7 +24,7 @@ from .contract import check_span, check_together
 from .contraction import WINDOW
 from .flops import register_flop_formula
 from .registration import OPERATORS, call, define, differentiate
-from .span_derivatives import backward_rule, jvp_rule, save, vmap_rule
+from .span_derivatives import backward_rule, jvp_rule, parsed, save, vmap_rule
 
 _ARGUMENTS = "Tensor value, Tensor hidden, Tensor weight, Tensor? bias, SymInt groups, SymInt[] kernel_size, " + WINDOW
 
@@ -71,23 +71,9 @@ def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, T
     )
 
 
-def _forward_fake(
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-    scale: Tensor | None = None,
-    offset: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    window = Window.of(kernel_size, stride, padding, dilation)
-    return _output(value, hidden, weight, bias, groups, window, scale, offset)
+def _forward_fake(*arguments: Any) -> Tensor:
+    value, hidden, weight, bias, groups, window, _, epilogue = parsed(arguments)
+    return _output(value, hidden, weight, bias, groups, window, epilogue.scale, epilogue.offset)
 
 
 def _backward_fake(
@@ -99,22 +85,8 @@ def _backward_fake(
 # Implementations.
 
 
-def _forward(
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-    scale: Tensor | None = None,
-    offset: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    window = Window.of(kernel_size, stride, padding, dilation)
+def _forward(*arguments: Any) -> Tensor:
+    value, hidden, weight, bias, groups, window, backend, (scale, offset, relu) = parsed(arguments)
     out = _output(value, hidden, weight, bias, groups, window, scale, offset)
     if out.numel():
         chosen = backends.choose_for(backend, value, groups, window)
@@ -125,20 +97,8 @@ def _forward(
     return out
 
 
-def _backward(
-    grad_output: Tensor,
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    window = Window.of(kernel_size, stride, padding, dilation)
+def _backward(grad_output: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    value, hidden, weight, bias, groups, window, backend, _ = parsed(arguments)
     expected = _output(value, hidden, weight, bias, groups, window)
     check_together(grad_output=grad_output, value=value)
     if grad_output.shape != expected.shape:

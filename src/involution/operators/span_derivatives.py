@@ -1,7 +1,4 @@
-"""The derivatives of kernel generation and multiply-add in one operator, and its rule for vmap.
-
-PyTorch leaves out arguments at the end that have their defaults, so the rules name these defaults again.
-"""
+"""The derivatives of kernel generation and multiply-add in one operator, and its rule for vmap."""
 
 from __future__ import annotations
 
@@ -34,27 +31,25 @@ def _field(hidden: Tensor, weight: Tensor, bias: Tensor | None, groups: int, win
     return kernel
 
 
-def save(
-    ctx: Any,
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-    scale: Tensor | None = None,
-    offset: Tensor | None = None,
-    relu: bool = False,
-) -> None:
+Parsed = tuple[Tensor, Tensor, Tensor, Tensor | None, int, Window, str, Epilogue]
+
+
+def parsed(arguments: Sequence[Any]) -> Parsed:
+    """Return value, hidden, weight, bias, groups, window, backend and epilogue of a call of ``forward_of_span``.
+
+    PyTorch leaves out arguments at the end that have their defaults: those of the epilogue.
+    """
+    value, hidden, weight, bias, groups, kernel_size, stride, padding, dilation, backend, *epilogue = arguments
+    window = Window.of(kernel_size, stride, padding, dilation)
+    return value, hidden, weight, bias, groups, window, backend, Epilogue(*epilogue)
+
+
+def save(ctx: Any, *arguments: Any) -> None:
     """Save what the rules below need."""
+    value, hidden, weight, bias, ctx.groups, ctx.window, ctx.backend, epilogue = parsed(arguments)
     ctx.save_for_backward(value, hidden, weight, bias)
-    ctx.save_for_forward(value, hidden, weight, bias, scale, offset)
-    ctx.groups, ctx.window, ctx.backend = groups, Window.of(kernel_size, stride, padding, dilation), backend
-    ctx.has_epilogue, ctx.relu = Epilogue(scale, offset, relu) != Epilogue(), relu
+    ctx.save_for_forward(value, hidden, weight, bias, epilogue.scale, epilogue.offset)
+    ctx.has_epilogue, ctx.relu = epilogue != Epilogue(), epilogue.relu
 
 
 def backward_rule(ctx: Any, dy: Tensor) -> Gradients:
@@ -120,25 +115,10 @@ class _ContiguousGradient(torch.autograd.Function):
             return tangent.clone()
 
 
-def vmap_rule(
-    info: Any,
-    in_dims: Sequence[int | None],
-    value: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    backend: str,
-    scale: Tensor | None = None,
-    offset: Tensor | None = None,
-    relu: bool = False,
-) -> tuple[Tensor, int]:
+def vmap_rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int]:
     """Let the mapped dimension join the batch; parameters that are mapped themselves make a field each."""
-    size, window = info.batch_size, Window.of(kernel_size, stride, padding, dilation)
+    value, hidden, weight, bias, groups, window, backend, (scale, offset, relu) = parsed(arguments)
+    size = info.batch_size
     value = contraction.fold_into_batch(value, in_dims[0], size)
     if all(dim is None for dim in (*in_dims[2:4], *in_dims[10:12])):
         hidden = contraction.fold_into_batch(hidden, in_dims[1], size)

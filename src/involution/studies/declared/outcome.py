@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from ..claims import RULE, Judged, judge, values_of
 from ..statistics import Estimate, estimate
 from .declaration import Row, Study
 
-__all__ = ["claims_table", "figure", "markdown", "payload", "summary", "tables", "with_interval"]
+__all__ = ["claims_table", "figure", "markdown", "payload", "signed", "summary", "tables", "with_interval"]
 
 
 def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def summary(
         data: what it was trained on, empty where the study varies none.
         unit: behind what they reach.
     """
-    values = values_of(rows, f"{net}/{data}" if data else net, metric)
+    values = values_of(rows, _side(net, data), metric)
     one = next((row for row in rows if row["net"] == net), None)
     return [
         str(len(values)),
@@ -93,16 +94,21 @@ def claims_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
         found = one.found
         bound = f", bound {one.claim.by:g}" if one.claim.by else ""
         bound = f", within {one.claim.within:g}" if one.claim.within is not None else bound
-        measured = "–" if found is None else f"{one.claim.sides}: {_interval(found)}{bound}"
+        measured = "–" if found is None else f"{one.claim.sides}: {signed(found, *_tested(found))}{bound}"
         rows.append([one.claim.statement, one.claim.source, str(found.n) if found else "0", measured, one.verdict])
     return head, rows
 
 
-def _interval(found: Estimate) -> str:
+def signed(found: Estimate, *more: str) -> str:
+    """Return ``"+0.58 (+0.29 to +0.88)"``, a difference and its interval, in the brackets also ``more``; of one value, that."""
     if found.n == 1:
         return f"{found.mean:+.2f}"
-    p = "" if found.p is None else f", p = {found.p:.2g}"
-    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f}{p}{', paired' if found.paired else ''})"
+    return f"{found.mean:+.2f} ({', '.join((f'{found.low:+.2f} to {found.high:+.2f}', *more))})"
+
+
+def _tested(found: Estimate) -> list[str]:
+    """Return in words the probability of a difference by chance, and whether it is one within seeds."""
+    return [*([] if found.p is None else [f"p = {found.p:.2g}"]), *(["paired"] if found.paired else [])]
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -126,13 +132,12 @@ def figure(record: Mapping[str, Any]) -> Any:
     for axes, (title, given) in zip(drawing.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         style_axes(axes)
         shown = [Row(**row) for row in given]
-        for place, row, part in ((place, row, part) for place, row in enumerate(shown) for part in parts):
-            side = f"{row.net}/{part}" if part else row.net
-            values = list(values_of(record["results"], side, record["metric"]).values())
+        for (place, row), (number, part) in product(enumerate(shown), enumerate(parts)):
+            values = list(values_of(record["results"], _side(row.net, part), record["metric"]).values())
             if not values:
                 continue
             # What is trained on several data stands side by side.
-            x = place + 0.5 * (parts.index(part) / len(parts) - (len(parts) - 1) / (2 * len(parts)))
+            x = place + 0.5 * (number - (len(parts) - 1) / 2) / len(parts)
             one = estimate(values)
             axes.plot([x] * len(values), values, "o", color=LIGHT.involution, markersize=4, alpha=0.5)
             if one.n > 1:
@@ -153,6 +158,11 @@ def figure(record: Mapping[str, Any]) -> Any:
     drawing.axes[0].set_ylabel(f"{_title(record)}", color=LIGHT.muted, fontsize=9)
     drawing.tight_layout(w_pad=2)
     return drawing
+
+
+def _side(net: str, data: str) -> str:
+    """Return what `values_of` calls a net, or a net on some of the data."""
+    return f"{net}/{data}" if data else net
 
 
 def _parts(record: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from ...pictures.plots import LIGHT, new_figure, style_axes
 from ..statistics import CONFIDENCE, difference, estimate
 from .pareto import hypervolume
 from .plan import SAMPLERS
-from .replay import TableNet, curve, points, replay
+from .replay import TableNet, curve, points, replay, usual_distances
 from .space import SPACES, Space
 
 __all__ = ["answer", "correlations", "figure", "markdown", "placement", "searches", "spaces"]
@@ -58,11 +58,14 @@ def answer(
 
 def searches(space: Space, nets: Sequence[TableNet], cost: str, seeds: int, budget: int) -> dict[str, Any]:
     """Return by sampler the mean hypervolume after every training, and in the end beside random search, with intervals."""
-    places = points(nets, cost)
+    places, usual = points(nets, cost), usual_distances(space, nets)
     found: dict[str, Any] = {}
     finals: dict[str, dict[int, float]] = {}
     for sampler in SAMPLERS:
-        orders = [replay(space, nets, sampler=sampler, cost=cost, seed=seed, budget=budget) for seed in range(seeds)]
+        orders = [
+            replay(space, nets, sampler=sampler, cost=cost, seed=seed, budget=budget, usual=usual)
+            for seed in range(seeds)
+        ]
         curves = [curve(order, places) for order in orders]
         finals[sampler] = {seed: values[-1] for seed, values in enumerate(curves)}
         last = estimate(list(finals[sampler].values()))
@@ -158,13 +161,14 @@ def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
                 volumes.append(hypervolume([places[net.name] for net in chosen], (1.0, 1.0)))
                 bests.append(max(within))
         found[name] = {"hypervolume": mean(volumes), "best_percent": mean(bests)}
-        if name != "mixed" and "mixed" in groups:
-            found[name]["mixed_less_this"] = _at_equal_cost(groups, cost, name)
+    if "mixed" in groups:
+        for name, above in _at_equal_cost(groups, cost).items():
+            found[name]["mixed_less_this"] = above
     return found
 
 
-def _at_equal_cost(groups: Mapping[str, Sequence[TableNet]], cost: str, than: str) -> dict[str, float]:
-    """Return the points by which mixed nets are above those of another space, by least squares, with Student's interval."""
+def _at_equal_cost(groups: Mapping[str, Sequence[TableNet]], cost: str) -> dict[str, dict[str, float]]:
+    """Return the points by which mixed nets are above those of every other space, by least squares, with Student's interval."""
     from numpy import array, linalg
     from scipy.stats import t
 
@@ -178,10 +182,12 @@ def _at_equal_cost(groups: Mapping[str, Sequence[TableNet]], cost: str, than: st
     levels = inverse @ rows.T @ reached
     freedom = len(nets) - int(linalg.matrix_rank(rows))
     variance = float(((reached - rows @ levels) ** 2).sum()) / freedom
-    place = 2 + names.index(than)
-    middle = float(levels[place])
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(variance * inverse[place, place]) ** 0.5
-    return {"mean": middle, "low": middle - half, "high": middle + half}
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    found = {}
+    for place, name in enumerate(names, 2):
+        middle, half = float(levels[place]), quantile * float(variance * inverse[place, place]) ** 0.5
+        found[name] = {"mean": middle, "low": middle - half, "high": middle + half}
+    return found
 
 
 def placement(nets: Sequence[TableNet]) -> list[dict[str, Any]]:

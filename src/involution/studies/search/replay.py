@@ -16,7 +16,7 @@ from .pareto import Point, hypervolume
 from .plan import ask, create_sampler, optuna
 from .space import Choices, Space, active
 
-__all__ = ["TableNet", "curve", "points", "read", "replay"]
+__all__ = ["TableNet", "curve", "points", "read", "replay", "usual_distances"]
 
 # Random proposals that say how near a net is to everything.
 _PROPOSALS = 300
@@ -131,7 +131,16 @@ def _scaled(values: Sequence[float]) -> list[float]:
     return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
 
-def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, seed: int, budget: int) -> list[int]:
+def replay(
+    space: Space,
+    nets: Sequence[TableNet],
+    *,
+    sampler: str,
+    cost: str,
+    seed: int,
+    budget: int,
+    usual: Sequence[float] | None = None,
+) -> list[int]:
     """Return the nets, by their places in the table, that a search trains one after the other.
 
     What the sampler proposes is hardly ever in the table: it gets the net there that was not seen before and is nearest, and
@@ -146,6 +155,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
         cost: what is small for good nets, beside a high accuracy: see `points`.
         seed: of the search.
         budget: trainings, at most as many as there are nets.
+        usual: of `usual_distances`, which all searches of a table share; made here by default.
     """
     budget = min(budget, len(nets))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -154,7 +164,7 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
     }
     study = optuna.create_study(directions=["maximize", "minimize"])
     shown = [active(net.choices) for net in nets]
-    usual = _usual_distances(space, shown)
+    usual = usual_distances(space, nets) if usual is None else usual
     order: list[int] = []
     for turn in range(budget):
         study.sampler = create_sampler(sampler, (seed, turn))
@@ -173,12 +183,17 @@ def replay(space: Space, nets: Sequence[TableNet], *, sampler: str, cost: str, s
     return order
 
 
-def _usual_distances(space: Space, shown: Sequence[Choices]) -> list[float]:
-    """Return in how many choices every net of a table differs from random proposals, in the mean."""
+def usual_distances(space: Space, nets: Sequence[TableNet]) -> list[float]:
+    """Return in how many choices every net of a table differs from random proposals, in the mean.
+
+    Args:
+        space: of the table.
+        nets: of the table.
+    """
     generator = Random(0)
     parameters = space.parameters()
     drawn = [active({name: generator.choice(values) for name, values in parameters.items()}) for _ in range(_PROPOSALS)]
-    return [mean(_distance(one, net) for one in drawn) for net in shown]
+    return [mean(_distance(one, active(net.choices)) for one in drawn) for net in nets]
 
 
 def _distance(one: Choices, two: Choices) -> int:
