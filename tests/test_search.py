@@ -1,5 +1,6 @@
 """Searches: whatever kills them, several processes on one storage, diverging nets, limits, pages."""
 
+import os
 import time
 from itertools import pairwise
 from multiprocessing import get_context
@@ -87,6 +88,40 @@ def test_a_killed_trial_is_trained_anew_and_counted_once(journal, tmp_path):
     straight = search_in(tmp_path / "straight")
     straight.work(4)
     assert outcomes(straight) == outcomes(search)
+
+
+def end_at_once(folder):
+    """Begin a training and be killed in it, as where memory runs out, in a forked process of its own."""
+    evaluate.train = lambda recipe, **_: os._exit(9)
+    search_in(folder).work(1)
+
+
+def interrupted(recipe, **_):
+    raise KeyboardInterrupt
+
+
+def test_a_net_that_ends_every_process_is_given_up(journal, tmp_path):
+    for _ in range(3):
+        process = get_context("fork").Process(target=end_at_once, args=(tmp_path,))
+        process.start()
+        process.join()
+        assert process.exitcode == 9
+    search_in(tmp_path).work(4)
+    found = report.rows(search_in(tmp_path).study)
+    assert len(found) == 4 and len(begun(journal)) == 3
+    (given_up,) = [row for row in found if row["outcome"] != "trained"]
+    assert given_up["outcome"] == "ended its process 3 times, not trained again" and given_up["state"] == "fail"
+
+
+def test_whoever_interrupts_a_net_often_has_it_trained_nevertheless(tmp_path, journal, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "train", interrupted)
+        for _ in range(4):
+            with pytest.raises(KeyboardInterrupt):
+                search_in(tmp_path).work(1)
+    search_in(tmp_path).work(1)
+    (row,) = report.rows(search_in(tmp_path).study)
+    assert row["outcome"] == "trained" and len(begun(journal)) == 1
 
 
 def test_two_processes_share_a_study(journal, tmp_path):

@@ -2,7 +2,7 @@
 
 A trial belongs to the process that has the lock of its folder, which the operating system takes back from a process that
 ends, however it ends. A trial that runs by the storage and whose lock is free was abandoned: it is told as failed, and its
-net is queued once to be trained anew.
+net is queued once to be trained anew; not where the net has ended its process several times.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _FEWEST = 5
 # Proposals beyond the limits, one after the other, until the limits are taken for impossible.
 _MOST_REFUSED = 200
 _SEED = 0
+# Processes that may end at a net, without having been asked to, before it is taken for what ends them.
+_MOST_ENDED = 3
 
 
 class _Behind(Exception):
@@ -191,6 +193,9 @@ class Search:
                 trial.set_user_attr(name, known.user_attrs[name])
             self._tell(trial, f"the net of trial {known.number}", known.user_attrs["accuracy_percent"])
             return
+        if figures.get("ended", 0) >= _MOST_ENDED:
+            self._tell(trial, f"ended its process {_MOST_ENDED} times, not trained again", None, State.FAIL)
+            return
 
         def on_row(rows: list[Row]) -> None:
             trial.set_user_attr("history", [dict(row) for row in rows])
@@ -200,6 +205,9 @@ class Search:
         recipe = evaluate.recipe_of(self.plan.recipe, figures["blocks"], _SEED)
         try:
             training = evaluate.train(recipe, data_root=self._data_root, on_row=on_row)
+        except (KeyboardInterrupt, SystemExit):
+            trial.set_user_attr("interrupted", True)
+            raise
         except _Behind:
             self._tell(trial, "given up, behind nets that cost no more", None)
             return
@@ -250,7 +258,8 @@ class Search:
                         continue
                     if number not in retried:
                         choices = {**trial.user_attrs.get("choices", {}), **trial.params}
-                        self.study.enqueue_trial(choices, {"retry_of": number, "choices": choices})
+                        ended = trial.user_attrs.get("ended", 0) + ("interrupted" not in trial.user_attrs)
+                        self.study.enqueue_trial(choices, {"retry_of": number, "choices": choices, "ended": ended})
                     self.study.tell(number, state=State.FAIL)
                     self._say(f"trial {number}: abandoned by its process; its net is trained anew")
             except FolderInUseError:
