@@ -8,20 +8,27 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tensorboard.summary.writer.record_writer import RecordWriter
 from trainings import TINY, assert_same_weights, pictures_flags, refusal, write_pictures
 
 from involution.commands import training
 from involution.commands.main import main
+from involution.commands.termination import Delay, terminable
 from involution.data.epochs import random_states, restore_random_states
 from involution.data.image_folders import FolderImages
 from involution.files import locked
 from involution.tasks import ClassificationTask
 from involution.tasks.callbacks import EpochSeed
+from involution.tasks.interruption import InterruptionCheckpoint
 
 # Random in the net, and in what happens to the images.
 FLAGS = [
@@ -123,6 +130,37 @@ def test_no_success_is_reported_after_the_last_batch(tmp_path, monkeypatch, caps
     monkeypatch.setattr(training.SaveModel, "on_fit_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == 143
     assert refusal(capsys).endswith("with --ckpt_path last")
+
+
+@pytest.mark.parametrize("key", ["lr-SGD", "val_accuracy", "train_loss"])
+def test_figures_are_written_whole(tmp_path, monkeypatch, capsys, key):
+    """An exception in the midst of a queue to a thread that writes leaves it locked: the training would never end."""
+    log, written = TensorBoardLogger.log_metrics, []
+
+    def strike(self, metrics, step=None):
+        if key in metrics:
+            os.kill(os.getpid(), signal.SIGINT)
+        log(self, metrics, step)
+        written.extend(metrics)
+
+    monkeypatch.setattr(TensorBoardLogger, "log_metrics", strike)
+    assert main(["fit", *FLAGS, f"--run={tmp_path / 'run'}"]) == 130
+    assert key in written and "with --ckpt_path last" in refusal(capsys)
+
+
+def test_several_processes_finish_the_step():
+    delay = Delay()
+    trainer = SimpleNamespace(
+        train_dataloader=None, world_size=2, strategy=SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked)
+    )
+    callback = InterruptionCheckpoint(Path("last.ckpt"), delay)
+    ended = None
+    with suppress(KeyboardInterrupt), terminable(delay):
+        callback.on_train_batch_start(trainer, None, None, 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(SIGTERMException) as ended:
+            callback.on_train_batch_start(trainer, None, None, 1)
+    assert ended is not None
 
 
 # Worker processes

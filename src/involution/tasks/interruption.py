@@ -40,7 +40,8 @@ class InterruptionCheckpoint(Callback):
     processes train, with data that cannot be gone on with from the middle of an epoch) the checkpoint of the last whole
     epoch stands; in the first epoch, one that was written before it. Several processes end before the same step, whichever
     of them was asked to; Lightning would let them exchange in the handler of the signal what the others do not expect
-    there.
+    there. Neither steps nor what writes figures and checkpoints after them is broken off by the first signal: an
+    exception in the midst of a queue to a thread or a process leaves it locked, and the training would hang at its end.
 
     Args:
         path: of the checkpoint.
@@ -56,6 +57,10 @@ class InterruptionCheckpoint(Callback):
         """Answer SIGTERM, which Lightning took at the training's beginning."""
         self._delay.listen()
 
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End here where that was asked for."""
+        self._delay.release()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the first epoch begins with, and be asked before a batch is drawn: then the last step is whole."""
         self._delay.listen()
@@ -63,29 +68,40 @@ class InterruptionCheckpoint(Callback):
             trainer.train_dataloader.before_batch = partial(self._end_between_steps, trainer)
         if trainer.global_step == 0 and not self.path.exists():
             trainer.save_checkpoint(self._start)
+        self._delay.hold()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove that when an epoch is done."""
+        """Remove that when an epoch is done; end here where that was asked for in the last one."""
         if trainer.current_epoch > 0:
-            self.on_train_end(trainer, pl_module)
+            self._remove_start(trainer)
+        self._end(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step that has to be finished."""
-        if _is_resumable(trainer):
-            self._delay.hold()
-        else:
+        if not _is_resumable(trainer):
             self._end(trainer)
+        if _is_resumable(trainer) or trainer.world_size > 1:
+            self._delay.hold()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the training here where that was asked for during the last step."""
         self._end(trainer)
+        self._delay.release()
 
-    on_train_epoch_end = on_validation_start
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """End the evaluation here where that was asked for; each process by itself, for one may have fewer batches."""
+        self._delay.release()
+        self._delay.hold()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the training here where that was asked for; what is written next is written whole."""
+        self._end(trainer)
+        self._delay.hold()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what the first epoch began with."""
-        if trainer.is_global_zero:
-            self._start.unlink(missing_ok=True)
+        """Remove what the first epoch began with; what is left to do may be broken off."""
+        self._remove_start(trainer)
+        self._delay.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save, where an interruption is what ends the training."""
@@ -98,7 +114,11 @@ class InterruptionCheckpoint(Callback):
         with suppress(OSError):
             if is_interruption and trainer.is_global_zero and self._start.exists() and not self.path.exists():
                 self._start.replace(self.path)
-            self.on_train_end(trainer, pl_module)
+            self._remove_start(trainer)
+
+    def _remove_start(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            self._start.unlink(missing_ok=True)
 
     def _end_between_steps(self, trainer: Trainer) -> None:
         if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches:
