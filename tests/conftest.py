@@ -83,9 +83,9 @@ def extension_cache(_shared_cache, monkeypatch):
 
 
 def pytest_configure(config):
-    # Under xdist every worker is one process per core.
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
+    # Under xdist there is one process per core. Without it as well: trainings are compared bit for bit with those in copies
+    # of a process (`copies`), and in a copy the kernels compute on one thread.
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

@@ -63,7 +63,7 @@ class Copies:
     def __init__(self, module="copies"):
         self._module, self._process, self._folder, self._count = module, None, TemporaryDirectory(), 0
 
-    def start(self, *arguments, environment=(), most_bytes=0, threads=1, **more):
+    def start(self, *arguments, environment=(), most_bytes=0, **more):
         """Start a command; no file that it writes may have more than ``most_bytes``, 0 for any.
 
         ``first=("module", "function", argument, …)`` is called in the copy before: it may replace what the command calls.
@@ -75,7 +75,6 @@ class Copies:
                 "arguments": list(map(str, arguments)),
                 "environment": dict(environment),
                 "most_bytes": most_bytes,
-                "threads": threads,
                 "said": f"{self._folder.name}/{self._count}",
                 "printed": f"{self._folder.name}/{self._count}.printed",
                 **more,
@@ -135,7 +134,6 @@ def start(request, run):
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
         if request["most_bytes"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["most_bytes"],) * 2)
-        torch.set_num_threads(request["threads"])
         os.environ.update(request["environment"])
         status = run(request)
     except SystemExit as end:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from involution.tasks.interruption import InterruptionCheckpoint
+
 
 def weights(run):
     """Return the weights of the last checkpoint of a run."""
@@ -27,14 +29,18 @@ def refusal(capsys):
 
 def kill_after_a_checkpoint(copies, run, *flags):
     """Start a training in a process of its own and kill it when its first checkpoint is there."""
-    # As many threads as the training has that it is compared with.
-    copy = copies.start("fit", *flags, f"--run={run}", threads=torch.get_num_threads())
+    copy = copies.start("fit", *flags, f"--run={run}", first=("trainings", "wait_in_the_second_epoch"))
     last = run / "checkpoints" / "last.ckpt"
     while not last.exists() and copy.is_running():
         time.sleep(0.02)
     copy.kill(signal.SIGKILL)
     status, said = copy.wait()
     assert status == -signal.SIGKILL and last.exists(), said
+
+
+def wait_in_the_second_epoch():
+    """Let a training not go on there, so that it is killed before its end however late whoever kills it looks."""
+    InterruptionCheckpoint.on_train_batch_start = lambda _, trainer, *__: trainer.current_epoch and signal.pause()
 
 
 def write_pictures(root, train=12, val=4):
