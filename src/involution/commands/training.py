@@ -45,6 +45,7 @@ _KNOWN_WARNINGS = (
     ".*does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
     ".*isinstance.treespec, LeafSpec.",
+    "You're using the WeightAveraging callback with a model that overrides",
 )
 # Of the checkpoints that an evaluation would write if it were a training.
 _MOVED = "The dirpath has changed"

@@ -20,7 +20,7 @@ from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes
 from .model_names import ModelName
-from .schedules import create_optimizer
+from .schedules import Shared, create_optimizer
 
 # What timm's description of weights says of their classes.
 _LABELS = ("label_names", "label_descriptions")
@@ -101,7 +101,7 @@ class ClassificationTask(LightningModule):
         if compile:
             self.model.compile()
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         self.accuracies = nn.ModuleDict(
             {
                 f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro", ignore_index=UNJUDGED)

@@ -20,7 +20,7 @@ from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
 from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
 from .model_names import ModelName
-from .schedules import create_optimizer, warmed_up
+from .schedules import Shared, create_optimizer, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
 
@@ -120,7 +120,7 @@ class DetectionTask(LightningModule):
                 f"got {warmup_iterations} and {warmup_factor}"
             )
         self.warmup_iterations, self.warmup_factor = warmup_iterations, warmup_factor
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         self.predicts_masks = isinstance(net, MaskRCNN)
         self.metrics = nn.ModuleDict({stage: average_precision(self.predicts_masks) for stage in ("val", "test")})
 

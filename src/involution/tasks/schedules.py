@@ -14,7 +14,28 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import TrainingError
 
-__all__ = ["PolyLR", "WarmupCosineLR", "create_optimizer", "warmed_up"]
+__all__ = ["PolyLR", "Shared", "WarmupCosineLR", "create_optimizer", "warmed_up"]
+
+
+class Shared:
+    """A function that a copy of a task has in common with the task, as with any function of a module.
+
+    What the command line makes of ``--model.optimizer`` holds its parser, which nothing can copy; and a callback that
+    averages weights copies the whole task.
+
+    Args:
+        function: to be called.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the function does."""
+        return self.function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return self
 
 
 def create_optimizer(

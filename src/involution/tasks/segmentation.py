@@ -27,7 +27,7 @@ from ..models.segmentation_inference import check_views, segment
 from . import segmentation_results as analysis
 from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
 from .model_names import ModelName
-from .schedules import PolyLR, create_optimizer
+from .schedules import PolyLR, Shared, create_optimizer
 
 __all__ = ["SegmentationTask"]
 
@@ -97,7 +97,7 @@ class SegmentationTask(LightningModule):
             self.model.to(memory_format=torch.channels_last)
         if compile:
             self.model.compile()
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         stages = ("val", "test")
         self.confusion: Any = nn.ModuleDict(
             {f"{stage}_matrix": MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE) for stage in stages}
