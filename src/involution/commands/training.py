@@ -23,7 +23,7 @@ from .. import recipes
 from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
 from ..schema import find_seed_problem, shown
-from ..tasks.callbacks import EpochSeed
+from ..tasks.callbacks import EpochSeed, LastValidation
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
 from .options import kept_for_this_command
@@ -101,7 +101,7 @@ class _Cli(LightningCLI):
             return
         if _is_first_process():
             self.folders.enter_context(kept_for_this_command(run))
-        if last.exists() and not config.ckpt_path:
+        if last.exists() and not config.ckpt_path and not config.trainer.fast_dev_run:
             raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
 
     def instantiate_classes(self) -> None:
@@ -125,23 +125,8 @@ class _Cli(LightningCLI):
             # Its table has a column of operations, of which none are counted.
             kwargs["enable_model_summary"] = False
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
-        seed = arguments.seed_everything
         if self.subcommand == "fit":
-            callbacks.append(EpochSeed(0 if isinstance(seed, bool) or seed is None else seed))
-            if kwargs.get("logger") or config.get("logger"):
-                callbacks.append(LearningRateMonitor("epoch"))
-            if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-                folder = run / "checkpoints"
-                monitor = getattr(self.model, "monitor", None)
-                if monitor:
-                    mode = getattr(self.model, "monitor_mode", "min")
-                    callbacks.append(
-                        ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-                    )
-                # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
-                callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
-                callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-            callbacks += [SaveModel(run / "model"), KeepEnvironment(), Announcement(run)]
+            callbacks += self._callbacks(run, callbacks, has_logger=bool(kwargs.get("logger") or config.get("logger")))
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -152,6 +137,32 @@ class _Cli(LightningCLI):
         if self.subcommand == "fit" and _is_first_process():
             self.folders.enter_context(_without_logs_of_nothing(trainer, loggers))
         return trainer
+
+    def _callbacks(self, run: Path, given: Sequence[Any], has_logger: bool) -> list[Any]:
+        """Return what a training has beside the callbacks that are ``given``."""
+        arguments = self.config_init[self.subcommand]
+        seed = arguments.seed_everything
+        callbacks: list[Any] = [EpochSeed(0 if isinstance(seed, bool) or seed is None else seed), LastValidation()]
+        if arguments.trainer.get("fast_dev_run"):
+            # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
+            return callbacks
+        if has_logger:
+            callbacks.append(LearningRateMonitor("epoch"))
+        if not any(isinstance(callback, ModelCheckpoint) for callback in given):
+            folder = run / "checkpoints"
+            monitor = getattr(self.model, "monitor", None)
+            if monitor:
+                mode = getattr(self.model, "monitor_mode", "min")
+                callbacks.append(
+                    ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+                )
+            # Of its own: save_last would write it only when there is a new best one. After it, to hold its state; and after
+            # every epoch, where Lightning would wait for the next validation.
+            callbacks.append(
+                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+            )
+            callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
+        return [*callbacks, SaveModel(run / "model"), KeepEnvironment(), Announcement(run)]
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
