@@ -153,6 +153,13 @@ def test_two_stages_of_coco_keep_the_authors_numbers_of_proposals(file):
     assert counts == [(2000, 1000), (1000, 1000)]
 
 
+@pytest.mark.parametrize("file", RECIPES, ids=name)
+def test_no_schedule_ends_before_its_training(file):
+    recipe = dict(leaves(resolve(file)))
+    epochs = recipe.get("model.init_args.lr_scheduler.init_args.epochs")
+    assert epochs is None or epochs == recipe["trainer.max_epochs"]
+
+
 def test_every_run_has_a_folder_of_its_own():
     runs = [resolve(file)["run"] for file in RECIPES]
     assert len(set(runs)) == len(runs)

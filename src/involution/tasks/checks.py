@@ -82,19 +82,20 @@ def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
         )
 
 
-def warn_of_long_warmup(warmup: int, steps: float, flag: str) -> None:
+def warn_of_long_warmup(warmup: int, length: float, flag: str, unit: str = "steps") -> None:
     """Say that a warm-up outlasts its training, so that the rate asked for is never reached.
 
-    No refusal: the recipes' warm-ups are counted in steps, of which a small data set has few.
+    No refusal: a small data set has few steps, and a training to try something few epochs.
 
     Args:
-        warmup: its steps.
-        steps: of the training.
+        warmup: how long it is.
+        length: of the training.
         flag: which sets the warm-up.
+        unit: what both are counted in.
     """
-    if warmup > steps:
+    if warmup > length:
         rank_zero_warn(
-            f"the warm-up of {warmup} steps is longer than the training of {steps:.0f}, which never has the whole rate; "
+            f"the warm-up of {warmup} {unit} is longer than the training of {length:.0f}, which never has the whole rate; "
             f"lower {flag}, or train for longer",
             category=InvolutionWarning,
         )

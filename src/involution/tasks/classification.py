@@ -20,7 +20,7 @@ from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes
 from .model_names import ModelName
-from .schedules import Shared, create_optimizer
+from .schedules import Shared, configured, end_with_training
 
 # What timm's description of weights says of their classes.
 _LABELS = ("label_names", "label_descriptions")
@@ -66,7 +66,8 @@ class ClassificationTask(LightningModule):
         compile: compile the model with ``torch.compile``.
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
         optimizer: from parameters to an optimiser.
-        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
+        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch (`PolyLR` after every step);
+            constant by default.
 
     Raises:
         TrainingError: the model cannot be built, or there are fewer than two classes.
@@ -144,6 +145,14 @@ class ClassificationTask(LightningModule):
 
             data.see_as(resolve_data_config(model=self.model))
 
+    def on_train_start(self) -> None:
+        """Let schedules end with the training.
+
+        Raises:
+            TrainingError: one ends before it.
+        """
+        end_with_training(self.trainer)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels.
 
@@ -169,8 +178,7 @@ class ClassificationTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with its schedule if there is one."""
-        optimizer, scheduler = create_optimizer(self.optimizer, self.parameters(), self.lr_scheduler)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return configured(self.optimizer, self.parameters(), self.lr_scheduler)
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read.

@@ -20,7 +20,7 @@ from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
 from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
 from .model_names import ModelName
-from .schedules import Shared, create_optimizer, warmed_up
+from .schedules import Shared, configured, end_with_training, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
 
@@ -76,7 +76,8 @@ class DetectionTask(LightningModule):
         warmup_iterations: steps over which the learning rate rises linearly to that of the schedule.
         warmup_factor: share of the rate at the first of these steps.
         optimizer: from parameters to an optimiser.
-        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
+        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch (`PolyLR` after every step);
+            constant by default.
 
     Raises:
         TrainingError: the detector cannot be built.
@@ -142,7 +143,12 @@ class DetectionTask(LightningModule):
         check_proportions(self.model, data.sizes())
 
     def on_train_start(self) -> None:
-        """Say where the warm-up is longer than the training."""
+        """Say where the warm-up is longer than the training, and let schedules end with it.
+
+        Raises:
+            TrainingError: a schedule ends before the training.
+        """
+        end_with_training(self.trainer)
         warn_of_long_warmup(
             self.warmup_iterations, self.trainer.estimated_stepping_batches, "--model.warmup_iterations"
         )
@@ -187,8 +193,7 @@ class DetectionTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the weights that train, with its schedule if there is one."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer, scheduler = create_optimizer(self.optimizer, parameters, self.lr_scheduler)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return configured(self.optimizer, parameters, self.lr_scheduler)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take a step, with a lower rate during the warm-up."""
