@@ -47,6 +47,8 @@ _KNOWN_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.",
     "You're using the WeightAveraging callback with a model that overrides",
 )
+# Data modules whose seed is that of the training where they are given none.
+_OWN_DATA = "involution.data."
 # Of the checkpoints that an evaluation would write if it were a training.
 _MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
@@ -93,8 +95,12 @@ class _Cli(LightningCLI):
             checkpoints.read_training(path)
 
     def before_instantiate_classes(self) -> None:
-        """Take the folder, and refuse to start a new training in that of another one."""
+        """Let the data have the training's seed, take the folder, and refuse to start a training in that of another one."""
         config = self.config[self.subcommand]
+        data = config.get("data")
+        if data is not None and data.class_path.startswith(_OWN_DATA) and data.init_args.seed is None:
+            # In the configuration that is kept, too: the order of the images is the same wherever it is taken.
+            data.init_args.seed = _seed_of(config)
         run = Path(config.run)
         last = run / "checkpoints" / "last.ckpt"
         if self.subcommand != "fit":
@@ -141,8 +147,7 @@ class _Cli(LightningCLI):
     def _callbacks(self, run: Path, given: Sequence[Any], has_logger: bool) -> list[Any]:
         """Return what a training has beside the callbacks that are ``given``."""
         arguments = self.config_init[self.subcommand]
-        seed = arguments.seed_everything
-        callbacks: list[Any] = [EpochSeed(0 if isinstance(seed, bool) or seed is None else seed), LastValidation()]
+        callbacks: list[Any] = [EpochSeed(_seed_of(arguments)), LastValidation()]
         if arguments.trainer.get("fast_dev_run"):
             # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
             return callbacks
@@ -339,6 +344,12 @@ def _is_first_process() -> bool:
     """Whether this process is the first of a training, by what launchers put into the environment."""
     node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
     return rank_zero_only.rank == 0 and node == "0"
+
+
+def _seed_of(config: Any) -> int:
+    """Return the seed of a training, 0 for one that asked for none."""
+    seed = config.seed_everything
+    return 0 if isinstance(seed, bool) or seed is None else seed
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -246,7 +246,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         num_workers: processes that read images, per device.
         transforms: what happens to an image; by default what the weights that a net starts from were trained with, else
             the published ImageNet recipe.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         drop_last: leave out the images of an epoch that do not fill a batch.
 
     Raises:
@@ -263,7 +263,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         batch_size: int = 64,
         num_workers: int = 4,
         transforms: ImageTransforms | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         drop_last: bool = False,
     ) -> None:
         super().__init__(seed, batch_size, num_workers)

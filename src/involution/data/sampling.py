@@ -119,7 +119,7 @@ class ResumableDataModule(LightningDataModule):
     """A DataModule whose training batches, in a resumed training, are those of an uninterrupted one.
 
     Attributes:
-        seed: of the order of the training images.
+        seed: of the order of the training images; 0 where None was given.
         batch_size: images of a training batch, per device.
         num_workers: processes that read images, per device.
 
@@ -127,8 +127,9 @@ class ResumableDataModule(LightningDataModule):
         ValueError: one of them is out of range, see `check_loading`.
     """
 
-    def __init__(self, seed: int, batch_size: int, num_workers: int = 0) -> None:
+    def __init__(self, seed: int | None, batch_size: int, num_workers: int = 0) -> None:
         super().__init__()
+        seed = 0 if seed is None else seed
         check_loading(seed, batch_size, num_workers)
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
         self._first_epoch = 0

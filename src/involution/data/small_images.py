@@ -87,7 +87,7 @@ class SmallImages(ResumableDataModule, DescribedImages):
             0 to 1; ``"raw"`` for 0 to 255.
         shift: shift training images by up to this many pixels, at random.
         flip: mirror every other training image, at random.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         download: fetch a missing set.
         train_share: share of the training images that is trained on, always the same ones of every class; their mean and
             standard deviation are still those of all.
@@ -108,7 +108,7 @@ class SmallImages(ResumableDataModule, DescribedImages):
         scaling: Scaling = "standard",
         shift: int = 0,
         flip: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         download: bool = True,
         train_share: float = 1.0,
         validation_share: float = 0.0,
