@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -11,7 +14,14 @@ from ..errors import DivergenceError, InvolutionWarning, TrainingError
 from ..models.saved import MOST_CLASSES
 from ..schema import shown
 
-__all__ = ["check_classes", "check_finite", "check_labels", "check_number_of_classes", "warn_of_long_warmup"]
+__all__ = [
+    "check_classes",
+    "check_finite",
+    "check_labels",
+    "check_number_of_classes",
+    "explained_norms",
+    "warn_of_long_warmup",
+]
 
 
 def check_number_of_classes(num_classes: int, least: int) -> None:
@@ -80,6 +90,27 @@ def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
             f"the loss is {loss.item()} in epoch {epoch}, batch {batch}: the training diverged; "
             "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
         )
+
+
+@contextmanager
+def explained_norms(images: int) -> Iterator[None]:
+    """Say in a sentence what a batch norm inside says of a batch that leaves it one value per channel.
+
+    Args:
+        images: of the batch.
+
+    Raises:
+        TrainingError: it does.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"a batch of {images} leaves a batch norm with one value per channel; train with more images in a batch, or with "
+            "larger crops"
+        ) from error
 
 
 def warn_of_long_warmup(warmup: int, length: float, flag: str, unit: str = "steps") -> None:

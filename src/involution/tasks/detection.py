@@ -18,7 +18,7 @@ from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
-from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
+from .checks import check_classes, check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training, warmed_up
 
@@ -157,9 +157,10 @@ class DetectionTask(LightningModule):
         """Return the sum of the losses of a batch of images and targets.
 
         Raises:
-            TrainingError: it is infinite or no number.
+            TrainingError: it is infinite or no number, or a label is none of the model's classes.
         """
         images, targets = batch
+        self._check(targets)
         losses = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         check_finite(loss, self.current_epoch, batch_idx)
@@ -224,8 +225,13 @@ class DetectionTask(LightningModule):
             ),
         )
 
+    def _check(self, targets: list[dict[str, Tensor]]) -> None:
+        if targets:
+            check_labels(torch.cat([target["labels"] for target in targets]), self.num_classes)
+
     def _update(self, stage: str, batch: Batch) -> None:
         images, targets = batch
+        self._check(targets)
         found = self.model(images)
         if self.predicts_masks:
             found = [{**objects, "masks": objects["masks"][:, 0] > 0.5} for objects in found]

@@ -25,7 +25,7 @@ from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import check_views, segment
 from . import segmentation_results as analysis
-from .checks import check_classes, check_finite, check_number_of_classes
+from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
 
@@ -131,18 +131,13 @@ class SegmentationTask(LightningModule):
         """Return the loss of a batch of images ``(B, 3, H, W)`` and classes ``(B, H, W)``.
 
         Raises:
-            TrainingError: the loss is infinite or no number, or a batch norm has a single value per channel.
+            TrainingError: the loss is infinite or no number, a label is none of the model's classes, or a batch norm has a
+                single value per channel.
         """
         images, labels = batch
-        try:
+        check_labels(labels, self.num_classes, IGNORE)
+        with explained_norms(len(images)):
             logits, auxiliary = self.model.with_auxiliary(self._laid_out(images))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise TrainingError(
-                f"a batch of {len(images)} leaves a batch norm with one value per channel; train with more images in a "
-                "batch, or with larger crops"
-            ) from error
         loss = self._loss(logits, labels)
         if auxiliary is not None:
             loss = loss + self.auxiliary_weight * self._loss(auxiliary, labels)
@@ -170,6 +165,7 @@ class SegmentationTask(LightningModule):
 
     def _judge(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
+        check_labels(labels, self.num_classes, IGNORE)
         probabilities = segment(self, images, size=labels.shape[1:], **self.views)
         self.confusion[f"{stage}_matrix"].update(probabilities.argmax(1), labels)
         labelled = (labels != IGNORE).sum()
