@@ -54,6 +54,11 @@ _MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
 _PROCESSES_PER_PROCESSOR = 4
 _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+_INTERVALS = (
+    ("check_val_every_n_epoch", "validate after every epoch"),
+    ("val_check_interval", "validate at the end of an epoch"),
+    ("accumulate_grad_batches", "take a step after every batch"),
+)
 # Of a number that are looked at, for Python converts no more than 4,300.
 _DIGITS = 40
 # What the sentence at the end says better, one of them from inside the handler of a signal.
@@ -259,12 +264,16 @@ def _without_advertisements() -> Iterator[None]:
 
 
 def _refuse_what_cannot_be_had(trainer: Any) -> None:
-    """Refuse what Lightning takes at its word: on a CPU it starts a process for every device."""
+    """Refuse what Lightning takes at its word: it divides by intervals, and on a CPU starts a process for every device."""
     strategy = str(trainer.get("strategy"))
     if strategy.startswith(_OF_NOTEBOOKS):
         raise CommandError(
             f"--trainer.strategy={strategy} starts its processes out of a notebook's; a command starts each anew with ddp"
         )
+    for name, remedy in _INTERVALS:
+        interval = trainer.get(name)
+        if isinstance(interval, (int, float)) and not interval > 0:
+            raise CommandError(f"--trainer.{name} must be above 0, got {interval}; leave it out to {remedy}")
     processors = os.cpu_count() or 1
     for name, most, remedy in (
         ("devices", _PROCESSES_PER_PROCESSOR * processors, f"this machine has {processors} processors; ask for fewer"),
