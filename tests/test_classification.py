@@ -102,3 +102,37 @@ def test_labels_that_the_loss_passes_over_are_not_judged():
     task = ClassificationTask(Same(), 2, loss=nn.CrossEntropyLoss(ignore_index=7))
     run.fit(task, loader, loader)
     assert run.callback_metrics["train_accuracy"] == run.callback_metrics["val_accuracy"] == 1 / 2
+
+
+def test_images_whose_labels_the_loss_passes_over_weigh_nothing():
+    """Neither a batch that has some of them, nor one that has no others, whose mean would be no number."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(6, 1, 1, 2), torch.tensor([0, 7, 1, 0, 7, 7])
+    loader = DataLoader(TensorDataset(images, labels), 2)
+    run = trainer()
+    task = ClassificationTask(
+        Same(), 2, loss=nn.CrossEntropyLoss(ignore_index=7), optimizer=partial(torch.optim.SGD, lr=0.0)
+    )
+    run.fit(task, loader, loader)
+    expected = nn.functional.cross_entropy(images.flatten(1), labels, ignore_index=7).item()
+    assert run.callback_metrics["train_loss"].item() == pytest.approx(expected)
+    assert run.callback_metrics["val_loss"].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0])), nn.CrossEntropyLoss(label_smoothing=0.2)]
+)
+def test_losses_take_labels_that_are_shares(loss):
+    shares = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]])
+    loader = DataLoader(TensorDataset(torch.randn(3, 1, 1, 2), shares), 3)
+    run = trainer()
+    run.fit(ClassificationTask(Same(), 2, loss=loss, optimizer=partial(torch.optim.SGD, lr=0.0)), loader, loader)
+    expected = loss(loader.dataset.tensors[0].flatten(1), shares).item()
+    assert run.callback_metrics["train_loss"].item() == pytest.approx(expected)
+
+
+def test_a_batch_norm_with_a_single_value_is_explained():
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 2))
+    loader = DataLoader(TensorDataset(torch.randn(1, 1, 4, 4), torch.tensor([1])))
+    with pytest.raises(TrainingError, match="a batch of 1 leaves a batch norm with one value per channel; train with"):
+        trainer().fit(ClassificationTask(net, 2), loader)

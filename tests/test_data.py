@@ -142,6 +142,19 @@ def test_batches_cover_the_set_once_in_an_order_of_seed_and_epoch():
     assert torch.allclose(first.sum(0), order(0, 1).sum(0), atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(3, [3, 3]), (4, [4, 3]), (6, [6]), (7, [7]), (8, [7]), (1, [1] * 7)]
+)
+def test_a_single_image_that_is_left_over_is_not_trained_on(batch_size, expected):
+    """A batch norm over maps of one pixel cannot; where each image is a batch, that is what was asked for."""
+    data = SmallImages("digits", batch_size=batch_size)
+    images = TensorImages(torch.zeros(7, 1, 8, 8, dtype=torch.uint8), torch.arange(7), [0], [1])
+    data._sets = (images, images, images)
+    found = [len(labels) for _, labels in data.train_dataloader()]
+    assert found == expected
+    assert sum(len(labels) for _, labels in data.val_dataloader()) == 7
+
+
 def test_loading_leaves_the_global_random_state_alone():
     data = SmallImages("digits")
     data.setup()

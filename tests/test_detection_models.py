@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+from detectors import NARROW, SMALL, batch, detector
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -13,41 +14,12 @@ from involution import Involution2d
 from involution.models import saved
 from involution.models.backbones import Backbone
 from involution.models.checkpoints import CheckpointError
-from involution.models.detection import ARCHITECTURES, _PlainL1, create
+from involution.models.detection import ARCHITECTURES, create
+from involution.models.detection_parts import PlainL1
 from involution.models.necks import PyramidBackbone, feature_pyramid
 from involution.upsampling import CARAFE
 
-NARROW = {"channels": [16, 16, 32, 32], "kernel_size": 3}
-SMALL = {
-    "backbone": "rednet26",
-    "backbone_args": NARROW,
-    "neck_channels": 16,
-    "anchor_sizes": [8, 16, 32, 64, 128],
-    "min_size": 64,
-    "max_size": 96,
-}
 PARTS = [("convolution", "convolution"), ("involution", "convolution"), ("involution", "involution")]
-
-
-def detector(architecture="faster_rcnn", num_classes=3, **arguments):
-    if architecture != "retinanet":
-        arguments = {"box_channels": 32, **arguments}
-    return create(architecture, num_classes, **{**SMALL, **arguments})
-
-
-def batch(*sizes, objects=2, masks=True):
-    """Return images ``(3, H, W)`` of the given sizes and their targets."""
-    images, targets = [], []
-    for height, width in sizes:
-        images.append(torch.rand(3, height, width))
-        boxes = torch.tensor([[4.0, 5.0, 30.0, 28.0], [10.0, 8.0, 26.0, 40.0]])[:objects]
-        target = {"boxes": boxes.view(-1, 4), "labels": torch.tensor([0, 2])[:objects]}
-        if masks:
-            target["masks"] = torch.zeros(objects, height, width, dtype=torch.uint8)
-            for mask, (x1, y1, x2, y2) in zip(target["masks"], boxes.int().tolist(), strict=True):
-                mask[y1:y2, x1:x2] = 1
-        targets.append(target)
-    return images, targets
 
 
 def train_step(net, images, targets):
@@ -125,7 +97,7 @@ def test_maps_of_one_pixel_train_at_batch_one(architecture):
 
 def test_the_l1_loss_is_the_l1_loss():
     a, b = torch.randn(7, 4), torch.randn(7, 4)
-    with _PlainL1():
+    with PlainL1():
         assert torch.equal(F.smooth_l1_loss(a, b, beta=1 / 9, reduction="sum"), F.l1_loss(a, b, reduction="sum"))
     losses = {}
     for kind in ("l1", "smooth_l1"):
@@ -350,18 +322,6 @@ def test_channels_last_computes_the_same():
         for name, level in expected.items():
             torch.testing.assert_close(actual[name], level, rtol=1e-4, atol=1e-5)
         assert net(images)[0]["masks"].shape[1:] == (1, 64, 64)
-
-
-@pytest.mark.parametrize("architecture", ["retinanet", "mask_rcnn"])
-def test_a_whole_detector_runs_under_autocast(architecture):
-    net = detector(architecture, neck="involution", head="involution").to(memory_format=torch.channels_last)
-    images, targets = batch((64, 64), (60, 70))
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = net(images, targets)
-    sum(losses.values()).backward()
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert len(net.eval()(images)) == 2
 
 
 def test_backbone_and_neck_compile_and_export():

@@ -260,6 +260,11 @@ def test_a_detector_of_ones_own(tmp_path):
     targets = [{"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1])}]
     task.log = task.log_dict = lambda *args, **kwargs: None
     assert torch.isfinite(task.train().training_step((images, targets), 0))
+    for step in (task.train().training_step, task.eval().validation_step):
+        with pytest.raises(
+            TrainingError, match="the data have the label 3, and the model's 3 classes the labels 0 to 2"
+        ):
+            step((images, [targets[0] | {"labels": torch.tensor([3])}]), 0)
     task.save_model(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     with pytest.raises(TrainingError, match="warmup_iterations must not be negative"):

@@ -58,3 +58,9 @@ def test_a_class_that_training_has_not_is_refused_whatever_is_set_up(tmp_path, s
     )
     with pytest.raises(DataError, match=words.format(tmp_path / part)):
         data.setup(stage)
+
+
+def test_a_single_image_that_is_left_over_is_not_trained_on(tmp_path):
+    data = ImageFolders(write(tmp_path, train="abcde", val="a"), batch_size=3, num_workers=0)
+    data.setup("fit")
+    assert [len(labels) for _, labels in data.train_dataloader()] == [3, 3, 3]

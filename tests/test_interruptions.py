@@ -105,6 +105,15 @@ def test_the_step_is_finished_and_the_next_one_begins_the_rest_again_and_again(w
     assert not [warning for warning in recwarn if "resumable" in str(warning.message)]
 
 
+def test_a_schedule_that_ends_with_the_training_leaves_the_batches_alone(tmp_path, interrupted):
+    """To know its end, the batches are counted: not before the checkpoint has said where they go on."""
+    flags = [*FLAGS, "--model.lr_scheduler=involution.tasks.PolyLR", "--model.lr_scheduler.min_lr=0.0"]
+    assert main(["fit", *flags, f"--run={tmp_path / 'whole'}"]) == 0
+    assert interrupted(flags, tmp_path / "run", signal.SIGTERM, 1, 1) == (1, 2)
+    finish(flags, tmp_path / "run")
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
 def test_where_no_step_can_be_saved_the_beginning_of_the_epoch_is(whole, tmp_path, interrupted):
     """In the last step of an epoch, in validation, and before the first step."""
     run = tmp_path / "run"

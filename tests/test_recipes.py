@@ -139,6 +139,27 @@ def test_a_delta_repeats_nothing_of_its_base(file):
     assert not [path for path, value in leaves(delta) if base.get(path, missing) == value]
 
 
+@pytest.mark.parametrize(
+    "file", [f for f in RECIPES if re.match("(faster|mask)_rcnn", f.stem) and "coco" in str(f.parent)], ids=name
+)
+def test_two_stages_of_coco_keep_the_authors_numbers_of_proposals(file):
+    """Theirs: of each level the best 2,000 in training and 1,000 in tests, of an image 1,000 after suppression in both."""
+    init_args = resolve(file)["model"]["init_args"]
+    net = build(init_args, "DetectionTask")
+    counts = []
+    for _ in range(2):
+        counts.append((net.rpn.pre_nms_top_n(), net.rpn.post_nms_top_n()))
+        net.eval()
+    assert counts == [(2000, 1000), (1000, 1000)]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=name)
+def test_no_schedule_ends_before_its_training(file):
+    recipe = dict(leaves(resolve(file)))
+    epochs = recipe.get("model.init_args.lr_scheduler.init_args.epochs")
+    assert epochs is None or epochs == recipe["trainer.max_epochs"]
+
+
 def test_every_run_has_a_folder_of_its_own():
     runs = [resolve(file)["run"] for file in RECIPES]
     assert len(set(runs)) == len(runs)

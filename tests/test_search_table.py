@@ -49,6 +49,17 @@ def test_every_table_can_be_read_and_its_parts_are_tables(file):
     assert found.recipe["data"]["init_args"]["validation_share"] > 0
 
 
+@pytest.mark.parametrize("every", [0, -1])
+def test_an_interval_of_repeats_that_is_none_is_refused(every, tmp_path):
+    file = tmp_path / "table.yaml"
+    text = FILES[0].read_text().replace("../search", str(DIGITS.parent)).replace("every: 4", f"every: {every}")
+    file.write_text(text)
+    with pytest.raises(
+        CommandError, match=f"is no table: repeat.every must be at least 1, got {every}; leave repeat out"
+    ):
+        table.read(file)
+
+
 def test_a_killed_table_goes_on_and_two_processes_train_nothing_twice(journal, declared, tmp_path):
     runs = tmp_path / "runs"
     workers = [get_context("fork").Process(target=make, args=(declared, runs, 0.03)) for _ in range(3)]

@@ -285,6 +285,17 @@ def test_a_batch_without_labels_has_the_loss_zero():
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
 
 
+def test_a_label_that_is_no_class_is_refused():
+    """An index error of the loss, or an assertion on the GPU; a data module of the user's checks nothing."""
+    module, labels = task(), torch.zeros(2, 32, 32, dtype=torch.long)
+    labels[1, 3, 4], labels[0, 0] = 3, 255
+    for step in (module.training_step, module.validation_step):
+        with pytest.raises(
+            TrainingError, match="the data have the label 3, and the model's 3 classes the labels 0 to 2"
+        ):
+            step((torch.randn(2, 3, 32, 32), labels), 0)
+
+
 def test_a_batch_norm_with_a_single_value_is_explained():
     pytest.importorskip("transformers", reason="UPerNet's heads are transformers'")
     arguments = {

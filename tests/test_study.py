@@ -386,12 +386,10 @@ def test_what_another_process_trains_is_left_to_it(study):
 
 def test_a_seed_is_that_of_the_images_too(study):
     entries = declaration.read(study).entries()
-    assert [(entry.seed, entry.plan["data"]["init_args"]["seed"]) for entry in entries] == [
-        (0, 0),
-        (0, 0),
-        (1, 1),
-        (1, 1),
-    ]
+    seeds = [(entry.seed, entry.plan["data"]["init_args"]["seed"]) for entry in entries]
+    assert seeds == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    printed = changed(study, overrides={"data": {"init_args": {"seed": None}}})
+    assert [entry.plan for entry in printed.entries()] == [entry.plan for entry in entries]
     # A recipe's own holds, and so do the arguments of data modules that are nobody knows whose.
     fixed = changed(study, overrides={"data": {"init_args": {"seed": 7}}})
     assert {entry.plan["data"]["init_args"]["seed"] for entry in fixed.entries()} == {7}

@@ -69,7 +69,7 @@ def benchmark(
         dtypes=_known("dtype", dtype or ["float32"], DTYPES),
         batches=tuple(batch or [1]),
         size=(size[0], size[-1]) if size else (224, 224),
-        threads=threads or torch.get_num_threads(),
+        threads=torch.get_num_threads() if threads is None else threads,
         rounds=rounds,
         processes=processes,
         calibration=calibration,

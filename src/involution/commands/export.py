@@ -64,6 +64,8 @@ def export(
     for name, value in (("batch", batch), ("multiple", multiple)):
         if value < 1:
             raise CommandError(f"--{name} must be at least 1, got {value}")
+    if tolerance is not None and not tolerance >= 0:
+        raise CommandError(f"--tolerance must be a number from 0 on, got {tolerance}")
     net = named.load(model, weights)
     height, width = _sides(size, net.size)
     if dynamic and (height % multiple or width % multiple):

@@ -23,7 +23,7 @@ from .. import recipes
 from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
 from ..schema import find_seed_problem, shown
-from ..tasks.callbacks import EpochSeed
+from ..tasks.callbacks import EpochSeed, LastValidation
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
 from .options import kept_for_this_command
@@ -45,12 +45,20 @@ _KNOWN_WARNINGS = (
     ".*does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
     ".*isinstance.treespec, LeafSpec.",
+    "You're using the WeightAveraging callback with a model that overrides",
 )
+# Data modules whose seed is that of the training where they are given none.
+_OWN_DATA = "involution.data."
 # Of the checkpoints that an evaluation would write if it were a training.
 _MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
 _PROCESSES_PER_PROCESSOR = 4
 _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+_INTERVALS = (
+    ("check_val_every_n_epoch", "validate after every epoch"),
+    ("val_check_interval", "validate at the end of an epoch"),
+    ("accumulate_grad_batches", "take a step after every batch"),
+)
 # Of a number that are looked at, for Python converts no more than 4,300.
 _DIGITS = 40
 # What the sentence at the end says better, one of them from inside the handler of a signal.
@@ -92,15 +100,19 @@ class _Cli(LightningCLI):
             checkpoints.read_training(path)
 
     def before_instantiate_classes(self) -> None:
-        """Take the folder, and refuse to start a new training in that of another one."""
+        """Let the data have the training's seed, take the folder, and refuse to start a training in that of another one."""
         config = self.config[self.subcommand]
+        data = config.get("data")
+        if data is not None and data.class_path.startswith(_OWN_DATA) and data.init_args.seed is None:
+            # In the configuration that is kept, too: the order of the images is the same wherever it is taken.
+            data.init_args.seed = _seed_of(config)
         run = Path(config.run)
         last = run / "checkpoints" / "last.ckpt"
         if self.subcommand != "fit":
             return
         if _is_first_process():
             self.folders.enter_context(kept_for_this_command(run))
-        if last.exists() and not config.ckpt_path:
+        if last.exists() and not config.ckpt_path and not config.trainer.fast_dev_run:
             raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
 
     def instantiate_classes(self) -> None:
@@ -124,23 +136,8 @@ class _Cli(LightningCLI):
             # Its table has a column of operations, of which none are counted.
             kwargs["enable_model_summary"] = False
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
-        seed = arguments.seed_everything
         if self.subcommand == "fit":
-            callbacks.append(EpochSeed(0 if isinstance(seed, bool) or seed is None else seed))
-            if kwargs.get("logger") or config.get("logger"):
-                callbacks.append(LearningRateMonitor("epoch"))
-            if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-                folder = run / "checkpoints"
-                monitor = getattr(self.model, "monitor", None)
-                if monitor:
-                    mode = getattr(self.model, "monitor_mode", "min")
-                    callbacks.append(
-                        ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-                    )
-                # Of its own: save_last would write it only when there is a new best one. After it, to hold its state.
-                callbacks.append(ModelCheckpoint(folder, "last", enable_version_counter=False))
-                callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-            callbacks += [SaveModel(run / "model"), KeepEnvironment(), Announcement(run)]
+            callbacks += self._callbacks(run, callbacks, has_logger=bool(kwargs.get("logger") or config.get("logger")))
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -151,6 +148,31 @@ class _Cli(LightningCLI):
         if self.subcommand == "fit" and _is_first_process():
             self.folders.enter_context(_without_logs_of_nothing(trainer, loggers))
         return trainer
+
+    def _callbacks(self, run: Path, given: Sequence[Any], has_logger: bool) -> list[Any]:
+        """Return what a training has beside the callbacks that are ``given``."""
+        arguments = self.config_init[self.subcommand]
+        callbacks: list[Any] = [EpochSeed(_seed_of(arguments)), LastValidation()]
+        if arguments.trainer.get("fast_dev_run"):
+            # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
+            return callbacks
+        if has_logger:
+            callbacks.append(LearningRateMonitor("epoch"))
+        if not any(isinstance(callback, ModelCheckpoint) for callback in given):
+            folder = run / "checkpoints"
+            monitor = getattr(self.model, "monitor", None)
+            if monitor:
+                mode = getattr(self.model, "monitor_mode", "min")
+                callbacks.append(
+                    ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+                )
+            # Of its own: save_last would write it only when there is a new best one. After it, to hold its state; and after
+            # every epoch, where Lightning would wait for the next validation.
+            callbacks.append(
+                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+            )
+            callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
+        return [*callbacks, SaveModel(run / "model"), KeepEnvironment(), Announcement(run)]
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
@@ -242,12 +264,16 @@ def _without_advertisements() -> Iterator[None]:
 
 
 def _refuse_what_cannot_be_had(trainer: Any) -> None:
-    """Refuse what Lightning takes at its word: on a CPU it starts a process for every device."""
+    """Refuse what Lightning takes at its word: it divides by intervals, and on a CPU starts a process for every device."""
     strategy = str(trainer.get("strategy"))
     if strategy.startswith(_OF_NOTEBOOKS):
         raise CommandError(
             f"--trainer.strategy={strategy} starts its processes out of a notebook's; a command starts each anew with ddp"
         )
+    for name, remedy in _INTERVALS:
+        interval = trainer.get(name)
+        if isinstance(interval, (int, float)) and not interval > 0:
+            raise CommandError(f"--trainer.{name} must be above 0, got {interval}; leave it out to {remedy}")
     processors = os.cpu_count() or 1
     for name, most, remedy in (
         ("devices", _PROCESSES_PER_PROCESSOR * processors, f"this machine has {processors} processors; ask for fewer"),
@@ -327,6 +353,12 @@ def _is_first_process() -> bool:
     """Whether this process is the first of a training, by what launchers put into the environment."""
     node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
     return rank_zero_only.rank == 0 and node == "0"
+
+
+def _seed_of(config: Any) -> int:
+    """Return the seed of a training, 0 for one that asked for none."""
+    seed = config.seed_everything
+    return 0 if isinstance(seed, bool) or seed is None else seed
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -201,7 +201,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
         batch_size: images of a batch, per device.
         num_workers: processes that read images, per device.
         transforms: of training, a flip by default.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         drop_last: leave out the images of an epoch that do not fill a batch.
         verify: read every image once before the first step, so that a damaged one is found then. That every file is
             there and has the annotated size is always checked.
@@ -225,7 +225,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
         batch_size: int = 2,
         num_workers: int = 4,
         transforms: DetectionTransforms | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         drop_last: bool = False,
         verify: bool = True,
     ) -> None:

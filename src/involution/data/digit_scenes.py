@@ -125,7 +125,7 @@ class _DigitModule(ResumableDataModule):
     _collate: ClassVar[Callable | None] = None
 
     def __init__(
-        self, *, count: int = 400, size: tuple[int, int] = (64, 96), batch_size: int = 16, seed: int = 0
+        self, *, count: int = 400, size: tuple[int, int] = (64, 96), batch_size: int = 16, seed: int | None = None
     ) -> None:
         super().__init__(seed, batch_size)
         if count < 4 or min(size) < 16:
@@ -165,7 +165,7 @@ class DigitScenes(_DigitModule, DescribedImages):
         count: training scenes of an epoch; validation has a quarter as many.
         size: height and width of a scene, at least 16 pixels each.
         batch_size: scenes of a batch, per device.
-        seed: of scenes and order.
+        seed: of scenes and order; that of ``--seed_everything`` in a command, and else 0, where it is None.
 
     Raises:
         ValueError: a number is out of range.
@@ -198,7 +198,7 @@ class DigitObjects(_DigitModule, DescribedObjects):
         count: training scenes of an epoch; validation has a quarter as many.
         size: height and width of a scene, at least 16 pixels each.
         batch_size: scenes of a batch, per device.
-        seed: of scenes and order.
+        seed: of scenes and order; that of ``--seed_everything`` in a command, and else 0, where it is None.
 
     Raises:
         ValueError: a number is out of range.

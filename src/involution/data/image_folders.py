@@ -44,7 +44,7 @@ class ImageTransforms:
         mean: subtracted, per channel, of pixels from 0 to 1.
         std: divided by.
         color_jitter: strength of brightness, contrast and saturation changes, 0 for none.
-        auto_augment: a policy of timm, e.g. ``"rand-m9-mstd0.5"``.
+        auto_augment: a policy of timm, e.g. ``"rand-m9-mstd0.5"``; only beside ``"3a"`` does timm change colours, too.
         random_erasing: probability of erasing a rectangle.
         flip: probability of a horizontal flip.
         min_scale: smallest share of the area that a random crop keeps.
@@ -105,6 +105,11 @@ class ImageTransforms:
             raise ValueError(
                 f"unknown auto_augment {auto_augment!r}; expected a policy of timm, such as 'rand-m9-mstd0.5'"
             ) from error
+        if color_jitter and auto_augment and "3a" not in auto_augment:
+            raise ValueError(
+                f"color_jitter of {color_jitter} does nothing beside the policy {auto_augment!r}, which changes colours itself; "
+                "give one of them"
+            )
         self.evaluate = create_transform(is_training=False, crop_pct=crop_fraction, **common)
         # What timm has to know of it to evaluate the trained net as it was validated.
         self.data_config = {**common, "input_size": (3, image_size, image_size), "crop_pct": crop_fraction}
@@ -246,8 +251,9 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         num_workers: processes that read images, per device.
         transforms: what happens to an image; by default what the weights that a net starts from were trained with, else
             the published ImageNet recipe.
-        seed: of the order of the training images.
-        drop_last: leave out the images of an epoch that do not fill a batch.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
+        drop_last: leave out the images of an epoch that do not fill a batch; a single one, of which a batch norm makes
+            nothing, always is.
 
     Raises:
         ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
@@ -263,7 +269,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
         batch_size: int = 64,
         num_workers: int = 4,
         transforms: ImageTransforms | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         drop_last: bool = False,
     ) -> None:
         super().__init__(seed, batch_size, num_workers)
@@ -314,7 +320,7 @@ class ImageFolders(ResumableDataModule, DescribedImages):
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""
-        return self.shuffled_loader(self.sets["train"], drop_last=self.drop_last, **self._options)
+        return self.shuffled_loader(self.sets["train"], drop_last=self.drop_last, drop_single=True, **self._options)
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images in their order."""

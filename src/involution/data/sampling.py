@@ -119,7 +119,7 @@ class ResumableDataModule(LightningDataModule):
     """A DataModule whose training batches, in a resumed training, are those of an uninterrupted one.
 
     Attributes:
-        seed: of the order of the training images.
+        seed: of the order of the training images; 0 where None was given.
         batch_size: images of a training batch, per device.
         num_workers: processes that read images, per device.
 
@@ -127,8 +127,9 @@ class ResumableDataModule(LightningDataModule):
         ValueError: one of them is out of range, see `check_loading`.
     """
 
-    def __init__(self, seed: int, batch_size: int, num_workers: int = 0) -> None:
+    def __init__(self, seed: int | None, batch_size: int, num_workers: int = 0) -> None:
         super().__init__()
+        seed = 0 if seed is None else seed
         check_loading(seed, batch_size, num_workers)
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
         self._first_epoch = 0
@@ -144,8 +145,16 @@ class ResumableDataModule(LightningDataModule):
         """Remember the epoch to begin with: a resumed training draws its first batches before Lightning names it."""
         self._first_epoch = state_dict["next_epoch"]
 
-    def shuffled_loader(self, dataset: Dataset, *, drop_last: bool = False, **options: Any) -> DataLoader:
+    def shuffled_loader(
+        self, dataset: Dataset, *, drop_last: bool = False, drop_single: bool = False, **options: Any
+    ) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share.
+
+        Args:
+            dataset: what to load.
+            drop_last: leave out the images of an epoch that do not fill a batch.
+            drop_single: leave out one image that is left over, whose maps of a pixel a batch norm cannot train on.
+            options: of ``DataLoader``.
 
         Raises:
             DataError: the images do not fill a batch in every process, and such batches are left out.
@@ -160,13 +169,14 @@ class ResumableDataModule(LightningDataModule):
         sampler = EpochSampler(
             dataset, generator, self._first_epoch, seed=self.seed, drop_last=drop_last, **self._processes
         )
+        is_single = sampler.num_samples > self.batch_size > 1 == sampler.num_samples % self.batch_size
         return EpochLoader(
             dataset,
             self._count_batches,
             batch_size=self.batch_size,
             sampler=sampler,
             generator=generator,
-            drop_last=drop_last,
+            drop_last=drop_last or (drop_single and is_single),
             **options,
         )
 

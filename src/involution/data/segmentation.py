@@ -79,7 +79,7 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         batch_size: int,
         num_workers: int,
         transforms: SegmentationTransforms | None,
-        seed: int,
+        seed: int | None,
         drop_last: bool,
         verify: bool,
     ) -> None:
@@ -180,7 +180,7 @@ class SegmentationFolders(_Segmentation):
         batch_size: crops of a training batch, per device.
         num_workers: processes that read images, per device.
         transforms: what happens to images and labels.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         drop_last: leave out the images of an epoch that do not fill a batch.
         verify: read every image and label image once before the first step, so that a damaged file, and a label value
             without a class, is found then.
@@ -203,7 +203,7 @@ class SegmentationFolders(_Segmentation):
         batch_size: int = 8,
         num_workers: int = 4,
         transforms: SegmentationTransforms | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         drop_last: bool = True,
         verify: bool = True,
     ) -> None:
@@ -265,7 +265,7 @@ class Cityscapes(_Segmentation):
         batch_size: crops of a training batch, per device.
         num_workers: processes that read images, per device.
         transforms: what happens to images and labels.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         drop_last: leave out the images of an epoch that do not fill a batch.
         verify: read every image and label image once before the first step, so that a damaged file, and a label value
             without a class, is found then.
@@ -281,7 +281,7 @@ class Cityscapes(_Segmentation):
         batch_size: int = 2,
         num_workers: int = 4,
         transforms: SegmentationTransforms | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         drop_last: bool = True,
         verify: bool = False,
     ) -> None:

@@ -82,12 +82,13 @@ class SmallImages(ResumableDataModule, DescribedImages):
     Args:
         dataset: ``"digits"``, ``"mnist"``, ``"fashion_mnist"`` or ``"cifar10"``.
         data_root: folder of the data sets; see `involution.data.find_data_root`.
-        batch_size: images of a training batch, per device.
+        batch_size: images of a training batch, per device; one that is left over in the end, of which a batch norm makes
+            nothing, is left out.
         scaling: ``"standard"`` for zero mean and unit variance over the training set, per channel; ``"unit"`` for
             0 to 1; ``"raw"`` for 0 to 255.
         shift: shift training images by up to this many pixels, at random.
         flip: mirror every other training image, at random.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         download: fetch a missing set.
         train_share: share of the training images that is trained on, always the same ones of every class; their mean and
             standard deviation are still those of all.
@@ -108,7 +109,7 @@ class SmallImages(ResumableDataModule, DescribedImages):
         scaling: Scaling = "standard",
         shift: int = 0,
         flip: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         download: bool = True,
         train_share: float = 1.0,
         validation_share: float = 0.0,
@@ -214,7 +215,7 @@ class SmallImages(ResumableDataModule, DescribedImages):
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""
-        return self.shuffled_loader(self.train_set, collate_fn=_as_is)
+        return self.shuffled_loader(self.train_set, drop_single=True, collate_fn=_as_is)
 
     def val_dataloader(self) -> DataLoader:
         """Return the images that validation sees, in their order."""

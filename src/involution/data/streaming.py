@@ -45,7 +45,7 @@ class ImageShards(LightningDataModule, DescribedImages):
         batch_size: images of a batch, per device.
         num_workers: processes that read shards, per device; at most one a shard is used.
         transforms: what happens to an image; by default as in `involution.data.ImageFolders`.
-        seed: of the order of the training images.
+        seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         buffer: images among which the next one is drawn.
 
     Raises:
@@ -66,10 +66,11 @@ class ImageShards(LightningDataModule, DescribedImages):
         batch_size: int = 64,
         num_workers: int = 4,
         transforms: ImageTransforms | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         buffer: int = 1000,
     ) -> None:
         super().__init__()
+        seed = 0 if seed is None else seed
         check_loading(seed, batch_size, num_workers)
         for name, value in (("buffer", buffer), ("train_images", 1 if train_images is None else train_images)):
             if value < 1:

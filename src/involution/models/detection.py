@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import torchvision.models.detection as tv
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -31,6 +29,7 @@ from ..modules import Involution2d
 from . import trained
 from .backbones import Backbone
 from .building import built, check_options, refuse_numbers
+from .detection_parts import Anchors, PlainL1, at_least_the_image, in_float32
 from .necks import PyramidBackbone, Upsampling, feature_pyramid
 from .spatial import SpatialLayer, SpatialLayerName, resolve, swap
 
@@ -56,19 +55,27 @@ Spatial = SpatialLayerName | SpatialLayer
 class RetinaNet(tv.RetinaNet):
     """torchvision's RetinaNet (Lin et al. 2017), which counts labels from 0 and takes the L1 loss for boxes already."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.head.register_forward_hook(in_float32)
+
 
 class _TwoStages:
     """What both two-stage detectors have in common; comes before torchvision's class."""
 
     training: bool
-    rpn: nn.Module
+    rpn: Any
+    roi_heads: Any
 
     def __init__(self, *args: Any, box_loss: Literal["l1", "smooth_l1"] = "l1", **kwargs: Any) -> None:
         if box_loss not in ("l1", "smooth_l1"):
             raise ValueError(f"unknown box_loss {box_loss!r}; expected 'l1' or 'smooth_l1'")
         super().__init__(*args, **kwargs)
         self.box_loss = box_loss
-        self.rpn.register_forward_hook(_at_least_the_image)
+        self.rpn.register_forward_hook(at_least_the_image)
+        for last in (self.rpn.head, self.roi_heads.box_predictor, self.roi_heads.mask_predictor):
+            if last is not None:
+                last.register_forward_hook(in_float32)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Return the losses by name in training, the objects of each image in evaluation."""
@@ -79,7 +86,7 @@ class _TwoStages:
         if self.training:
             if self.box_loss == "smooth_l1":
                 return forward(images, targets)
-            with _PlainL1():
+            with PlainL1():
                 return forward(images, targets)
         return [{**found, "labels": found["labels"] - 1} for found in forward(images)]
 
@@ -96,25 +103,6 @@ class FasterRCNN(_TwoStages, tv.FasterRCNN):
 
 class MaskRCNN(_TwoStages, tv.MaskRCNN):
     """torchvision's Mask R-CNN (He et al. 2017); arguments as in `FasterRCNN`."""
-
-
-class _PlainL1(TorchFunctionMode):
-    """Inside, a smooth L1 loss is the L1 loss: torchvision writes the former out where it computes its losses."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.smooth_l1_loss:
-            return F.l1_loss(args[0], args[1], reduction=kwargs.get("reduction", "mean"))
-        return func(*args, **kwargs)
-
-
-def _at_least_the_image(rpn: nn.Module, inputs: tuple, output: Any) -> Any:
-    """Propose the whole image in training where nothing is proposed: the losses are means over the proposals."""
-    proposals, losses = output
-    if not rpn.training or all(len(boxes) for boxes in proposals):
-        return output
-    whole = [boxes.new_tensor([[0, 0, w, h]]) for boxes, (h, w) in zip(proposals, inputs[0].image_sizes, strict=True)]
-    return [boxes if len(boxes) else image for boxes, image in zip(proposals, whole, strict=True)], losses
 
 
 def retinanet(
@@ -357,7 +345,7 @@ def _anchors(sizes: tuple[tuple[int, ...], ...], levels: int) -> AnchorGenerator
     if len(sizes) != levels:
         raise ValueError(f"anchor_sizes needs one value for each of the {levels} levels, got {len(sizes)}")
     refuse_numbers(1, **{f"anchor_sizes[{i}]": size for i, (size, *_) in enumerate(sizes)})
-    return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * levels)
+    return Anchors(sizes, ((0.5, 1.0, 2.0),) * levels)
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

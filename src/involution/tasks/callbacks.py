@@ -1,4 +1,4 @@
-"""Lightning callbacks: reproducible epochs, a history that survives interruption, snapshots, a progress bar."""
+"""Lightning callbacks: reproducible epochs, a last validation, a history that survives interruption, snapshots, a bar."""
 
 from __future__ import annotations
 
@@ -34,6 +34,44 @@ class EpochSeed(Callback):
         """Seed PyTorch's, NumPy's and Python's generators."""
         seed = epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank)
         seed_everything(seed, workers=True, verbose=False)
+
+
+class LastValidation(Callback):
+    """Validate after the last step of a training, also where it ends between two validations.
+
+    Lightning validates after every n-th epoch (``check_val_every_n_epoch``), or every so many steps; the rest of a training
+    that is no multiple, or ends within an epoch (``max_steps``), it judges by nothing.
+    """
+
+    def __init__(self) -> None:
+        self._interval: int | None = None
+        self._ends_within_epoch = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember how often the training is validated."""
+        self._interval = trainer.check_val_every_n_epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let Lightning, which is about to see whether it validates, do so where this was the last step."""
+        is_last = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        if trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs:
+            is_last = is_last or trainer.is_last_batch
+        self._ends_within_epoch = is_last and not trainer.is_last_batch
+        if is_last:
+            # In every epoch, and where a training is asked to stop after any of its steps.
+            trainer.check_val_every_n_epoch, trainer.should_stop = 1, True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the trainer's setting back."""
+        trainer.check_val_every_n_epoch = self._interval
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say of a training that ends within an epoch that this is not done, so that a longer one goes on in it."""
+        if self._ends_within_epoch:
+            for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+                progress["processed"] = progress["completed"]
 
 
 class History(Callback):

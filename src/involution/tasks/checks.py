@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -11,7 +14,14 @@ from ..errors import DivergenceError, InvolutionWarning, TrainingError
 from ..models.saved import MOST_CLASSES
 from ..schema import shown
 
-__all__ = ["check_classes", "check_finite", "check_labels", "check_number_of_classes", "warn_of_long_warmup"]
+__all__ = [
+    "check_classes",
+    "check_finite",
+    "check_labels",
+    "check_number_of_classes",
+    "explained_norms",
+    "warn_of_long_warmup",
+]
 
 
 def check_number_of_classes(num_classes: int, least: int) -> None:
@@ -82,19 +92,41 @@ def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
         )
 
 
-def warn_of_long_warmup(warmup: int, steps: float, flag: str) -> None:
-    """Say that a warm-up outlasts its training, so that the rate asked for is never reached.
-
-    No refusal: the recipes' warm-ups are counted in steps, of which a small data set has few.
+@contextmanager
+def explained_norms(images: int) -> Iterator[None]:
+    """Say in a sentence what a batch norm inside says of a batch that leaves it one value per channel.
 
     Args:
-        warmup: its steps.
-        steps: of the training.
-        flag: which sets the warm-up.
+        images: of the batch.
+
+    Raises:
+        TrainingError: it does.
     """
-    if warmup > steps:
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"a batch of {images} leaves a batch norm with one value per channel; train with more images in a batch, or with "
+            "larger crops"
+        ) from error
+
+
+def warn_of_long_warmup(warmup: int, length: float, flag: str, unit: str = "steps") -> None:
+    """Say that a warm-up outlasts its training, so that the rate asked for is never reached.
+
+    No refusal: a small data set has few steps, and a training to try something few epochs.
+
+    Args:
+        warmup: how long it is.
+        length: of the training.
+        flag: which sets the warm-up.
+        unit: what both are counted in.
+    """
+    if warmup > length:
         rank_zero_warn(
-            f"the warm-up of {warmup} steps is longer than the training of {steps:.0f}, which never has the whole rate; "
+            f"the warm-up of {warmup} {unit} is longer than the training of {length:.0f}, which never has the whole rate; "
             f"lower {flag}, or train for longer",
             category=InvolutionWarning,
         )

@@ -18,9 +18,9 @@ from ..data.sampling import UNJUDGED
 from ..errors import TrainingError, in_one_line
 from ..models.building import built
 from . import sharding
-from .checks import check_classes, check_finite, check_labels, check_number_of_classes
+from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
 from .model_names import ModelName
-from .schedules import create_optimizer
+from .schedules import Shared, configured, end_with_training
 
 # What timm's description of weights says of their classes.
 _LABELS = ("label_names", "label_descriptions")
@@ -66,7 +66,8 @@ class ClassificationTask(LightningModule):
         compile: compile the model with ``torch.compile``.
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
         optimizer: from parameters to an optimiser.
-        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
+        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch (`PolyLR` after every step);
+            constant by default.
 
     Raises:
         TrainingError: the model cannot be built, or there are fewer than two classes.
@@ -101,7 +102,7 @@ class ClassificationTask(LightningModule):
         if compile:
             self.model.compile()
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         self.accuracies = nn.ModuleDict(
             {
                 f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro", ignore_index=UNJUDGED)
@@ -144,11 +145,20 @@ class ClassificationTask(LightningModule):
 
             data.see_as(resolve_data_config(model=self.model))
 
+    def on_train_start(self) -> None:
+        """Let schedules end with the training.
+
+        Raises:
+            TrainingError: one ends before it.
+        """
+        end_with_training(self.trainer)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels.
 
         Raises:
-            TrainingError: the loss is infinite or no number, or a label is none of the model's classes.
+            TrainingError: the loss is infinite or no number, a label is none of the model's classes, or a batch norm has a
+                single value per channel.
         """
         loss = self._step("train", batch)
         check_finite(loss, self.current_epoch, batch_idx)
@@ -169,8 +179,7 @@ class ClassificationTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with its schedule if there is one."""
-        optimizer, scheduler = create_optimizer(self.optimizer, self.parameters(), self.lr_scheduler)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return configured(self.optimizer, self.parameters(), self.lr_scheduler)
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that ``timm.create_model("local-dir:…", pretrained=True)`` and predict read.
@@ -201,16 +210,18 @@ class ClassificationTask(LightningModule):
                 f"the images have {images.shape[1]} channels and the model takes {expected}; "
                 f"build it with model_args={{'in_chans': {images.shape[1]}}}"
             )
-        logits = self(images)
         ignored = getattr(self.loss, "ignore_index", None)
-        judged = slice(None) if stage == "train" else _judged(labels)
-        # On an accelerator this waits for the net, as the accuracy would.
-        check_labels(labels[judged], self.num_classes, ignored)
-        count = len(labels[judged])
-        # A batch of which other processes judge every image weighs nothing.
-        loss = self._loss(logits[judged], labels[judged]) if count else logits.new_zeros(())
+        # Before the net, which an accelerator would have to finish before it can say what labels there are.
+        check_labels(labels if stage == "train" else labels[_judged(labels)], self.num_classes, ignored)
+        classes = _classes(labels, ignored)
+        judged = _judged(classes)
+        count = len(classes[judged])
+        with explained_norms(len(images)):
+            logits = self(images)
+        # A batch of which other processes judge every image, or the loss passes over every label, weighs nothing.
+        loss = self._loss(logits[judged], labels[judged]) if count else (0 * logits).sum()
         accuracy = self.accuracies[f"{stage}_accuracy"]
-        accuracy(logits, _classes(labels, ignored))
+        accuracy(logits, classes)
         metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
         # Lightning takes the mean of the weights over processes, which of whole numbers it rounds down.
         weight: Any = float(count)
@@ -236,7 +247,7 @@ class ClassificationTask(LightningModule):
 
 
 def _judged(labels: Tensor) -> Tensor | slice:
-    """Return which images of a batch count: those that another process judges do not."""
+    """Return which images of a batch count: those that another process judges, or the loss passes over, do not."""
     judged = labels != UNJUDGED
     return slice(None) if judged.all() else judged
 

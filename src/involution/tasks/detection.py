@@ -18,9 +18,9 @@ from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
-from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
+from .checks import check_classes, check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
 from .model_names import ModelName
-from .schedules import create_optimizer, warmed_up
+from .schedules import Shared, configured, end_with_training, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
 
@@ -76,7 +76,8 @@ class DetectionTask(LightningModule):
         warmup_iterations: steps over which the learning rate rises linearly to that of the schedule.
         warmup_factor: share of the rate at the first of these steps.
         optimizer: from parameters to an optimiser.
-        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch; constant by default.
+        lr_scheduler: from the optimiser to a schedule that is stepped after every epoch (`PolyLR` after every step);
+            constant by default.
 
     Raises:
         TrainingError: the detector cannot be built.
@@ -120,7 +121,7 @@ class DetectionTask(LightningModule):
                 f"got {warmup_iterations} and {warmup_factor}"
             )
         self.warmup_iterations, self.warmup_factor = warmup_iterations, warmup_factor
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         self.predicts_masks = isinstance(net, MaskRCNN)
         self.metrics = nn.ModuleDict({stage: average_precision(self.predicts_masks) for stage in ("val", "test")})
 
@@ -142,7 +143,12 @@ class DetectionTask(LightningModule):
         check_proportions(self.model, data.sizes())
 
     def on_train_start(self) -> None:
-        """Say where the warm-up is longer than the training."""
+        """Say where the warm-up is longer than the training, and let schedules end with it.
+
+        Raises:
+            TrainingError: a schedule ends before the training.
+        """
+        end_with_training(self.trainer)
         warn_of_long_warmup(
             self.warmup_iterations, self.trainer.estimated_stepping_batches, "--model.warmup_iterations"
         )
@@ -151,9 +157,10 @@ class DetectionTask(LightningModule):
         """Return the sum of the losses of a batch of images and targets.
 
         Raises:
-            TrainingError: it is infinite or no number.
+            TrainingError: it is infinite or no number, or a label is none of the model's classes.
         """
         images, targets = batch
+        self._check(targets)
         losses = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         check_finite(loss, self.current_epoch, batch_idx)
@@ -187,8 +194,7 @@ class DetectionTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the weights that train, with its schedule if there is one."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer, scheduler = create_optimizer(self.optimizer, parameters, self.lr_scheduler)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return configured(self.optimizer, parameters, self.lr_scheduler)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take a step, with a lower rate during the warm-up."""
@@ -219,8 +225,13 @@ class DetectionTask(LightningModule):
             ),
         )
 
+    def _check(self, targets: list[dict[str, Tensor]]) -> None:
+        if targets:
+            check_labels(torch.cat([target["labels"] for target in targets]), self.num_classes)
+
     def _update(self, stage: str, batch: Batch) -> None:
         images, targets = batch
+        self._check(targets)
         found = self.model(images)
         if self.predicts_masks:
             found = [{**objects, "masks": objects["masks"][:, 0] > 0.5} for objects in found]

@@ -8,13 +8,36 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import TrainingError
+from .checks import warn_of_long_warmup
 
-__all__ = ["PolyLR", "WarmupCosineLR", "create_optimizer", "warmed_up"]
+__all__ = ["PolyLR", "Shared", "WarmupCosineLR", "configured", "create_optimizer", "end_with_training", "warmed_up"]
+
+
+class Shared:
+    """A function that a copy of a task has in common with the task, as with any function of a module.
+
+    What the command line makes of ``--model.optimizer`` holds its parser, which nothing can copy; and a callback that
+    averages weights copies the whole task.
+
+    Args:
+        function: to be called.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the function does."""
+        return self.function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return self
 
 
 def create_optimizer(
@@ -42,6 +65,45 @@ def create_optimizer(
         raise TrainingError(f"the {what} cannot be made: {error}; correct --model.{what}") from error
 
 
+def configured(
+    optimizer: Callable[..., Optimizer],
+    parameters: Iterable[nn.Parameter],
+    lr_scheduler: Callable[..., Any] | None,
+    interval: str = "epoch",
+) -> Any:
+    """Return an optimiser, with its schedule if there is one, as Lightning's ``configure_optimizers`` does.
+
+    Args:
+        optimizer: see `create_optimizer`.
+        parameters: likewise.
+        lr_scheduler: likewise.
+        interval: after what a schedule is stepped that does not say it itself.
+
+    Raises:
+        TrainingError: see `create_optimizer`.
+    """
+    made, scheduler = create_optimizer(optimizer, parameters, lr_scheduler)
+    if scheduler is None:
+        return made
+    return {
+        "optimizer": made,
+        "lr_scheduler": {"scheduler": scheduler, "interval": getattr(scheduler, "interval", interval)},
+    }
+
+
+def end_with_training(trainer: Trainer) -> None:
+    """Tell the schedules here how long the training is, when it has its data and a checkpoint is restored.
+
+    Not when they are made: to count the batches then would begin them before the checkpoint says where.
+
+    Raises:
+        TrainingError: a schedule ends before the training, or shall end with one that has no end.
+    """
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, (PolyLR, WarmupCosineLR)):
+            config.scheduler.end_with(trainer)
+
+
 class PolyLR(LambdaLR):
     """A power of what remains of the training, stepped after every optimiser step: the recipe of Cityscapes.
 
@@ -58,6 +120,9 @@ class PolyLR(LambdaLR):
     Raises:
         ValueError: a number is out of range; ``min_lr``, too, may not be above a base rate.
     """
+
+    # After what Lightning steps it, whatever the task.
+    interval = "step"
 
     def __init__(
         self,
@@ -86,6 +151,18 @@ class PolyLR(LambdaLR):
 
         super().__init__(optimizer, [partial(factor, rate=rate) for rate in rates])
 
+    def end_with(self, trainer: Trainer) -> None:
+        """End with a training where no other length was given.
+
+        Raises:
+            TrainingError: it has no end.
+        """
+        steps = trainer.estimated_stepping_batches
+        if self.steps is None and steps == math.inf:
+            raise TrainingError("PolyLR ends with the training, which has no end; give it steps, or set max_epochs")
+        self.steps = int(steps) if self.steps is None else self.steps
+        warn_of_long_warmup(self.warmup_steps, steps, "--model.lr_scheduler.warmup_steps")
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
         return {key: value for key, value in super().state_dict().items() if key not in ("steps", "warmup_steps")}
@@ -94,11 +171,13 @@ class PolyLR(LambdaLR):
 class WarmupCosineLR(LambdaLR):
     """A cosine from the base rate to zero, multiplied by a linear warm-up: the recipe of RedNet on ImageNet.
 
-    Epoch e of E has the factor ``(1 + cos(π e / E)) / 2``, times ``f + (1 − f) e / W`` during the first W epochs.
+    Stepped after every epoch: epoch e of E has the factor ``(1 + cos(π e / E)) / 2``, times ``f + (1 − f) e / W`` during the
+    first W epochs.
 
     Args:
         optimizer: what to schedule; its rates are the base rates.
-        epochs: E, length of the training.
+        epochs: E, length of the training, which may be no longer; None leaves it to the task, which knows the length that the
+            trainer plans.
         warmup_epochs: W, length of the warm-up.
         warmup_factor: f, where the warm-up starts.
 
@@ -106,19 +185,62 @@ class WarmupCosineLR(LambdaLR):
         ValueError: ``epochs`` is below 1, the warm-up is longer than the training, or begins below zero or above the rate.
     """
 
-    def __init__(self, optimizer: Optimizer, epochs: int, warmup_epochs: int = 5, warmup_factor: float = 0.25) -> None:
-        if epochs < 1 or not 0 <= warmup_epochs <= epochs:
+    # After what Lightning steps it, whatever the task.
+    interval = "epoch"
+
+    def __init__(
+        self, optimizer: Optimizer, epochs: int | None = None, warmup_epochs: int = 5, warmup_factor: float = 0.25
+    ) -> None:
+        if (epochs is not None and epochs < 1) or not 0 <= warmup_epochs <= (math.inf if epochs is None else epochs):
             raise ValueError(
                 f"epochs must be at least 1 and warmup_epochs between 0 and epochs, got {epochs} and {warmup_epochs}"
             )
         _check_factor(warmup_factor)
+        self.epochs, self.warmup_epochs = epochs, warmup_epochs
 
         def factor(epoch: int) -> float:
-            cosine = (1 + math.cos(math.pi * min(epoch, epochs) / epochs)) / 2
+            cosine = 1.0
+            if self.epochs is not None:
+                cosine = (1 + math.cos(math.pi * min(epoch, self.epochs) / self.epochs)) / 2
             warm = 1 if epoch >= warmup_epochs else warmup_factor + (1 - warmup_factor) * epoch / warmup_epochs
             return cosine * warm
 
         super().__init__(optimizer, factor)
+
+    def end_with(self, trainer: Trainer) -> None:
+        """End with a training where no other length was given.
+
+        Raises:
+            TrainingError: it has no end, or goes on where the rate is zero.
+        """
+        epochs = _epochs(trainer)
+        if self.epochs is None and epochs == math.inf:
+            raise TrainingError(
+                "WarmupCosineLR ends with the training, which has no end; give it epochs, or set max_epochs"
+            )
+        if self.epochs is not None and epochs > self.epochs:
+            length = "no end" if epochs == math.inf else f"{epochs:.0f} epochs"
+            raise TrainingError(
+                f"WarmupCosineLR falls to zero in {self.epochs} epochs and the training has {length}, which would change "
+                "nothing in the rest; leave out --model.lr_scheduler.epochs, or train for as many"
+            )
+        self.epochs = int(epochs) if self.epochs is None else self.epochs
+        warn_of_long_warmup(self.warmup_epochs, epochs, "--model.lr_scheduler.warmup_epochs", "epochs")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
+        return {key: value for key, value in super().state_dict().items() if key not in ("epochs", "warmup_epochs")}
+
+
+def _epochs(trainer: Trainer) -> float:
+    """Return how many epochs a training has, the last one perhaps not whole."""
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    if trainer.max_steps == -1:
+        return epochs
+    steps_of_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return (
+        epochs if steps_of_epoch == math.inf else min(epochs, math.ceil(trainer.max_steps / math.ceil(steps_of_epoch)))
+    )
 
 
 def _check_factor(warmup_factor: float) -> None:

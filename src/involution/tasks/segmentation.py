@@ -25,9 +25,9 @@ from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import check_views, segment
 from . import segmentation_results as analysis
-from .checks import check_classes, check_finite, check_number_of_classes, warn_of_long_warmup
+from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
 from .model_names import ModelName
-from .schedules import PolyLR, create_optimizer
+from .schedules import Shared, configured, end_with_training
 
 __all__ = ["SegmentationTask"]
 
@@ -54,7 +54,8 @@ class SegmentationTask(LightningModule):
         channels_last: put weights and images into the channels_last layout, the fast one.
         compile: compile the model with ``torch.compile``.
         optimizer: from parameters to an optimiser.
-        lr_scheduler: from the optimiser to a schedule that is stepped after every optimiser step; constant by default.
+        lr_scheduler: from the optimiser to a schedule that is stepped after every optimiser step (`WarmupCosineLR` after
+            every epoch); constant by default.
 
     Raises:
         TrainingError: the net cannot be built, or a number is out of range.
@@ -97,7 +98,7 @@ class SegmentationTask(LightningModule):
             self.model.to(memory_format=torch.channels_last)
         if compile:
             self.model.compile()
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         stages = ("val", "test")
         self.confusion: Any = nn.ModuleDict(
             {f"{stage}_matrix": MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE) for stage in stages}
@@ -118,22 +119,25 @@ class SegmentationTask(LightningModule):
         check_classes(data, self.num_classes)
         data.see_as(trained.seen_by(self.model_args.get("weights")))
 
+    def on_train_start(self) -> None:
+        """Let schedules end with the training.
+
+        Raises:
+            TrainingError: one ends before it.
+        """
+        end_with_training(self.trainer)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images ``(B, 3, H, W)`` and classes ``(B, H, W)``.
 
         Raises:
-            TrainingError: the loss is infinite or no number, or a batch norm has a single value per channel.
+            TrainingError: the loss is infinite or no number, a label is none of the model's classes, or a batch norm has a
+                single value per channel.
         """
         images, labels = batch
-        try:
+        check_labels(labels, self.num_classes, IGNORE)
+        with explained_norms(len(images)):
             logits, auxiliary = self.model.with_auxiliary(self._laid_out(images))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise TrainingError(
-                f"a batch of {len(images)} leaves a batch norm with one value per channel; train with more images in a "
-                "batch, or with larger crops"
-            ) from error
         loss = self._loss(logits, labels)
         if auxiliary is not None:
             loss = loss + self.auxiliary_weight * self._loss(auxiliary, labels)
@@ -161,6 +165,7 @@ class SegmentationTask(LightningModule):
 
     def _judge(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
+        check_labels(labels, self.num_classes, IGNORE)
         probabilities = segment(self, images, size=labels.shape[1:], **self.views)
         self.confusion[f"{stage}_matrix"].update(probabilities.argmax(1), labels)
         labelled = (labels != IGNORE).sum()
@@ -219,16 +224,7 @@ class SegmentationTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser for what is not frozen, with its schedule if there is one."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer, scheduler = create_optimizer(self.optimizer, parameters, self.lr_scheduler)
-        if scheduler is None:
-            return optimizer
-        if isinstance(scheduler, PolyLR):
-            steps = self.trainer.estimated_stepping_batches
-            if scheduler.steps is None and steps == math.inf:
-                raise TrainingError("PolyLR ends with the training, which has no end; give it steps, or set max_epochs")
-            scheduler.steps = int(steps) if scheduler.steps is None else scheduler.steps
-            warn_of_long_warmup(scheduler.warmup_steps, steps, "--model.lr_scheduler.warmup_steps")
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return configured(self.optimizer, parameters, self.lr_scheduler, "step")
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that predict reads. A net that was not built by name is left to the checkpoints."""

@@ -191,7 +191,7 @@ class Study:
     def _entry(self, net: str, data: str, setting: str, seed: int) -> Entry:
         plan = merge(merge(self.plans[net], self.data[data]), self.settings[setting])
         images = plan.get("data", {})
-        if images.get("class_path", "").startswith(_OWN_DATA) and "seed" not in images.get("init_args", {}):
+        if images.get("class_path", "").startswith(_OWN_DATA) and images.get("init_args", {}).get("seed") is None:
             # Else the seeds of a net would share the order of the images, and with worker processes their augmentation.
             plan = merge(plan, {"data": {"init_args": {"seed": seed}}})
         parts = {"net": net, "data": data, "setting": setting, "seed": str(seed)}

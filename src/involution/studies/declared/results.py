@@ -232,7 +232,7 @@ def difference_of_plans(
     """
     one, two = dict(_training(plan)), dict(_training(other))
     for side in (one, two):
-        # What data modules take where a configuration says nothing.
+        # What a record's recipe that says nothing was trained with; a study's own plans, and what a run keeps, say it.
         side.setdefault("data.init_args.seed", 0)
     if stated is not None:
         said = dict(_training(stated))

@@ -145,6 +145,10 @@ def read(path: str | Path) -> Table:
     if not problem:
         bad = [name for name, number in source["draw"].items() if name not in SPACES or not _is_number(number)]
         problem = f"draw must be numbers of nets by space ({', '.join(SPACES)}), got {source['draw']}" if bad else ""
+    if not problem and "repeat" in source and not _is_number(source["repeat"]["every"]):
+        problem = (
+            f"repeat.every must be at least 1, got {source['repeat']['every']}; leave repeat out for no more seeds"
+        )
     if not problem and not (file.parent / source["recipe"]).is_file():
         problem = f"its recipe {file.parent / source['recipe']} is no file"
     if problem:
