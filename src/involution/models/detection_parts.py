@@ -41,8 +41,10 @@ def in_float32(module: nn.Module, inputs: tuple, output: Any) -> Any:
         return {name: in_float32(module, inputs, part) for name, part in output.items()}
     if isinstance(output, (list, tuple)):
         return type(output)(in_float32(module, inputs, part) for part in output)
-    # Of a net that is in half precision itself, all parts stay in one dtype.
-    return output.float() if torch.is_autocast_enabled(output.device.type) else output
+    device = output.device.type
+    # Of a net that is in half precision itself, all parts stay in one dtype. The meta device knows no autocast.
+    has_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return output.float() if has_autocast else output
 
 
 def at_least_the_image(rpn: nn.Module, inputs: tuple, output: Any) -> Any:

@@ -74,14 +74,27 @@ class TrainingEnd(Callback):
 
     Attributes:
         refusal: the sentence for what ended it, None where that is unknown or nothing did.
-        words: where it was interrupted, and how it goes on.
     """
 
     def __init__(self) -> None:
         self.refusal: InvolutionError | None = None
-        self.words = "interrupted before the first step"
+        self._trainer: Trainer | None = None
         self._restored: dict[str, Any] = {}
         self._has_begun = False
+
+    @property
+    def words(self) -> str:
+        """Where it was interrupted, and how it goes on: also where a second signal broke off what answers the first."""
+        if self._trainer is None:
+            return "interrupted before the first step"
+        if self._trainer.state.fn != "fit":
+            return "interrupted"
+        is_first = "" if _last(self._trainer).exists() else "no epoch was finished, "
+        return f"interrupted in epoch {self._trainer.current_epoch}; {is_first}{_remedy(self._trainer)}"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Know the trainer that is asked in the end."""
+        self._trainer = trainer
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the classes of the optimisers."""
@@ -120,15 +133,10 @@ class TrainingEnd(Callback):
     on_train_start = on_validation_start = on_test_start = on_sanity_check_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the sentence for whoever started the training, and end what this process started and would wait for it."""
+        """Keep the sentence for what ended it, and end what this process started and would wait for it."""
+        self._trainer = trainer
         _end_helpers(trainer, exception)
-        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        here = f"epoch {trainer.current_epoch}"
-        go_on = "start again"
-        if last.exists():
-            go_on = f"go on from {last}, which is whole, with --ckpt_path last"
-        no_epoch = "" if last.exists() else "no epoch was finished, "
-        self.words = f"interrupted in {here}; {no_epoch}{go_on}" if trainer.state.fn == "fit" else "interrupted"
+        here, go_on = f"epoch {trainer.current_epoch}", _remedy(trainer)
         if isinstance(exception, InvolutionError):
             return
         text = str(exception)
@@ -158,6 +166,15 @@ class TrainingEnd(Callback):
             self.refusal = CheckpointError(
                 f"{trainer.ckpt_path} cannot be gone on from: {type(exception).__name__}: {in_one_line(exception)}"
             )
+
+
+def _last(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+
+def _remedy(trainer: Trainer) -> str:
+    last = _last(trainer)
+    return f"go on from {last}, which is whole, with --ckpt_path last" if last.exists() else "start again"
 
 
 def _end_helpers(trainer: Trainer, exception: BaseException) -> None:
