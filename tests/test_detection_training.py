@@ -1,6 +1,5 @@
 """involution fit, validate, test and predict on a small data set in COCO's format."""
 
-import csv
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from small_coco import CATEGORIES, write_coco
-from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
+from trainings import assert_same_weights, kill_after_a_checkpoint, logged, refusal
 
 from involution.commands.main import main
 from involution.errors import DataError
@@ -68,9 +67,8 @@ def finished(folder, tmp_path_factory):
 def columns(run):
     """Return the last value of every column of the log."""
     found = {}
-    with next((run / "logs").glob("*/metrics.csv")).open() as file:
-        for row in csv.DictReader(file):
-            found |= {name: float(value) for name, value in row.items() if value}
+    for row in logged(run):
+        found |= {name: float(value) for name, value in row.items() if value}
     return found
 
 

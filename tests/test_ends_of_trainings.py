@@ -1,11 +1,9 @@
 """The end of a training between two validations is saved and judged; one that only tries the recipe leaves nothing."""
 
-import csv
 import os
 
 import pytest
-import torch
-from trainings import TINY, assert_same_weights
+from trainings import TINY, assert_same_weights, checkpoint, logged
 
 pytest.importorskip("lightning")
 
@@ -21,14 +19,9 @@ def fit(run, *more):
     return main(["fit", *FLAGS, f"--run={run}", *more])
 
 
-def checkpoint(run, name="last"):
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
 def validated(run):
     """Return the epochs and steps that were validated, of the last start of a training."""
-    with sorted((run / "logs").glob("*/metrics.csv"))[-1].open() as file:
-        return [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file) if row.get("val_loss")]
+    return [(int(row["epoch"]), int(row["step"])) for row in logged(run) if row.get("val_loss")]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """FSDP2 on two processes, and trainings whose disk is full."""
 
-import csv
 from types import SimpleNamespace
 
 import pytest
 import torch
+from trainings import logged
 
 from involution.commands.main import main
 from involution.tasks import sharding
@@ -32,8 +32,7 @@ FLAGS = [
 
 def losses(run):
     """Return the training losses of the epochs."""
-    with max((run / "logs").glob("*/metrics.csv")).open() as file:
-        return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    return [float(row["train_loss"]) for row in logged(run) if row["train_loss"]]
 
 
 def weights(path):

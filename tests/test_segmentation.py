@@ -1,6 +1,5 @@
 """involution fit, validate, test and predict of segmentation nets, on tiny street scenes."""
 
-import csv
 import json
 import warnings
 
@@ -13,7 +12,7 @@ from PIL import Image
 pytest.importorskip("lightning", reason="the task is Lightning's")
 
 from torchmetrics.classification import MulticlassJaccardIndex
-from trainings import assert_same_weights, kill_after_a_checkpoint, refusal
+from trainings import assert_same_weights, kill_after_a_checkpoint, logged, refusal
 
 from involution.commands.main import main
 from involution.errors import InvolutionWarning
@@ -61,8 +60,7 @@ def finished(root, tmp_path_factory):
 
 
 def test_a_training_learns_and_leaves_logs_and_a_model(finished):
-    with (finished / "logs" / "version_0" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = logged(finished)
     assert {"val_loss", "val_pixel_accuracy", "val_mean_accuracy", "val_iou/box"} <= set(rows[0])
     losses = [float(row["train_loss"]) for row in rows if row["train_loss"]]
     assert losses[-1] < 0.8 * losses[0]
@@ -164,8 +162,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path, c
     copies.run_two("fit", *flags, f"--run={two}", "--trainer.strategy=ddp", "--data.batch_size=2")
 
     def columns(run):
-        with next((run / "logs").glob("*/metrics.csv")).open() as file:
-            rows = list(csv.DictReader(file))
+        rows = logged(run)
         return [[float(r[key]) for r in rows if r[key]] for key in ("train_loss", "val_loss", "val_pixel_accuracy")]
 
     # The three validation images are judged once each, though two processes share them.

@@ -1,6 +1,5 @@
 """involution fit, validate, test and predict on folders of real digits."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
-from trainings import assert_same_weights, kill_after_a_checkpoint, refusal, weights
+from trainings import assert_same_weights, kill_after_a_checkpoint, logged, refusal, weights
 
 from involution.commands.main import main
 
@@ -92,8 +91,7 @@ def test_a_training_says_what_it_trains_and_what_it_left(folder, tmp_path, capsy
     parameters = sum(
         tensor.numel() for name, tensor in load_file(model / "model.safetensors").items() if is_parameter(name)
     )
-    rows = list(csv.DictReader((run / "logs" / "version_0" / "metrics.csv").read_text().splitlines()))
-    best = max(float(row["val_accuracy"]) for row in rows if row["val_accuracy"])
+    best = max(float(row["val_accuracy"]) for row in logged(run) if row["val_accuracy"])
     assert lines == [
         f"{run}: {parameters:,} parameters",
         f"{model} reaches a val_accuracy of {best:.4f}; to use it: involution predict IMAGE --model {model}",
@@ -207,10 +205,7 @@ def test_warmup_cosine():
 
 def losses(run):
     """Return the training losses of the epochs."""
-    import csv
-
-    with next((run / "logs").glob("*/metrics.csv")).open() as file:
-        return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    return [float(row["train_loss"]) for row in logged(run) if row["train_loss"]]
 
 
 def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path, copies):

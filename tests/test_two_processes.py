@@ -1,6 +1,5 @@
 """Two processes of one training: what reads images, and what ends them and lets them go on."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from trainings import assert_same_weights, pictures_flags, write_pictures
+from trainings import assert_same_weights, logged, pictures_flags, write_pictures
 
 from involution.data import workers
 from involution.tasks.checkpointing import TrainingEnd
@@ -49,8 +48,7 @@ def test_they_judge_every_image_once(tmp_path, copies):
 
 
 def figures(run):
-    with next((run / "logs").glob("*/metrics.csv")).open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = logged(run)
     return {key: float(value) for key, value in row.items() if key.endswith(("_loss", "_accuracy"))}
 
 

@@ -1,12 +1,11 @@
 """Lightning's averages of weights: validated, kept by checkpoints, gone on with, and in the net that is left."""
 
-import csv
 from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
-from trainings import TINY
+from trainings import TINY, checkpoint, logged
 
 pytest.importorskip("lightning")
 
@@ -22,13 +21,8 @@ FLAGS = [
 ]
 
 
-def checkpoint(run):
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 def judged(run):
-    with sorted((run / "logs").glob("*/metrics.csv"))[-1].open() as file:
-        return [row["val_loss"] for row in csv.DictReader(file) if row["val_loss"]][-1]
+    return [row["val_loss"] for row in logged(run) if row["val_loss"]][-1]
 
 
 def test_averages_are_judged_kept_and_gone_on_with(tmp_path, recwarn):

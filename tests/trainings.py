@@ -1,5 +1,6 @@
 """What the tests of all trainings do: read weights and refusals, kill a training, write images and flags for one."""
 
+import csv
 import signal
 import time
 
@@ -10,9 +11,19 @@ from PIL import Image
 from involution.tasks.interruption import InterruptionCheckpoint
 
 
+def checkpoint(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
 def weights(run):
     """Return the weights of the last checkpoint of a run."""
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return checkpoint(run)["state_dict"]
+
+
+def logged(run):
+    """Return the rows of the log of a run's last start, whose values are text."""
+    with max((run / "logs").glob("*/metrics.csv")).open() as file:
+        return list(csv.DictReader(file))
 
 
 def assert_same_weights(run, other):
