@@ -23,6 +23,7 @@ from .. import recipes
 from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
 from ..schema import find_seed_problem, shown
+from ..studies.runs import takes_seed_of_training
 from ..tasks.callbacks import EpochSeed, LastValidation
 from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
@@ -47,8 +48,6 @@ _KNOWN_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.",
     "You're using the WeightAveraging callback with a model that overrides",
 )
-# Data modules whose seed is that of the training where they are given none.
-_OWN_DATA = "involution.data."
 # Of the checkpoints that an evaluation would write if it were a training.
 _MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
@@ -103,7 +102,7 @@ class _Cli(LightningCLI):
         """Let the data have the training's seed, take the folder, and refuse to start a training in that of another one."""
         config = self.config[self.subcommand]
         data = config.get("data")
-        if data is not None and data.class_path.startswith(_OWN_DATA) and data.init_args.seed is None:
+        if data is not None and takes_seed_of_training(data):
             # In the configuration that is kept, too: the order of the images is the same wherever it is taken.
             data.init_args.seed = _seed_of(config)
         run = Path(config.run)

@@ -1,4 +1,7 @@
-"""What a folder of ``involution fit`` holds of its training: configuration, history, and what it was trained with."""
+"""What a folder of ``involution fit`` holds of its training: configuration, history, and what it was trained with.
+
+And the one rule by which a configuration, there and in a study, says more than was given.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,19 @@ from typing import Any
 from .. import records
 from ..recipes import load
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "takes_seed_of_training"]
+
+
+def takes_seed_of_training(data: Any) -> bool:
+    """Return whether data get the seed of their training: the library's own, where they are given none.
+
+    Of those of other libraries nobody knows whether they take one.
+
+    Args:
+        data: class path and arguments, as a mapping or a namespace of jsonargparse.
+    """
+    is_own = data.get("class_path", "").startswith("involution.data.")
+    return is_own and data.get("init_args", {}).get("seed") is None
 
 
 @dataclass(frozen=True)

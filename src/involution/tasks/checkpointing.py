@@ -136,9 +136,9 @@ class TrainingEnd(Callback):
         """Keep the sentence for what ended it, and end what this process started and would wait for it."""
         self._trainer = trainer
         _end_helpers(trainer, exception)
-        here, go_on = f"epoch {trainer.current_epoch}", _remedy(trainer)
         if isinstance(exception, InvolutionError):
             return
+        here, go_on = f"epoch {trainer.current_epoch}", _remedy(trainer)
         text = str(exception)
         if isinstance(exception, OSError) and exception.errno in _REMEDIES:
             self.refusal = TrainingError(

@@ -80,8 +80,7 @@ class InterruptionCheckpoint(Callback):
         """Begin a step that has to be finished."""
         if not _is_resumable(trainer):
             self._end(trainer)
-        if _is_resumable(trainer) or trainer.world_size > 1:
-            self._delay.hold()
+        self._delay.hold()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the training here where that was asked for during the last step."""

@@ -104,7 +104,16 @@ def end_with_training(trainer: Trainer) -> None:
             config.scheduler.end_with(trainer)
 
 
-class PolyLR(LambdaLR):
+class _Planned(LambdaLR):
+    """A schedule that ends with the training: its length belongs to the configuration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
+        lengths = ("steps", "warmup_steps", "epochs", "warmup_epochs")
+        return {key: value for key, value in super().state_dict().items() if key not in lengths}
+
+
+class PolyLR(_Planned):
     """A power of what remains of the training, stepped after every optimiser step: the recipe of Cityscapes.
 
     Step t of T has the rate ``m + (lr − m) (1 − t / T)^p``, times ``f + (1 − f) t / W`` during the first W steps.
@@ -163,12 +172,8 @@ class PolyLR(LambdaLR):
         self.steps = int(steps) if self.steps is None else self.steps
         warn_of_long_warmup(self.warmup_steps, steps, "--model.lr_scheduler.warmup_steps")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
-        return {key: value for key, value in super().state_dict().items() if key not in ("steps", "warmup_steps")}
 
-
-class WarmupCosineLR(LambdaLR):
+class WarmupCosineLR(_Planned):
     """A cosine from the base rate to zero, multiplied by a linear warm-up: the recipe of RedNet on ImageNet.
 
     Stepped after every epoch: epoch e of E has the factor ``(1 + cos(π e / E)) / 2``, times ``f + (1 − f) e / W`` during the
@@ -226,10 +231,6 @@ class WarmupCosineLR(LambdaLR):
             )
         self.epochs = int(epochs) if self.epochs is None else self.epochs
         warn_of_long_warmup(self.warmup_epochs, epochs, "--model.lr_scheduler.warmup_epochs", "epochs")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
-        return {key: value for key, value in super().state_dict().items() if key not in ("epochs", "warmup_epochs")}
 
 
 def _epochs(trainer: Trainer) -> float:

@@ -12,14 +12,12 @@ from ...errors import CommandError
 from ...recipes import load, merge, resolve
 from ...schema import find_problem
 from ..claims import LESS, Claim
+from ..runs import takes_seed_of_training
 
 __all__ = ["Choice", "Entry", "Row", "Study", "find", "read"]
 
 # Where `find` looks for a study by its name.
 FOLDER = Path("recipes") / "studies"
-
-# Data modules that are known to take a seed.
-_OWN_DATA = "involution.data."
 
 _NET = {"recipe?": str, "overrides?": dict}
 _ROW = {"net": str, "label?": str, "published?": float, "published_as?": str}
@@ -190,8 +188,7 @@ class Study:
 
     def _entry(self, net: str, data: str, setting: str, seed: int) -> Entry:
         plan = merge(merge(self.plans[net], self.data[data]), self.settings[setting])
-        images = plan.get("data", {})
-        if images.get("class_path", "").startswith(_OWN_DATA) and images.get("init_args", {}).get("seed") is None:
+        if takes_seed_of_training(plan.get("data", {})):
             # Else the seeds of a net would share the order of the images, and with worker processes their augmentation.
             plan = merge(plan, {"data": {"init_args": {"seed": seed}}})
         parts = {"net": net, "data": data, "setting": setting, "seed": str(seed)}
