@@ -21,7 +21,7 @@ from trainings import pictures_flags, write_pictures
 
 import involution.commands.training  # noqa: F401  (so that the copies have it)
 from involution import commands
-from involution.commands import convert
+from involution.commands import convert, termination
 from involution.commands import main as cli
 from involution.data import ImageFolders
 from involution.data.image_folders import FolderImages
@@ -102,6 +102,26 @@ def in_a_thread(number):
         threading.Thread(target=lambda: [time.sleep(0.2), 1 / 0]).start()
         strike(number)
 
+    replace_convert(act)
+
+
+def where_what_is_left_hangs(number):
+    """What waits for a lock when it is cleared away."""
+
+    class Left:
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.lock.acquire()
+
+        def __del__(self):
+            self.lock.acquire()
+
+    def act():
+        left = Left()
+        strike(number)
+        del left
+
+    termination._CLEARING_S = 1
     replace_convert(act)
 
 
@@ -198,6 +218,7 @@ PLACES = [
     (in_the_parser, (TERM, INT), CONVERT),
     (in_a_finaliser, (TERM, INT), CONVERT),
     (in_a_thread, (TERM, INT), CONVERT),
+    (where_what_is_left_hangs, (TERM, INT), CONVERT),
     (swallowed, (TERM, INT), CONVERT),
     (at_the_end, (TERM, INT), CONVERT),
     (after_a_refusal, (TERM, INT), CONVERT),
@@ -224,13 +245,11 @@ def run(place, number, arguments, said):
         sys.argv = ["involution", *arguments]
         (sys.exit if place in ENDS else os._exit)(cli.main())
     end = time.monotonic() + 120
-    ended = 0
-    while not ended:
-        time.sleep(0.01)
-        ended, status = os.waitpid(pid, os.WNOHANG)
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() > end:
             os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(status), said.read_text()
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1]), said.read_text()
 
 
 def main(folder):

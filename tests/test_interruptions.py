@@ -165,6 +165,7 @@ def test_several_processes_finish_the_step():
     callback = InterruptionCheckpoint(Path("last.ckpt"), delay)
     ended = None
     with suppress(KeyboardInterrupt), terminable(delay):
+        callback.on_sanity_check_start(trainer, None)
         callback.on_train_batch_start(trainer, None, None, 0)
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(SIGTERMException) as ended:

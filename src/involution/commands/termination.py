@@ -20,6 +20,8 @@ __all__ = ["INTERRUPTED", "TERMINATED", "Delay", "Terminated", "end_at_signals",
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 # How long after an exception got lost in a finaliser it is raised once more.
 _AGAIN_S = 0.1
+# How long a process that was ended by a signal may take to clear away, its sentence said.
+_CLEARING_S = 10
 
 
 class Terminated(SystemExit):
@@ -55,8 +57,13 @@ class Delay:
         """Let the signals that come from now on wait."""
         self._holds = True
 
+    def check(self) -> None:
+        """Raise what came meanwhile, or was raised before and swallowed; hold where nothing did."""
+        self.release()
+        self.hold()
+
     def release(self) -> None:
-        """Raise what came meanwhile, or was raised before and swallowed; from now on signals raise at once."""
+        """As `check`; from now on signals raise at once."""
         self._holds = False
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
@@ -124,6 +131,10 @@ def end_at_signals(name: str, status: int = 0) -> None:
     if status in (TERMINATED, INTERRUPTED):
         # What half-made things complain of when they are cleared away is no news.
         sys.unraisablehook, threading.excepthook = _say_nothing, _say_nothing
+        if sys.platform != "win32":
+            # An exception in the midst of a queue leaves it locked, and what clears it away would wait for ever.
+            signal.signal(signal.SIGALRM, answer)
+            signal.alarm(_CLEARING_S)
 
 
 def _say_nothing(_: Any) -> None:

@@ -21,8 +21,11 @@ class Delay(Protocol):
     def hold(self) -> None:
         """Let no signal raise from now on."""
 
+    def check(self) -> None:
+        """Raise what came meanwhile; hold where nothing did."""
+
     def release(self) -> None:
-        """Raise what came meanwhile; from now on signals raise at once."""
+        """As `check`; from now on signals raise at once."""
 
     @property
     def listen(self) -> Any:
@@ -40,8 +43,9 @@ class InterruptionCheckpoint(Callback):
     processes train, with data that cannot be gone on with from the middle of an epoch) the checkpoint of the last whole
     epoch stands; in the first epoch, one that was written before it. Several processes end before the same step, whichever
     of them was asked to; Lightning would let them exchange in the handler of the signal what the others do not expect
-    there. Neither steps nor what writes figures and checkpoints after them is broken off by the first signal: an
-    exception in the midst of a queue to a thread or a process leaves it locked, and the training would hang at its end.
+    there. The first signal breaks nothing off but waits for the next of the places below, between two steps or two batches
+    of the validation: an exception in the midst of a queue to a thread or a process, of which loaders and what writes
+    figures are made, leaves it locked, and the training would hang at its end.
 
     Args:
         path: of the checkpoint.
@@ -56,19 +60,20 @@ class InterruptionCheckpoint(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answer SIGTERM, which Lightning took at the training's beginning."""
         self._delay.listen()
+        self._delay.hold()
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End here where that was asked for."""
-        self._delay.release()
+        self._delay.check()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the first epoch begins with, and be asked before a batch is drawn: then the last step is whole."""
         self._delay.listen()
+        self._delay.hold()
         if _is_resumable(trainer):
             trainer.train_dataloader.before_batch = partial(self._end_between_steps, trainer)
         if trainer.global_step == 0 and not self.path.exists():
             trainer.save_checkpoint(self._start)
-        self._delay.hold()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove that when an epoch is done; end here where that was asked for in the last one."""
@@ -77,25 +82,21 @@ class InterruptionCheckpoint(Callback):
         self._end(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin a step that has to be finished."""
+        """End here where that was asked for and cannot be before a batch is drawn."""
         if not _is_resumable(trainer):
             self._end(trainer)
-        self._delay.hold()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the training here where that was asked for during the last step."""
         self._end(trainer)
-        self._delay.release()
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """End the evaluation here where that was asked for; each process by itself, for one may have fewer batches."""
-        self._delay.release()
-        self._delay.hold()
+        self._delay.check()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the training here where that was asked for; what is written next is written whole."""
         self._end(trainer)
-        self._delay.hold()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what the first epoch began with; what is left to do may be broken off."""
@@ -128,7 +129,7 @@ class InterruptionCheckpoint(Callback):
 
     def _end(self, trainer: Trainer) -> None:
         if trainer.world_size == 1:
-            self._delay.release()
+            self._delay.check()
         elif trainer.strategy.reduce_boolean_decision(self._delay.is_asked, all=False):
             raise SIGTERMException
 
