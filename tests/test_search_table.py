@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import time
@@ -24,7 +25,7 @@ from involution import records
 from involution.commands.main import main
 from involution.errors import CommandError
 from involution.recipes import resolve
-from involution.studies.search import answers, plan, replay, table
+from involution.studies.search import answers, evaluate, plan, replay, table
 from involution.studies.search.space import active
 
 FILES = sorted((ROOT / "recipes" / "tables").glob("*.yaml"))
@@ -83,6 +84,35 @@ def test_a_killed_table_goes_on_and_two_processes_train_nothing_twice(journal, d
     assert [(row["net"], row["seed"]) for row in rows] == [(e.net.name, e.seed) for e in found.entries()]
     assert table.payload(found, rows)["finished"] is True
     assert table.payload(found, rows[:7])["finished"] is False
+
+
+def end_at_one_net(file, runs):
+    train = evaluate.train
+    doomed = table.read(file).entries()[4].recipe
+    evaluate.train = lambda recipe, **options: os._exit(9) if recipe == doomed else train(recipe, **options)
+    make(file, runs)
+
+
+def test_a_training_that_ends_every_process_failed(journal, declared, tmp_path, monkeypatch):
+    def interrupted(recipe, **_):
+        raise KeyboardInterrupt
+
+    runs = tmp_path / "runs"
+    # Interruptions do not count.
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "train", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                table.work(table.read(declared), runs, say=lambda line: None)
+    for status in (9, 9, 9, 0):
+        process = get_context("fork").Process(target=end_at_one_net, args=(declared, runs))
+        process.start()
+        process.join()
+        assert process.exitcode == status
+    rows = table.results(table.read(declared), runs)
+    assert len(rows) == 60 and len(begun(journal)) == 59
+    assert [row["failure"] for row in rows if row["failure"]] == ["ended its process 3 times"]
+    assert rows[4]["accuracy_percent"] is None and rows[4]["history"] == []
 
 
 def test_another_recipe_is_another_training(journal, declared, tmp_path):

@@ -22,9 +22,11 @@ from ...tasks.callbacks import EpochSeed, History, Row
 from ..fitting import fit, quiet
 from ..logs import errors_alone
 
-__all__ = ["Training", "build", "cost", "input_size", "recipe_of", "train"]
+__all__ = ["MODEL", "MOST_ENDED", "Training", "build", "cost", "input_size", "recipe_of", "train"]
 
 MODEL = "searchable_rednet"
+# Processes that may end at a net, without having been asked to, before it is taken for what ends them.
+MOST_ENDED = 3
 
 _SIZES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 

@@ -31,8 +31,6 @@ _FEWEST = 5
 # Proposals beyond the limits, one after the other, until the limits are taken for impossible.
 _MOST_REFUSED = 200
 _SEED = 0
-# Processes that may end at a net, without having been asked to, before it is taken for what ends them.
-_MOST_ENDED = 3
 
 
 class _Behind(Exception):
@@ -193,8 +191,8 @@ class Search:
                 trial.set_user_attr(name, known.user_attrs[name])
             self._tell(trial, f"the net of trial {known.number}", known.user_attrs["accuracy_percent"])
             return
-        if figures.get("ended", 0) >= _MOST_ENDED:
-            self._tell(trial, f"ended its process {_MOST_ENDED} times, not trained again", None, State.FAIL)
+        if figures.get("ended", 0) >= evaluate.MOST_ENDED:
+            self._tell(trial, f"ended its process {evaluate.MOST_ENDED} times, not trained again", None, State.FAIL)
             return
 
         def on_row(rows: list[Row]) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from ... import __version__, records
 from ...errors import CommandError, FolderInUseError
-from ...files import locked
+from ...files import locked, read_text, write_atomically
 from ...models.searchable import Blocks
 from ...recipes import load, resolve
 from ...schema import find_problem
@@ -240,7 +240,8 @@ def work(
     """Train what is not finished, one training after the other; return all results.
 
     Several processes may work on one table: a training belongs to who has the lock of its folder, and a killed one gives it
-    up. What others have at work in the end is left to them.
+    up; not for ever: what has ended its process `evaluate.MOST_ENDED` times, as where memory runs out, is a training that
+    failed. What others have at work in the end is left to them.
 
     Args:
         table: what to train.
@@ -265,7 +266,7 @@ def work(
                 if kept(entry.folder(root)) is not None:
                     continue
                 say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
-                row = _trained(entry, data_root, here)
+                row = _row(entry, _trained(entry, folder, data_root), here)
                 keep(folder, row)
         except FolderInUseError as error:
             say(f"{entry.name}: left to another process, {error}".partition("; wait")[0])
@@ -300,9 +301,21 @@ def payload(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _trained(entry: Entry, data_root: str | None, here: Mapping[str, Any]) -> dict[str, Any]:
+def _trained(entry: Entry, folder: Path, data_root: str | None) -> evaluate.Training:
+    begun = folder / "begun"
+    ended = int(read_text(begun)) if begun.exists() else 0
+    if ended >= evaluate.MOST_ENDED:
+        return evaluate.Training((), f"ended its process {ended} times")
+    write_atomically(begun, str(ended + 1))
+    try:
+        return evaluate.train(entry.recipe, data_root=data_root)
+    except (KeyboardInterrupt, SystemExit):
+        write_atomically(begun, str(ended))
+        raise
+
+
+def _row(entry: Entry, training: evaluate.Training, here: Mapping[str, Any]) -> dict[str, Any]:
     costs = evaluate.cost(entry.recipe)
-    training = evaluate.train(entry.recipe, data_root=data_root)
     # JSON has no infinities, and a loss may be one.
     history = [{key: v if math.isfinite(v) else None for key, v in row.items()} for row in training.history]
     return {
