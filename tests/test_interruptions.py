@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -217,6 +218,31 @@ def test_a_disk_that_refuses_the_logs_is_a_sentence(tmp_path, monkeypatch, capfd
 
     monkeypatch.setattr(EpochSeed, "on_train_epoch_start", wait)
     assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and "Read-only file system" in said.splitlines()[-1]
+
+
+def test_a_disk_that_refuses_the_logs_last_is_the_same_sentence(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    writers = []
+
+    def refuse(*_):
+        time.sleep(1)
+        writers.append(threading.current_thread())
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def be_refused(self, trainer, module):
+        if trainer.current_epoch == 1:
+            monkeypatch.setattr(RecordWriter, "write", refuse)
+            trainer.loggers[1].experiment.add_scalar("x", 1.0)
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(EpochSeed, "on_train_epoch_start", be_refused)
+    # Another of the loggers, whose refusal leaves this one as it is.
+    monkeypatch.setattr(TensorBoardLogger, "finalize", lambda *_: None)
+    assert main(["fit", *TINY, f"--run={tmp_path / 'run'}"]) == 2
+    (writer,) = writers
+    writer.join(60)
     said = capfd.readouterr().err
     assert "Traceback" not in said and "Read-only file system" in said.splitlines()[-1]
 

@@ -299,16 +299,24 @@ def _without_known_warnings(subcommand: str) -> Iterator[None]:
 @contextmanager
 def _without_tracebacks_of_writers() -> Iterator[None]:
     """Let TensorBoard's thread end without a word where the disk refuses it: it hands its error on to the training."""
-    shown = threading.excepthook
+    shown, before = threading.excepthook, threading.enumerate()
+
+    def is_writer(thread: Any) -> bool:
+        return type(thread).__module__.startswith("tensorboard.")
 
     def show(args: threading.ExceptHookArgs) -> None:
-        is_writer = type(args.thread).__module__.startswith("tensorboard.")
-        if not (is_writer and isinstance(args.exc_value, OSError)):
+        if not (is_writer(args.thread) and isinstance(args.exc_value, OSError)):
             shown(args)
 
     threading.excepthook = show
     try:
         yield
+    except Exception:
+        # Before the hook is gone: what has been refused elsewhere may not have come to this one yet.
+        for thread in threading.enumerate():
+            if is_writer(thread) and thread not in before:
+                thread.stop()  # type: ignore[attr-defined]
+        raise
     finally:
         threading.excepthook = shown
 

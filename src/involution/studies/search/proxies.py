@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 def gradient_norm(net: nn.Module, batches: Sequence[Batch]) -> float:
     """Return the Euclidean norm of the gradient of the cross-entropy of the first batch, over all parameters.
 
-    Abdelfattah et al., ICLR 2021, whose code adds the norms of the layers up; nets are ranked alike by both.
+    After Abdelfattah et al., ICLR 2021, whose code adds the norms of the layers up instead.
 
     Args:
         net: in training mode; its weights stay as they are.
