@@ -245,11 +245,13 @@ def run(place, number, arguments, said):
         sys.argv = ["involution", *arguments]
         (sys.exit if place in ENDS else os._exit)(cli.main())
     end = time.monotonic() + 120
-    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
+    ended = 0
+    while not ended:
         time.sleep(0.01)
-    return os.waitstatus_to_exitcode(ended[1]), said.read_text()
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended and time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status), said.read_text()
 
 
 def main(folder):

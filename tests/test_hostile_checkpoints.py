@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from trainings import TINY, refusal
+from trainings import TINY, checkpoint, refusal
 
 from involution.commands.main import main
 from involution.models.checkpoints import CheckpointError, read, read_training
@@ -26,7 +26,7 @@ class Attack:
 def write_hostile(kind, path, run, mark):
     """Write a file in the place of a checkpoint."""
     whole = (run / "checkpoints" / "last.ckpt").read_bytes()
-    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    content = checkpoint(run)
     if kind == "cut":
         path.write_bytes(whole[: len(whole) // 2])
     elif kind == "empty":
@@ -128,7 +128,7 @@ def test_the_same_training_goes_on_and_a_finished_one_ends(run, tmp_path):
 
 
 def test_damage_inside_a_checkpoint_of_the_right_form(run, tmp_path, capsys):
-    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    content = checkpoint(run)
     for key, value in (("loops", {}), ("optimizer_states", [{}]), ("lr_schedulers", 3), ("callbacks", {"x": 1})):
         torch.save({**content, key: value}, tmp_path / "x.ckpt")
         flags = [f"--run={tmp_path / key}", f"--ckpt_path={tmp_path / 'x.ckpt'}", "--trainer.max_epochs=3"]
@@ -188,7 +188,7 @@ def test_what_a_checkpoint_calls_an_old_one_is_not_removed(run, tmp_path):
     precious.mkdir()
     (precious / "x.ckpt").touch()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    content = checkpoint(run)
     for key, state in content["callbacks"].items():
         if "ModelCheckpoint" in key:
             outside = f"{tmp_path}/run/checkpoints/../../precious"

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from searches import DIGITS, FakeTraining, accuracy_of, begun, journal_of_trainings  # noqa: F401
+from searches import DIGITS, FakeTraining, accuracy_of, begun, interrupted, journal_of_trainings  # noqa: F401
 
 from involution import records
 from involution.errors import CommandError
@@ -94,10 +94,6 @@ def end_at_once(folder):
     """Begin a training and be killed in it, as where memory runs out, in a forked process of its own."""
     evaluate.train = lambda recipe, **_: os._exit(9)
     search_in(folder).work(1)
-
-
-def interrupted(recipe, **_):
-    raise KeyboardInterrupt
 
 
 def test_a_net_that_ends_every_process_is_given_up(journal, tmp_path):

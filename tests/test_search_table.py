@@ -16,6 +16,7 @@ from searches import (  # noqa: F401
     ROOT,
     begun,
     declared_table,
+    interrupted,
     journal_of_trainings,
     make,
     recorded_table,
@@ -94,9 +95,6 @@ def end_at_one_net(file, runs):
 
 
 def test_a_training_that_ends_every_process_failed(journal, declared, tmp_path, monkeypatch):
-    def interrupted(recipe, **_):
-        raise KeyboardInterrupt
-
     runs = tmp_path / "runs"
     # Interruptions do not count.
     for _ in range(4):

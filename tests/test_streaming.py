@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from PIL import Image
+from trainings import checkpoint, weights
 
 from involution.commands.main import main
 from involution.data import DataError, ImageShards, ImageTransforms
@@ -199,9 +200,6 @@ MODEL = [
 def test_a_training_from_shards_resumes_to_the_bit(shards, tmp_path):
     flags = [*MODEL, f"--data.root={shards}", "--data.num_workers=1"]
 
-    def weights(run):
-        return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["fit", *flags, f"--run={whole}"]) == 0
     assert main(["fit", *flags, f"--run={parts}", "--trainer.max_epochs=1"]) == 0
@@ -214,7 +212,7 @@ def test_a_training_from_shards_resumes_to_the_bit(shards, tmp_path):
 def test_two_processes_train_from_shards(shards, tmp_path, copies):
     flags = [*MODEL, f"--data.root={shards}", "--data.num_workers=1"]
     copies.run_two("fit", *flags, f"--run={tmp_path}", "--trainer.strategy=ddp", "--trainer.max_epochs=1")
-    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == TRAIN // 16
+    assert checkpoint(tmp_path)["global_step"] == TRAIN // 16
 
 
 def test_images_per_class_survive_packing(shards):

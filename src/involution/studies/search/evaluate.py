@@ -22,7 +22,7 @@ from ...tasks.callbacks import EpochSeed, History, Row
 from ..fitting import fit, quiet
 from ..logs import errors_alone
 
-__all__ = ["MODEL", "MOST_ENDED", "Training", "build", "cost", "input_size", "recipe_of", "train"]
+__all__ = ["MOST_ENDED", "Training", "build", "cost", "input_size", "recipe_of", "train"]
 
 MODEL = "searchable_rednet"
 # Processes that may end at a net, without having been asked to, before it is taken for what ends them.

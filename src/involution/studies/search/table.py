@@ -257,13 +257,13 @@ def work(
     """
     entries, here = table.entries(), records.environment()
     for number, entry in enumerate(entries, 1):
-        if kept(entry.folder(root)) is not None:
-            continue
         folder = entry.folder(root)
+        if kept(folder) is not None:
+            continue
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folder):
-                if kept(entry.folder(root)) is not None:
+                if kept(folder) is not None:
                     continue
                 say(f"{entry.name} ({number} of {len(entries)}): {entry.net.blocks}")
                 row = _row(entry, _trained(entry, folder, data_root), here)
