@@ -26,6 +26,7 @@ from involution.commands import main as cli
 from involution.data import ImageFolders
 from involution.data.image_folders import FolderImages
 from involution.tasks import ClassificationTask
+from involution.tasks.checkpointing import TrainingEnd
 from involution_cli.commands import COMMANDS, Command
 
 
@@ -210,6 +211,26 @@ def twice(number):
     before(ClassificationTask, "training_step", act)
 
 
+def while_it_is_said(number):
+    """Once more as the sentence is made, and as it is printed."""
+    in_the_preparation(number)
+    words, write = TrainingEnd.words.fget, sys.stderr.write
+
+    def say(self):
+        strike(number)
+        return words(self)
+
+    def struck_write(text):
+        written = write(text)
+        if text.startswith("involution fit: "):
+            sys.stderr.flush()
+            strike(number)
+        return written
+
+    TrainingEnd.words = property(say)
+    sys.stderr.write = struck_write
+
+
 TERM, INT = signal.SIGTERM, signal.SIGINT
 CONVERT = ["convert", "a", "b"]
 # The place, the signals and the command, none for a training.
@@ -230,6 +251,7 @@ PLACES = [
     (in_a_worker, (TERM, INT), None),
     (in_all_readers, (INT,), None),
     (twice, (TERM,), None),
+    (while_it_is_said, (TERM, INT), None),
 ]
 # Where the end of the interpreter, which takes a second, belongs to it.
 ENDS = (at_the_end, after_a_refusal, while_a_worker_starts, while_a_helper_starts_a_worker)

@@ -48,13 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = " ".join(["involution", *(word for word in given[:1] if word in COMMANDS)])
-    if arguments is None:
-        end_at_signals(name)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file's name may be no text, and a terminal may lack a letter; in JSON the escape means the same.
-            sys.stdout.reconfigure(errors="backslashreplace")
+    answer = end_at_signals(name) if arguments is None else None
+    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may be no text, and a terminal may lack a letter; in JSON the escape means the same.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def end(status: int, words: str) -> int:
+        if answer is not None:
+            # Another signal would end this process before the sentence, or with a second one.
+            answer.is_saying = True
         is_said_elsewhere = status in (INTERRUPTED, TERMINATED) and is_helper()
         if not is_said_elsewhere:
             print(f"{name}: {words}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["INTERRUPTED", "TERMINATED", "Delay", "Terminated", "end_at_signals", "is_helper", "terminable"]
+__all__ = ["INTERRUPTED", "TERMINATED", "AtOnce", "Delay", "Terminated", "end_at_signals", "is_helper", "terminable"]
 
 # What a shell reports of a process that the signal ended.
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
@@ -95,13 +95,21 @@ def is_helper() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0" and not os.environ.keys() & {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"}
 
 
-class _AtOnce:
-    """Ends the process from inside the handler of a signal."""
+class AtOnce:
+    """Ends the process from inside the handler of a signal.
+
+    Attributes:
+        is_saying: what ends the process is about to be said, to which a signal adds nothing.
+    """
 
     def __init__(self, name: str, status: int) -> None:
         self.name, self.status, self._owner = name, status, os.getpid()
+        self.is_saying = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Say what came, where the sentence is this process's to say, and end."""
+        if self.is_saying:
+            return
         if is_helper():
             # Lightning kills the process that started this one for any other status.
             os._exit(0)
@@ -113,7 +121,7 @@ class _AtOnce:
         os._exit(self.status or 128 + number)
 
 
-def end_at_signals(name: str, status: int = 0) -> None:
+def end_at_signals(name: str, status: int = 0) -> AtOnce:
     """Let SIGTERM and Ctrl-C end this process there and then, wherever no `terminable` block says otherwise.
 
     For a process that is one command and nothing else. Before its work nothing has to be closed, and after it nothing is
@@ -123,8 +131,11 @@ def end_at_signals(name: str, status: int = 0) -> None:
     Args:
         name: what the sentence begins with.
         status: with which the process is about to end, its sentence said: another signal changes neither. 0 before.
+
+    Returns:
+        What answers.
     """
-    answer = _AtOnce(name, status)
+    answer = AtOnce(name, status)
     signal.signal(signal.SIGTERM, answer)
     if _hears(signal.getsignal(signal.SIGINT)):
         signal.signal(signal.SIGINT, answer)
@@ -135,6 +146,7 @@ def end_at_signals(name: str, status: int = 0) -> None:
             # An exception in the midst of a queue leaves it locked, and what clears it away would wait for ever.
             signal.signal(signal.SIGALRM, answer)
             signal.alarm(_CLEARING_S)
+    return answer
 
 
 def _say_nothing(_: Any) -> None:
@@ -143,7 +155,7 @@ def _say_nothing(_: Any) -> None:
 
 def _hears(handler: Any) -> bool:
     """Whether Ctrl-C is answered by Python or by this module: a shell starts what runs in its background deaf to it."""
-    return handler is signal.default_int_handler or isinstance(handler, _AtOnce)
+    return handler is signal.default_int_handler or isinstance(handler, AtOnce)
 
 
 class _Asked:
@@ -151,10 +163,12 @@ class _Asked:
 
     Attributes:
         kind: of the exception that the first one raises; None before one came.
+        is_over: the block is left, and none is raised in it any more.
     """
 
     def __init__(self, delay: Delay | None) -> None:
         self.kind: type[BaseException] | None = None
+        self.is_over = False
         self._delay, self._owner, self._is_lost = delay, os.getpid(), False
         self._again: list[threading.Timer] = []
         self._hooks: tuple[Any, Any, Any] = (sys.unraisablehook, threading.excepthook, sys.excepthook)
@@ -169,6 +183,8 @@ class _Asked:
         kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         is_first = self.kind is None or self._is_lost
         self.kind, self._is_lost = self.kind or kind, False
+        if self.is_over:
+            return
         delay = self._delay
         waits = delay is not None and delay.takes(kind())
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -184,7 +200,8 @@ class _Asked:
         sys.excepthook = self._in_a_thread_of_multiprocessing
 
     def leave(self) -> None:
-        """Put back what `hear` replaced."""
+        """Put back what `hear` replaced, and raise no more."""
+        self.is_over = True
         for timer in self._again:
             timer.cancel()
         sys.unraisablehook, threading.excepthook, sys.excepthook = self._hooks
@@ -238,10 +255,12 @@ def terminable(delay: Delay | None = None) -> Iterator[None]:
         if asked.kind is not None and not isinstance(error, asked.kind):
             raise asked.kind from error
         raise
-    else:
-        if asked.kind is not None:
-            raise asked.kind
     finally:
         asked.leave()
         for number, handler in before.items():
+            if isinstance(handler, AtOnce):
+                # Whoever called this block knows better what is to be said of it.
+                handler.is_saying = asked.kind is not None
             signal.signal(number, handler)
+    if asked.kind is not None:
+        raise asked.kind
