@@ -206,6 +206,7 @@ def in_all_readers(number):
 def twice(number):
     def act():
         strike(number)
+        time.sleep(0.2)
         strike(number)
 
     before(ClassificationTask, "training_step", act)

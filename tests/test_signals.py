@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,10 @@ def test_a_step_is_finished_once_and_a_second_signal_does_not_wait(number):
         with terminable(delay):
             delay.hold()
             for _ in range(times):
+                # Those that come together are one.
                 os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)
+                time.sleep(0.2)
             finished.append(times)
             delay.release()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,6 +21,8 @@ __all__ = ["INTERRUPTED", "TERMINATED", "AtOnce", "Delay", "Terminated", "end_at
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 # How long after an exception got lost in a finaliser it is raised once more.
 _AGAIN_S = 0.1
+# How soon after one another signals are one: several may send them, and to the group of processes as well as to each.
+_SAME_S = 0.1
 # How long a process that was ended by a signal may take to clear away, its sentence said.
 _CLEARING_S = 10
 
@@ -36,7 +39,7 @@ class Terminated(SystemExit):
 
 
 class Delay:
-    """A part of the work that is finished before a signal ends it: the first one waits, the second does not.
+    """A part of the work that is finished before a signal ends it: the first one waits, a later one does not.
 
     Example:
         >>> from involution.commands.termination import Delay, terminable
@@ -169,7 +172,7 @@ class _Asked:
     def __init__(self, delay: Delay | None) -> None:
         self.kind: type[BaseException] | None = None
         self.is_over = False
-        self._delay, self._owner, self._is_lost = delay, os.getpid(), False
+        self._delay, self._owner, self._is_lost, self._answered = delay, os.getpid(), False, 0.0
         self._again: list[threading.Timer] = []
         self._hooks: tuple[Any, Any, Any] = (sys.unraisablehook, threading.excepthook, sys.excepthook)
 
@@ -180,6 +183,10 @@ class _Asked:
             if number == signal.SIGTERM:
                 os._exit(TERMINATED)
             return
+        now = time.monotonic()
+        if self.kind is not None and not self._is_lost and now - self._answered < _SAME_S:
+            return
+        self._answered = now
         kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         is_first = self.kind is None or self._is_lost
         self.kind, self._is_lost = self.kind or kind, False
