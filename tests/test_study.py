@@ -19,7 +19,7 @@ from involution import records
 from involution.commands.main import main
 from involution.errors import CommandError
 from involution.files import locked
-from involution.studies.declared import declaration, jobs, outcome
+from involution.studies.declared import declaration, drawing, jobs, outcome
 from involution.studies.declared.queue import Queue
 
 ROOT = Path(__file__).parent.parent
@@ -330,9 +330,9 @@ def test_tables_lay_published_figures_beside_ours():
     ((title, head, lines),) = outcome.tables(record)
     assert title == "K" and head[-1] == "top-1"
     assert lines[0] == ["K=3", "3", "2.00 ± 2.48", "10", "2.00", "K=3", "76.9"]
-    axes = outcome.figure(record).axes
-    assert [text.get_text() for text in axes[0].get_xticklabels()] == ["K=3", "K=5"]
-    assert list(axes[1].lines[0].get_ydata()) == [76.9, 77.4]
+    axes = drawing.draw(record).axes
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == ["K=3", "K=5"]
+    assert list(axes[1].lines[0].get_xdata()) == [76.9, 77.4]
 
 
 # The tests below train for real.

@@ -3,7 +3,7 @@
 import pytest
 
 from involution.errors import CommandError
-from involution.studies.declared import outcome
+from involution.studies.declared import drawing, outcome
 from involution.studies.declared.results import difference_of_plans, judgement
 
 
@@ -28,9 +28,11 @@ def test_the_picture_shows_all_data_and_a_table_each():
     ]
     tables = {"": [{"net": net, "label": net} for net in ("x", "y")]}
     record = {"title": "t", "metric": ["a"], "tables": tables, "published": "", "results": rows, "claims": []}
-    axes = outcome.figure(record).axes[0]
-    points = {tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"}
-    assert len(points) == 4 and sorted({text.get_text() for text in axes.texts}) == ["all", "half"]
+    axes = drawing.draw(record).axes[0]
+    seeds = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
+    assert seeds == [[3, 4], [4, 5], [3, 4], [4, 5]]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["x, all", "x, half", "y, all", "y, half"]
+    assert [text.get_text() for text in axes.texts][:2] == ["3.50 ± 6.35", "4.50 ± 6.35"]
     assert outcome.markdown(record).count("| x |") == outcome.markdown(record).count("| y |") == 2
 
 

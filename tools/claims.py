@@ -165,11 +165,21 @@ def lines(results: Path) -> list[str]:
 
 
 def studies(results: Path) -> Iterator[str]:
-    """Yield the tables of every study and property."""
+    """Yield the tables of every study and property, and the pictures of `pictures`."""
+    drawn = dict(pictures(results))
     for folder, title in (("studies", "Studies"), ("properties", "Properties")):
         paths = sorted((results / folder).glob("*.json"))
         if paths:
             yield from ["", f"## {title}"]
         for path in paths:
             record = {**records.read(path), "claims": []}
-            yield from ["", *markdown(record).rstrip().splitlines(), "", f"- {source(record, path)}"]
+            yield from ["", *markdown(record).rstrip().splitlines(), ""]
+            if path in drawn:
+                yield from [f"![{record['title']}: seeds, means and their intervals]({drawn[path]})", ""]
+            yield f"- {source(record, path)}"
+
+
+def pictures(results: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the records of studies with the places, in the folder of pages, of their pictures."""
+    for path in sorted((results / "studies").glob("*.json")):
+        yield path, f"images/study_{path.stem}.png"

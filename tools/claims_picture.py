@@ -43,9 +43,7 @@ def draw(judged: Sequence[Judged]) -> Any:
     claims = shown(judged)
     figure = new_figure(11, 1.1 + ROW_INCHES * len(claims))
     axes = figure.subplots()
-    style_axes(axes)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=LIGHT.grid, linewidth=0.8)
+    style_axes(axes, grid="x")
     axes.axvline(0, color=LIGHT.ink, linewidth=0.8)
     labels = []
     for y, one in enumerate(claims):

@@ -1,4 +1,4 @@
-"""Write tables and picture of docs/reproduction.md from the records in results/.
+"""Write tables and pictures of docs/reproduction.md from the records in results/.
 
 python -m tools.reproduction [--results results] [--docs docs]
 """
@@ -13,12 +13,11 @@ from typing import Any
 from involution import records
 from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
-from involution.studies.declared import outcome
+from involution.studies.declared import drawing, outcome
 from involution.studies.declared.outcome import with_interval
 from involution.studies.statistics import estimate
 
-from . import claims
-from .claims_picture import draw
+from . import claims, claims_picture
 from .markdown import source, table, write_picture
 from .tables import write_between
 
@@ -120,7 +119,9 @@ def main() -> None:
     arguments = parser.parse_args()
     page, results = arguments.docs / "reproduction.md", arguments.results
     write_between(page, CLAIMS, CLAIMS_END, claims.lines(results))
-    write_picture(arguments.docs / claims.PICTURE, draw(claims.judged(results)))
+    write_picture(arguments.docs / claims.PICTURE, claims_picture.draw(claims.judged(results)))
+    for path, picture in claims.pictures(results):
+        write_picture(arguments.docs / picture, drawing.draw(records.read(path)), dpi=90)
     write_between(page, BEGIN, END, [*report(results), *cifar(results), *ablation(results), *claims.studies(results)])
 
 

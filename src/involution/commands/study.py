@@ -83,12 +83,12 @@ def _write(declared: Any, rows: list[dict[str, Any]], out: Path) -> tuple[Path, 
     from .. import records
     from ..files import write_atomically
     from ..pictures.plots import png
-    from ..studies.declared import outcome
+    from ..studies.declared import drawing, outcome
 
     content = outcome.payload(declared, rows)
     path = records.write(declared.name, content, out)
     record = records.read(path)
-    write_atomically(path.with_suffix(".png"), png(outcome.figure(record)))
+    write_atomically(path.with_suffix(".png"), png(drawing.draw(record)))
     return path, outcome.markdown(record)
 
 

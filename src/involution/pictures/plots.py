@@ -63,10 +63,10 @@ def new_figure(width: float, height: float, theme: Theme = LIGHT) -> Any:
     return Figure(figsize=(width, height), facecolor=theme.paper)
 
 
-def style_axes(axes: Any, theme: Theme = LIGHT) -> None:
-    """Give axes their look: pale horizontal lines, no frame."""
+def style_axes(axes: Any, theme: Theme = LIGHT, grid: str = "y") -> None:
+    """Give axes their look: no frame, and pale lines at the ticks of the axis ``grid``."""
     axes.set_facecolor("none")
-    axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+    axes.grid(axis=grid, color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=theme.muted, length=0, labelsize=9)
     for side, spine in axes.spines.items():

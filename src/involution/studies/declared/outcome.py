@@ -1,16 +1,26 @@
-"""What a study found: its record, its tables with means and intervals, its claims with verdicts, its picture."""
+"""What a study found: its record, its tables with means and intervals, its claims with verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 from ..claims import RULE, Judged, judge, values_of
 from ..statistics import Estimate, estimate
 from .declaration import Row, Study
 
-__all__ = ["claims_table", "figure", "markdown", "payload", "signed", "summary", "tables", "with_interval"]
+__all__ = [
+    "claims_table",
+    "markdown",
+    "metric_in_words",
+    "parts_of",
+    "payload",
+    "side_of",
+    "signed",
+    "summary",
+    "tables",
+    "with_interval",
+]
 
 
 def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -47,12 +57,12 @@ def tables(record: Mapping[str, Any]) -> Iterable[tuple[str, list[str], list[lis
         record: of `payload`.
     """
     rows = record["results"]
-    parts = _parts(record)
+    parts = parts_of(record)
     has_data = parts != [""]
     for title, given in record["tables"].items():
         shown = [Row(**row) for row in given]
         published = any(row.published is not None for row in shown)
-        head = ["net", *(["data"] if has_data else []), "seeds", f"{_title(record)}, mean ± 95 % interval"]
+        head = ["net", *(["data"] if has_data else []), "seeds", f"{metric_in_words(record)}, mean ± 95 % interval"]
         head += ["parameters", "multiply-adds, M", *(["", record["published"]] if published else [])]
         lines = []
         for row in shown:
@@ -76,7 +86,7 @@ def summary(
         data: what it was trained on, empty where the study varies none.
         unit: behind what they reach.
     """
-    values = values_of(rows, _side(net, data), metric)
+    values = values_of(rows, side_of(net, data), metric)
     one = next((row for row in rows if row["net"] == net), None)
     return [
         str(len(values)),
@@ -122,55 +132,18 @@ def markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figure(record: Mapping[str, Any]) -> Any:
-    """Draw every seed's value as a point, means and their intervals; published figures beside them where there are any."""
-    from ...pictures.plots import LIGHT, new_figure, style_axes
-
-    found = list(record["tables"].items())
-    parts = _parts(record)
-    drawing = new_figure(max(4.5, 3.5 * len(found)), 3.4)
-    for axes, (title, given) in zip(drawing.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        style_axes(axes)
-        shown = [Row(**row) for row in given]
-        for (place, row), (number, part) in product(enumerate(shown), enumerate(parts)):
-            values = list(values_of(record["results"], _side(row.net, part), record["metric"]).values())
-            if not values:
-                continue
-            # What is trained on several data stands side by side.
-            x = place + 0.5 * (number - (len(parts) - 1) / 2) / len(parts)
-            one = estimate(values)
-            axes.plot([x] * len(values), values, "o", color=LIGHT.involution, markersize=4, alpha=0.5)
-            if one.n > 1:
-                axes.errorbar(x, one.mean, one.half_width, color=LIGHT.involution, capsize=4, marker="_", markersize=14)
-            if part:
-                axes.annotate(part, (x, one.mean), (5, 0), textcoords="offset points", fontsize=7, color=LIGHT.muted)
-        published = [row.published for row in shown]
-        if all(value is not None for value in published):
-            other = axes.twinx()
-            other.plot(range(len(shown)), published, "o--", color=LIGHT.muted, linewidth=1.2, markersize=4)
-            other.tick_params(colors=LIGHT.muted, labelsize=8)
-            other.spines[["top", "left"]].set_visible(False)
-            axes.set_title(f"{title} (dashed: {record['published']})", loc="left", color=LIGHT.ink, fontsize=9)
-        else:
-            axes.set_title(title or record["title"], loc="left", color=LIGHT.ink, fontsize=9)
-        axes.set_xticks(range(len(shown)), [row.label for row in shown], fontsize=8)
-        axes.margins(x=0.15, y=0.2)
-    drawing.axes[0].set_ylabel(f"{_title(record)}", color=LIGHT.muted, fontsize=9)
-    drawing.tight_layout(w_pad=2)
-    return drawing
-
-
-def _side(net: str, data: str) -> str:
+def side_of(net: str, data: str) -> str:
     """Return what `values_of` calls a net, or a net on some of the data."""
     return f"{net}/{data}" if data else net
 
 
-def _parts(record: Mapping[str, Any]) -> list[str]:
+def parts_of(record: Mapping[str, Any]) -> list[str]:
     """Return the names of what is trained on; one without a name where nothing is varied."""
     return sorted({row.get("data", "") for row in record["results"]}) or [""]
 
 
-def _title(record: Mapping[str, Any]) -> str:
+def metric_in_words(record: Mapping[str, Any]) -> str:
+    """Return the name of what a study compares."""
     metric = record["metric"]
     return metric[0] if len(metric) == 1 else f"mean of {', '.join(name.rpartition('.')[2] for name in metric)}"
 

@@ -28,9 +28,7 @@ def picture(rows: Sequence[Row], models: Sequence[str]) -> Any:
     figure = new_figure(8.4, height)
     figure.set_layout_engine("constrained")
     for axes, (dtype, batch) in zip(figure.subplots(max(1, len(panels)), squeeze=False)[:, 0], panels):
-        style_axes(axes)
-        axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", color=LIGHT.grid, linewidth=0.8)
+        style_axes(axes, grid="x")
         of_panel = [row for row in rows if (row.dtype, row.batch) == (dtype, batch)]
         for number, model in enumerate(models):
             bars = [row for row in of_panel if row.model == model and row.median_ms is not None]
