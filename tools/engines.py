@@ -30,16 +30,16 @@ def engine_tables(runs: list[dict[str, Any]]) -> list[str]:
             # Systems that do not say it have none.
             memory = [row.peak_mib for row in found if row.peak_mib is not None]
             line += [spread(times, 1) if times else "–", f"{statistics.median(memory):.0f}" if memory else "–"]
-        control = _median_row(nets[models[-1]]).median_ms if models[-1] in nets else None
+        control = _merged(nets[models[-1]]).median_ms if models[-1] in nets else None
         for model in models[:-1]:
-            own = _median_row(nets[model]).median_ms if model in nets else None
+            own = _merged(nets[model]).median_ms if model in nets else None
             line.append(f"{own / control:.2f}" if own and control else "–")
         processes = max(sum(row.processes for row in found) for found in nets.values())
         lines.append([*line, processes, f"{_most_difference(nets):.0e}"])
     size, versions = _size_and_versions(runs[0])
     head = ["engine", "dtype", "batch", *(column for m in models for column in (f"{m} ms", "peak MiB"))]
     head += [*(f"{model} / {models[-1]}" for model in models[:-1]), "processes", "largest difference"]
-    fastest = best([_median_row(found) for nets in cells.values() for found in nets.values()], models)
+    fastest = best([_merged(found) for nets in cells.values() for found in nets.values()], models)
     return [
         "",
         "Medians of processes, and the range of those of single processes; ratios are of the medians of all.",
@@ -74,7 +74,14 @@ def _most_difference(nets: dict[str, list[Row]]) -> float:
     return max(row.difference or 0.0 for rows in nets.values() for row in rows)
 
 
-def _median_row(rows: list[Row]) -> Row:
-    """Return a row whose time is the median of the medians of all processes."""
-    middle = statistics.median(value for row in rows for value in row.process_medians_ms)
-    return replace(rows[0], times_ms=(middle,), processes=1)
+def merged(runs: list[dict[str, Any]]) -> list[Row]:
+    """Return what runs measured in rows whose times are the medians of all processes."""
+    found: dict[tuple[str, str, int, str], list[Row]] = {}
+    for row in (Row.of(result) for run in runs for result in run["results"] if result["times_ms"]):
+        found.setdefault((row.engine, row.dtype, row.batch, row.model), []).append(row)
+    return [_merged(rows) for rows in found.values()]
+
+
+def _merged(rows: list[Row]) -> Row:
+    times = tuple(value for row in rows for value in row.process_medians_ms)
+    return replace(rows[0], times_ms=times, processes=len(times))

@@ -1,5 +1,7 @@
 """Write the tables of README.md from the records in results/: the operator, RedNet-50 beside ResNet-50, engines, accuracies.
 
+The picture of the engines as well, beside the page.
+
 python -m tools.front_page [--results results] [--readme README.md]
 """
 
@@ -14,11 +16,12 @@ from typing import Any
 from involution import records
 from involution.studies.claims import judge, values_of
 from involution.studies.declared.outcome import signed, with_interval
-from involution.studies.latency.results import Row
+from involution.studies.latency.drawing import picture
 from involution.studies.statistics import estimate
 
 from . import claims
-from .markdown import spread, table
+from .engines import merged
+from .markdown import spread, table, write_picture
 from .tables import median_of, runs_of, write_between
 
 OPERATOR, OPERATOR_END = "<!-- operator: made by python -m tools.front_page -->", "<!-- end of operator -->"
@@ -63,6 +66,9 @@ _ENGINES = {
     "onnxruntime": "ONNX Runtime, standard operators",
 }
 _BATCHES = (1, 8)
+_NETS = ("rednet50", "resnet50")
+# Beside the page.
+_PICTURE = "docs/images/engines.png"
 # What was trained with RedNet and with ResNet: record, and the names of the two nets in it.
 _TRAINED = (
     ("CIFAR-10, RedNet-14 of an eighth of the width: accuracy, %", "cifar10", "rednet14_eighth", "resnet14_eighth"),
@@ -107,14 +113,12 @@ def nets(results: Path) -> Iterator[str]:
 
 def engines(runs: list[dict[str, Any]]) -> Iterator[str]:
     """Yield both nets' times in float32 in each engine, medians of the processes of all runs, and RedNet-50's share."""
-    measured: dict[tuple[str, int, str], list[float]] = {}
-    for row in (Row.of(result) for run in runs for result in run["results"] if result["dtype"] == "float32"):
-        measured.setdefault((row.engine, row.batch, row.model), []).extend(row.process_medians_ms)
+    measured = {(row.engine, row.batch, row.model): row for row in merged(runs) if row.dtype == "float32"}
     rows = []
     for engine, label in _ENGINES.items():
         cells = []
         for batch in _BATCHES:
-            times = [statistics.median(measured[engine, batch, model]) for model in ("rednet50", "resnet50")]
+            times = [statistics.median(measured[engine, batch, model].times_ms) for model in _NETS]
             cells += [*(f"{time:.3g} ms" for time in times), f"{times[0] / times[1]:.2f}"]
         rows.append([label, *cells])
     head = [text for batch in _BATCHES for text in (f"batch {batch}, RedNet-50", "ResNet-50", "share")]
@@ -158,7 +162,9 @@ def main() -> None:
     arguments = parser.parse_args()
     write_between(arguments.readme, OPERATOR, OPERATOR_END, operator(_runs(arguments.results, "operator-cpu-*")))
     write_between(arguments.readme, NETS, NETS_END, nets(arguments.results))
-    write_between(arguments.readme, ENGINES, ENGINES_END, engines(_runs(arguments.results, "engines-cpu-*")))
+    in_engines = _runs(arguments.results, "engines-cpu-*")
+    write_between(arguments.readme, ENGINES, ENGINES_END, engines(in_engines))
+    write_picture(arguments.readme.parent / _PICTURE, picture(merged(in_engines), _NETS))
     write_between(arguments.readme, ACCURACIES, ACCURACIES_END, accuracies(arguments.results))
 
 

@@ -1,4 +1,4 @@
-"""The picture of the latency table: a panel for a dtype and a batch, a group of bars for an engine."""
+"""The picture of the latency table: a panel for every dtype and batch, a group of bars for every engine."""
 
 from __future__ import annotations
 
@@ -14,33 +14,54 @@ __all__ = ["picture"]
 # The control is grey; the nets before it have these colours in turn.
 _COLOURS = (LIGHT.involution, LIGHT.convolution, "#2b8a3e", "#9c36b5", "#e67700")
 
+_PANEL_INCHES, _BAR_INCHES, _LABELS_INCHES, _PLOT_INCHES = 0.9, 0.15, 2.2, 4.4
+
 
 def picture(rows: Sequence[Row], models: Sequence[str]) -> Any:
-    """Return a figure of medians, with a line up to the 90th percentile; what was not measured has its place and no bar.
+    """Return a figure of medians, with a line up to the 90th percentile.
+
+    A row of panels for every dtype and a column for every batch. An engine stands in the rows of the dtypes that something was
+    measured in; what was not, has its place there and no bar.
 
     Args:
         rows: of the table.
         models: in the order of the bars, the control last.
     """
-    panels = list(dict.fromkeys((row.dtype, row.batch) for row in rows))
-    engines = [name for name in ENGINES if any(row.engine == name for row in rows)]
-    height = 0.9 + max(1, len(panels)) * (0.9 + 0.22 * len(engines) * (len(models) + 1))
-    figure = new_figure(8.4, height)
+    dtypes, batches = list(dict.fromkeys(row.dtype for row in rows)), sorted({row.batch for row in rows})
+    engines = {
+        dtype: [name for name in ENGINES if any(row.engine == name and row.dtype == dtype for row in _measured(rows))]
+        for dtype in dtypes
+    }
+    heights = [_PANEL_INCHES + _BAR_INCHES * len(engines[dtype]) * (len(models) + 1) for dtype in dtypes] or [1.0]
+    figure = new_figure(_LABELS_INCHES + _PLOT_INCHES * max(1, len(batches)), sum(heights))
     figure.set_layout_engine("constrained")
-    for axes, (dtype, batch) in zip(figure.subplots(max(1, len(panels)), squeeze=False)[:, 0], panels):
-        style_axes(axes, grid="x")
-        of_panel = [row for row in rows if (row.dtype, row.batch) == (dtype, batch)]
-        for number, model in enumerate(models):
-            bars = [row for row in of_panel if row.model == model and row.median_ms is not None]
-            _draw(axes, bars, model, number, models, engines)
-        axes.set_yticks(range(len(engines)), [ENGINES[name].title for name in engines])
-        axes.set_ylim(len(engines) - 0.5, -0.5)
-        axes.set_xlim(left=0)
-        axes.set_title(f"{dtype}, batch {batch}", loc="left", fontsize=11, color=LIGHT.ink)
-        axes.set_xlabel("milliseconds, median and 90th percentile", fontsize=9, color=LIGHT.muted)
-        if axes.containers:
-            axes.legend(frameon=False, fontsize=9, loc="best")
+    grid = figure.subplots(len(heights), max(1, len(batches)), squeeze=False, height_ratios=heights)
+    for line, dtype in zip(grid, dtypes):
+        for axes, batch in zip(line, batches):
+            shown = [row for row in _measured(rows) if (row.dtype, row.batch) == (dtype, batch)]
+            _draw_panel(axes, shown, models, engines[dtype], f"{dtype}, batch {batch}")
+        for axes in line[1:]:
+            axes.set_yticklabels([])
     return figure
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.median_ms is not None]
+
+
+def _draw_panel(axes: Any, rows: Sequence[Row], models: Sequence[str], engines: Sequence[str], title: str) -> None:
+    style_axes(axes, grid="x")
+    for number, model in enumerate(models):
+        _draw(axes, [row for row in rows if row.model == model], model, number, models, engines)
+    axes.set_yticks(range(len(engines)), [ENGINES[name].title for name in engines])
+    axes.set_ylim(len(engines) - 0.5, -0.5)
+    # For the figures behind the bars.
+    axes.margins(x=0.14)
+    axes.set_xlim(left=0)
+    axes.set_title(title, loc="left", fontsize=11, color=LIGHT.ink)
+    axes.set_xlabel("milliseconds, median and 90th percentile", fontsize=9, color=LIGHT.muted)
+    if axes.containers:
+        axes.legend(frameon=False, fontsize=9, loc="best")
 
 
 def _draw(
