@@ -2,7 +2,8 @@
 
 python -m tools.curves NAME=RUN … --keys train_loss val_miou [--output docs/images/curves.png]
 
-Each of NAME=RUN is a title and the folder of a training of ``involution fit``; each key is a column of its metrics.csv.
+Each of NAME=RUN is a title and the folder of a training of ``involution fit``; each key is a column of its metrics.csv. The
+first has involution's colour, the second convolution's.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import argparse
 import csv
 from pathlib import Path
 
+from matplotlib.ticker import MaxNLocator
+
+from involution.pictures.plots import LIGHT, new_figure, style_axes
+
 from .markdown import write_picture
 
-COLOURS = ("#3b6fd4", "#e8590c", "#2b8a3e", "#862e9c")
+COLOURS = (LIGHT.involution, LIGHT.convolution, "#2b8a3e", "#862e9c")
 # Different ones, to see curves that lie on each other.
 STYLES = ("-", "--", "-.", ":")
 
@@ -35,10 +40,7 @@ def main() -> None:
     parser.add_argument("--keys", nargs="+", default=["train_loss", "val_miou"])
     parser.add_argument("--output", type=Path, default=Path("docs/images/curves.png"))
     arguments = parser.parse_args()
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(4.6 * len(arguments.keys), 3.2))
+    figure = new_figure(4.6 * len(arguments.keys), 3.2)
     for axes, key in zip(figure.subplots(1, len(arguments.keys), squeeze=False)[0], arguments.keys, strict=True):
         for colour, style, entry in zip(COLOURS, STYLES, arguments.runs, strict=False):
             name, _, run = entry.partition("=")
@@ -47,11 +49,10 @@ def main() -> None:
                 raise SystemExit(f"{run} has no logs with a column {key}")
             marker = "o" if len(epochs) < 12 else ""
             axes.plot(epochs, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
-        axes.set_title(key, loc="left", fontsize=10)
-        axes.set_xlabel("epoch", fontsize=9)
+        axes.set_title(key, loc="left", fontsize=10, color=LIGHT.ink)
+        axes.set_xlabel("epoch", fontsize=9, color=LIGHT.muted)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axes.grid(color="#e4e7ec")
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes)
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     write_picture(arguments.output, figure)
