@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from struck import PLACES
 
+from involution.commands import termination
 from involution.commands.main import main
 from involution.commands.termination import Delay, Terminated, terminable
 
@@ -107,8 +108,9 @@ def test_every_command_ends_with_the_status_of_the_signal(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", STATUSES, ids=lambda number: number.name)
-def test_a_step_is_finished_once_and_a_second_signal_does_not_wait(number):
-    delay, finished = Delay(), []
+def test_a_step_is_finished_once_and_a_second_signal_does_not_wait(number, monkeypatch):
+    delay, finished, now = Delay(), [], [100.0]
+    monkeypatch.setattr(termination, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def step(times):
         with terminable(delay):
@@ -117,7 +119,7 @@ def test_a_step_is_finished_once_and_a_second_signal_does_not_wait(number):
                 # Those that come together are one.
                 os.kill(os.getpid(), number)
                 os.kill(os.getpid(), number)
-                time.sleep(0.2)
+                now[0] += 0.2
             finished.append(times)
             delay.release()
 
