@@ -3,7 +3,7 @@
     python -m benchmarks.properties shifts [--pair REDNET RESNET] … [--images 2500] [--data-root DATA]
     python -m benchmarks.properties overfitting [--pair REDNET RESNET] … [--data-root DATA]
     python -m benchmarks.properties receptive [--seeds 10]
-    python -m benchmarks.properties dropout [--dataset mnist] [--epochs 3] [--seeds 3] [--data-root DATA]
+    python -m benchmarks.properties dropout [--dataset mnist] [--epochs 10] [--seeds 3] [--data-root DATA]
 
 A pair is two classifiers of CIFAR-10 of one seed, by timm's name or the folder of a run's model; by default those that come
 with the library. Several pairs are several seeds.
@@ -159,7 +159,8 @@ def field_values(strength: torch.Tensor) -> dict[str, float]:
 
 
 def measure_dropout(arguments: argparse.Namespace) -> dict[str, Any]:
-    recipe = replace(RECIPES[arguments.dataset, "published"], epochs=arguments.epochs)
+    recipe = RECIPES[arguments.dataset, "published"]
+    recipe = replace(recipe, epochs=arguments.epochs or recipe.epochs)
     data = SmallImages(
         arguments.dataset, arguments.data_root, batch_size=recipe.batch_size, scaling=recipe.scaling, download=False
     )
@@ -194,12 +195,18 @@ def measure_dropout(arguments: argparse.Namespace) -> dict[str, Any]:
         {
             **common,
             "metric": f"test_less_train_{how}_dropout_points",
-            "note": f"its {arguments.dataset} net, judged {how} dropout",
+            "note": f"its {arguments.dataset} net after {recipe.epochs} epochs, judged {how} dropout",
         }
         for how in ("with", "without")
     ]
     title = f"Test accuracy less training accuracy of the report's convolution net on {arguments.dataset}, points"
-    return {"title": title, "metric": ["test_less_train_without_dropout_points"], "claims": claims, "results": rows}
+    return {
+        "title": title,
+        "settings": {"epochs": recipe.epochs},
+        "metric": ["test_less_train_without_dropout_points"],
+        "claims": claims,
+        "results": rows,
+    }
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -216,7 +223,7 @@ def main() -> None:
     parser.add_argument("--pair", nargs=2, action="append", metavar=("REDNET", "RESNET"))
     parser.add_argument("--images", type=int, default=2500)
     parser.add_argument("--dataset", default="mnist", choices=("digits", "mnist"))
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="those of the report's training by default")
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--data-root")
     parser.add_argument("--results", type=Path, default=Path("results/properties"))

@@ -36,6 +36,8 @@ def test_differences_pair_where_seeds_do():
     assert difference({**of, 7: 1000.0}, than) == paired
     assert difference({0: 1.0}, {0: 3.0}).mean == -2.0 and difference({0: 1.0}, {0: 3.0}).p is None
     assert difference({0: 1.0}, {1: 3.0, 2: 4.0}).low == -math.inf
+    # Of one value the other side's of its seed is the best to compare it with.
+    assert difference({0: 1.0}, {0: 0.5, 1: 9.0}).mean == 0.5
     with pytest.raises(ValueError, match="on both sides"):
         difference({}, {0: 1.0})
 
@@ -111,6 +113,31 @@ def test_a_study_decides_nothing_before_all_its_seeds_are_there():
     record = {"metric": "a", "results": ROWS, "claims": [claim], "study": {"seeds": [0, 1, 2]}}
     assert judge(record)[0].verdict == "undecided at n = 2 of 3"
     assert judge({**record, "study": {"seeds": [0, 1]}})[0].verdict == "supported"
+
+
+def test_seeds_that_were_seen_decide_nothing():
+    rows = [
+        {"net": net, "seed": seed, "values": {"large": value + seed, "small": 1.0 + seed}}
+        for net, value in (("a", 5.0), ("b", 3.0))
+        for seed in range(4)
+    ]
+    # No two differences alike, or there were no interval to speak of.
+    rows[0]["values"]["large"] = 5.1
+    rows[3]["values"]["large"] = 8.1
+    claim = {"words": "a is better", "source": "us", "of": "a", "than": "b", "metric": "large"}
+    gain = {**claim, "of": "a less b", "than": "a less b", "than_metric": "small"}
+    seen = ({"seen": [0]}, {"seen": [0, 1, 2]}, {"seen": [0, 1, 2, 3]})
+    record = {"metric": ["large"], "results": rows, "claims": [claim, *({**claim, **one} for one in seen), gain]}
+    judged = judge(record)
+    assert [one.verdict for one in judged] == [
+        "supported",
+        "supported",
+        "undecided at n = 1 unseen",
+        "undecided at n = 0 unseen",
+        "supported",
+    ]
+    assert all(one.found.n == 4 and one.found.mean == pytest.approx(2.05) for one in judged)
+    assert judged[-1].claim.sides == "a less b, large less small"
 
 
 def test_claims_of_a_record_are_judged():

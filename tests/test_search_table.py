@@ -211,6 +211,8 @@ def test_answers_come_with_intervals_and_are_the_same_again(recorded):
     # The accuracies here do not depend on the seed, and the first epoch's are a third of the last one's.
     for name in ("another seed", "oracle", "first epoch"):
         assert ranks[name]["spearman"]["value"] == pytest.approx(1) == ranks[name]["kendall"]["value"]
+        if name != "another seed":
+            assert ranks[name]["spearman_of_several_seeds"]["value"] == pytest.approx(1)
     assert ranks["params"]["spearman"]["low"] < 0 < ranks["params"]["spearman"]["high"]
     assert found["searches"].keys() == found["spaces"].keys() == {"params", "macs"}
     for cost in ("params", "macs"):

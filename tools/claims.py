@@ -104,8 +104,12 @@ def older(results: Path) -> Iterator[Found]:
         values = {f"test.iou_percent.{name}": value for name, value in judged["iou_percent"].items()}
         rows.append(row(path.stem, 0, {"test.miou_percent": judged["miou_percent"], **values}))
     declared = of_study("camvid", rows)
-    notes = [claim["note"].removesuffix(PRETRAINED) for claim in declared["claims"]]
-    declared["claims"] = [{**c, "note": f"{note}; from scratch"} for c, note in zip(declared["claims"], notes)]
+    declared["claims"] = [
+        # Seeds that were seen are those of the nets with pretrained backbones.
+        {**{key: value for key, value in claim.items() if key != "seen"}, "note": f"{note}; from scratch"}
+        for claim in declared["claims"]
+        for note in [claim["note"].removesuffix(PRETRAINED)]
+    ]
     yield "camvid_from_scratch", declared, streets
 
 

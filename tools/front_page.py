@@ -59,6 +59,9 @@ _TREATMENTS = (
     ),
 )
 _ENGINES = {
+    "eager": "PyTorch",
+    "folded": "PyTorch, norms folded",
+    "compiled": "PyTorch, compiled",
     "openvino-extension": "OpenVINO, extension",
     "onnxruntime-custom": "ONNX Runtime, one node per involution",
     "aotinductor": "AOTInductor",

@@ -54,6 +54,7 @@ def report(folder: Path) -> Iterator[str]:
                     f"{reported.params:,}" if reported else "",
                     duration(epochs * seconds) if seconds else "",
                     duration(reported.cpu_s) if reported else "",
+                    duration(reported.gpu_s) if reported else "",
                 ]
             )
     if rows:
@@ -68,7 +69,12 @@ def report(folder: Path) -> Iterator[str]:
             "parameters",
             "reported",
         ]
-        yield from ["## The report's table", "", *table([*head, "training", "reported, CPU"], rows), ""]
+        yield from [
+            "## The report's table",
+            "",
+            *table([*head, "training", "reported, CPU", "reported, GPU"], rows),
+            "",
+        ]
         yield "Training is the epochs times what one takes on a machine that does nothing else (last record)."
         yield ""
         yield from (f"- {source(records.read(path), path)}" for path in [*paths, *timing])

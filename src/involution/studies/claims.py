@@ -9,14 +9,16 @@ from typing import Any
 from ..schema import find_problem
 from .statistics import Estimate, difference, estimate
 
-__all__ = ["LESS", "RULE", "Claim", "Judged", "judge", "values_of", "verdict"]
+__all__ = ["LESS", "RULE", "Claim", "Judged", "judge", "metric_in_words", "values_of", "verdict"]
 
 RULE = (
     "A claim says that a difference of means (or a mean) is above a bound, zero where none is named. It is supported where "
     "the whole 95 % interval (Student's t; of differences within seeds where seeds pair, else Welch's) lies above the "
     "bound, refuted where it lies below, and otherwise undecided. A claim that something is about equal says within how "
     "much; it is supported where the interval lies inside, refuted where it lies outside. One value has no interval: "
-    "undecided at n = 1. A study decides nothing before all its seeds are there: undecided at n = 2 of 3."
+    "undecided at n = 1. A study decides nothing before all its seeds are there: undecided at n = 2 of 3. Seeds whose results "
+    "were known when a claim was written count in what was measured and not in its verdict: undecided at n = 1 unseen. Of many "
+    "verdicts at 95 %, one in twenty errs."
 )
 # Between two sides whose difference is meant.
 LESS = " less "
@@ -26,8 +28,10 @@ FORM = {
     "of": str,
     "than?": str,
     "metric?": (str, [str]),
+    "than_metric?": (str, [str]),
     "by?": float,
     "within?": float,
+    "seen?": [int],
     "note?": str,
 }
 
@@ -42,8 +46,10 @@ class Claim:
         of: the net, or ``NET/DATA``, whose values should be the larger; ``A less B`` is the difference of two within seeds.
         than: what it is compared with, likewise; None for a claim about the values themselves.
         metric: key of the values, or keys whose mean they are.
+        than_metric: those of ``than``; empty for the same.
         by: the bound that the difference, or the mean, has to be above.
         within: instead, how far the difference may be from zero on either side.
+        seen: seeds whose results were known when the claim was written; they decide nothing.
         note: what else has to be known to judge.
     """
 
@@ -52,13 +58,17 @@ class Claim:
     of: str
     than: str | None = None
     metric: tuple[str, ...] = ()
+    than_metric: tuple[str, ...] = ()
     by: float = 0.0
     within: float | None = None
+    seen: tuple[int, ...] = ()
     note: str = ""
 
     @property
     def sides(self) -> str:
-        """What is measured: its side, or both with "less" between them."""
+        """What is measured: its side, or both with "less" between them; of the same nets, their figures."""
+        if self.than_metric and self.of == self.than:
+            return f"{self.of}, {metric_in_words(self.metric)}{LESS}{metric_in_words(self.than_metric)}"
         both = [
             f"({side})" if LESS in side and self.than is not None else side for side in (self.of, self.than) if side
         ]
@@ -84,8 +94,10 @@ class Claim:
         unknown = sorted(set(data) - {key.removesuffix("?") for key in FORM}) if not problem else []
         if problem or unknown:
             raise ValueError(f"a claim is not of the form expected: {problem or f'unknown key {unknown[0]!r}'}")
-        chosen = data.get("metric", metric)
-        return cls(**{**data, "metric": (chosen,) if isinstance(chosen, str) else tuple(chosen)})
+        given = {"metric": metric, **data}
+        for key in given.keys() & {"metric", "than_metric", "seen"}:
+            given[key] = (given[key],) if isinstance(given[key], str) else tuple(given[key])
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -103,8 +115,13 @@ class Judged:
     verdict: str
 
 
+def metric_in_words(metric: Sequence[str]) -> str:
+    """Return the name of a value, or what the mean is of."""
+    return metric[0] if len(metric) == 1 else f"mean of {', '.join(name.rpartition('.')[2] for name in metric)}"
+
+
 def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = None, asked: int | None = None) -> str:
-    """Return ``"supported"``, ``"refuted"``, ``"undecided at n = …"`` or ``"not measured"`` by `RULE`.
+    """Return ``"supported"``, ``"refuted"``, ``"undecided at n = …"`` or ``"not measured"``.
 
     Args:
         found: what was measured.
@@ -177,9 +194,19 @@ def judge(record: Mapping[str, Any]) -> list[Judged]:
 
 
 def _judged(claim: Claim, rows: Sequence[Mapping[str, Any]], asked: int | None) -> Judged:
+    found = _found(claim, rows)
+    if found is None or not claim.seen or (asked is not None and found.n < asked):
+        return Judged(claim, found, verdict(found, by=claim.by, within=claim.within, asked=asked))
+    unseen = _found(claim, [row for row in rows if row["seed"] not in claim.seen])
+    if unseen is None:
+        return Judged(claim, found, "undecided at n = 0 unseen")
+    decided = verdict(unseen, by=claim.by, within=claim.within)
+    return Judged(claim, found, f"{decided} unseen" if decided.startswith("undecided") else decided)
+
+
+def _found(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Estimate | None:
     of = values_of(rows, claim.of, claim.metric)
-    than = values_of(rows, claim.than, claim.metric) if claim.than is not None else None
+    than = None if claim.than is None else values_of(rows, claim.than, claim.than_metric or claim.metric)
     if not of or than == {}:
-        return Judged(claim, None, verdict(None))
-    found = estimate(list(of.values())) if than is None else difference(of, than)
-    return Judged(claim, found, verdict(found, by=claim.by, within=claim.within, asked=asked))
+        return None
+    return estimate(list(of.values())) if than is None else difference(of, than)

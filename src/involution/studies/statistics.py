@@ -64,8 +64,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 def difference(of: Mapping[int, float], than: Mapping[int, float]) -> Estimate:
     """Return the mean of ``of`` less that of ``than``.
 
-    Where two seeds or more are in both, it is the mean of the differences within these seeds (a paired t-test): nets of
-    one seed see the same images in the same order. Else the groups are independent (Welch's t-test).
+    Where two seeds or more are in both, or the only one of a side, it is the mean of the differences within these seeds (a
+    paired t-test): nets of one seed see the same images in the same order. Else the groups are independent (Welch's t-test).
 
     Args:
         of: values by seed.
@@ -75,7 +75,7 @@ def difference(of: Mapping[int, float], than: Mapping[int, float]) -> Estimate:
         ValueError: one of them is empty.
     """
     common = sorted(of.keys() & than.keys())
-    if len(common) > 1 or (common and len(of) == len(than) == 1):
+    if len(common) > 1 or (common and min(len(of), len(than)) == 1):
         paired = [of[seed] - than[seed] for seed in common]
         found = estimate(paired)
         p = None if found.n == 1 else _two_sided(found.mean, stdev(paired) / math.sqrt(found.n), found.n - 1)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...pictures.plots import LIGHT, new_figure, style_axes
-from ..claims import values_of
+from ..claims import metric_in_words, values_of
 from ..statistics import estimate
 from .declaration import Row
-from .outcome import metric_in_words, parts_of, side_of, with_interval
+from .outcome import parts_of, side_of, with_interval
 
 __all__ = ["draw"]
 
@@ -69,7 +69,7 @@ def _draw_seeds(axes: Any, title: str, lines: Sequence[tuple[Row, str]], record:
     axes.set_yticks(range(len(lines)), [", ".join(filter(None, (row.label, part))) for row, part in lines])
     axes.tick_params(axis="y", labelcolor=LIGHT.ink)
     axes.set_title(title, loc="left", fontsize=10, color=LIGHT.ink)
-    axes.set_xlabel(metric_in_words(record), fontsize=9, color=LIGHT.muted)
+    axes.set_xlabel(metric_in_words(record["metric"]), fontsize=9, color=LIGHT.muted)
 
 
 def _draw_published(axes: Any, lines: Sequence[tuple[Row, str]], what: str) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..claims import RULE, Judged, judge, values_of
+from ..claims import RULE, Judged, judge, metric_in_words, values_of
 from ..statistics import Estimate, estimate
 from .declaration import Row, Study
 
 __all__ = [
     "claims_table",
     "markdown",
-    "metric_in_words",
     "parts_of",
     "payload",
     "side_of",
@@ -62,7 +61,12 @@ def tables(record: Mapping[str, Any]) -> Iterable[tuple[str, list[str], list[lis
     for title, given in record["tables"].items():
         shown = [Row(**row) for row in given]
         published = any(row.published is not None for row in shown)
-        head = ["net", *(["data"] if has_data else []), "seeds", f"{metric_in_words(record)}, mean ± 95 % interval"]
+        head = [
+            "net",
+            *(["data"] if has_data else []),
+            "seeds",
+            f"{metric_in_words(record['metric'])}, mean ± 95 % interval",
+        ]
         head += ["parameters", "multiply-adds, M", *(["", record["published"]] if published else [])]
         lines = []
         for row in shown:
@@ -140,12 +144,6 @@ def side_of(net: str, data: str) -> str:
 def parts_of(record: Mapping[str, Any]) -> list[str]:
     """Return the names of what is trained on; one without a name where nothing is varied."""
     return sorted({row.get("data", "") for row in record["results"]}) or [""]
-
-
-def metric_in_words(record: Mapping[str, Any]) -> str:
-    """Return the name of what a study compares."""
-    metric = record["metric"]
-    return metric[0] if len(metric) == 1 else f"mean of {', '.join(name.rpartition('.')[2] for name in metric)}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
