@@ -38,6 +38,7 @@ def test_differences_pair_where_seeds_do():
     assert difference({0: 1.0}, {1: 3.0, 2: 4.0}).low == -math.inf
     # Of one value the other side's of its seed is the best to compare it with.
     assert difference({0: 1.0}, {0: 0.5, 1: 9.0}).mean == 0.5
+    assert difference({0: 1.0}, {0: 0.5, 1: 9.5}, pairs=False).mean == -4.0
     with pytest.raises(ValueError, match="on both sides"):
         difference({}, {0: 1.0})
 

@@ -40,7 +40,8 @@ def gains(results: Path) -> Iterator[str]:
         for net in nets:
             values = [values_of(record["results"], net, of["metric"]) for record in (of, than)]
             cells = [f"{with_interval(estimate(list(one.values())))} (n = {len(one)})" for one in values]
-            rows.append([label, net, *cells, signed(difference(*values))])
+            # Of other recipes: in the order of their images, too.
+            rows.append([label, net, *cells, signed(difference(*values, pairs=False))])
         used += [*of_paths, *than_paths] if nets else []
     yield from table(["", "net", "from these weights", "from random ones", "difference"], rows)
     yield ""

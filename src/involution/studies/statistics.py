@@ -61,7 +61,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(n, middle, middle - half, middle + half)
 
 
-def difference(of: Mapping[int, float], than: Mapping[int, float]) -> Estimate:
+def difference(of: Mapping[int, float], than: Mapping[int, float], *, pairs: bool = True) -> Estimate:
     """Return the mean of ``of`` less that of ``than``.
 
     Where two seeds or more are in both, or the only one of a side, it is the mean of the differences within these seeds (a
@@ -70,11 +70,12 @@ def difference(of: Mapping[int, float], than: Mapping[int, float]) -> Estimate:
     Args:
         of: values by seed.
         than: values by seed.
+        pairs: whether trainings of one seed have more in common than their number.
 
     Raises:
         ValueError: one of them is empty.
     """
-    common = sorted(of.keys() & than.keys())
+    common = sorted(of.keys() & than.keys()) if pairs else []
     if len(common) > 1 or (common and min(len(of), len(than)) == 1):
         paired = [of[seed] - than[seed] for seed in common]
         found = estimate(paired)
