@@ -188,7 +188,8 @@ def test_the_picture_of_claims_shows_each_that_has_an_interval():
     ]
     judged = judge({"metric": "a", "results": rows, "claims": claims})
     assert claims_picture.counts(judged) == (
-        "Of 4 claims 1 are supported, 1 refuted and 1 undecided, 1 of those for want of a second seed; 1 are not measured."
+        "Of 4 claims, some of them the same on other data, 1 are supported, 1 refuted and 1 undecided, 1 of those for want of a "
+        "second seed; 1 are not measured."
     )
     axes = claims_picture.draw(judged).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["more", "less"]

@@ -33,8 +33,8 @@ def counts(judged: Sequence[Judged]) -> str:
     of_one = sum(one.found is not None and one.found.n == 1 for one in judged)
     return (
         f"Of {len(judged)} claims, some of them the same on other data, {verdicts.count('supported')} are supported, "
-        f"{verdicts.count('refuted')} refuted and {verdicts.count('undecided')} undecided, {of_one} of those for want of a second seed; "
-        f"{verdicts.count('not measured')} are not measured."
+        f"{verdicts.count('refuted')} refuted and {verdicts.count('undecided')} undecided, {of_one} of those for want of a "
+        f"second seed; {verdicts.count('not measured')} are not measured."
     )
 
 
