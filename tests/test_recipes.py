@@ -217,6 +217,29 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_the_librarys_own_are_found_from_any_folder(tmp_path, monkeypatch, capsys):
+    """By commands, and by files that name them."""
+    pytest.importorskip("optuna")
+    from involution.studies.declared import declaration
+    from involution.studies.search import table
+
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text("base: recipes/cifar10/rednet14_eighth.yaml\ntrainer: {max_epochs: 2}\n")
+    assert resolve(own)["trainer"]["max_epochs"] == 2 and "data" in resolve(own)
+    study = own.with_name("study.yaml")
+    net = "a: {recipe: recipes/cifar10/rednet14_eighth.yaml}"
+    study.write_text(f"{{title: t, metric: val_accuracy, seeds: [0], nets: {{{net}}}}}")
+    known = declaration.read(declaration.find("cifar10")).plans["rednet14_eighth"]
+    assert declaration.read(study).plans["a"]["data"] == known["data"]
+    assert len(table.read("recipes/tables/random_nets_digits.yaml").nets()) > 1
+    assert main(["study", "gone"]) == 2
+    assert "there is no study 'gone'; name a file, or one of ablations, " in capsys.readouterr().err
+    assert main(["search", "--budget", "0s"]) == 2
+    assert "no net was trained within the budget" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--config", "-c", "--config="])
 def test_a_delta_merges_into_its_base(folder, capsys, flag):
     path = str(folder / "middle" / "delta.yaml")

@@ -1,5 +1,6 @@
 """Schedules that end with the training: filled from the trainer, stepped in their own unit, refused where they would end before."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -27,18 +28,42 @@ class Rates(Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(schedule, epochs=4, **options):
-    """Return the rates of the steps of a training of five batches an epoch."""
+def rates(schedule, epochs=4, lr=1.0, ckpt_path=None, save=None, **options):
+    """Return the rates of the steps of a training of five batches an epoch, from a checkpoint on; save one at its end."""
     loader = DataLoader(TensorDataset(torch.randn(10, 1, 4, 4), torch.arange(10) % 2), batch_size=2)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    task = ClassificationTask(net, 2, optimizer=partial(torch.optim.SGD, lr=1.0), lr_scheduler=schedule)
+    task = ClassificationTask(net, 2, optimizer=partial(torch.optim.SGD, lr=lr), lr_scheduler=schedule)
     kept = Rates()
     trainer = Trainer(
         accelerator="cpu", max_epochs=epochs, logger=False, enable_model_summary=False, enable_progress_bar=False,
         enable_checkpointing=False, callbacks=[kept], **options,
     )  # fmt: skip
-    trainer.fit(task, loader)
+    trainer.fit(task, loader, ckpt_path=ckpt_path)
+    if save is not None:
+        trainer.save_checkpoint(save)
     return kept.rates
+
+
+@pytest.mark.parametrize("schedule", [COSINE, partial(PolyLR, min_lr=0.0)])
+def test_a_training_that_goes_on_has_the_rates_of_its_length_and_configuration(schedule, tmp_path):
+    last = tmp_path / "last.ckpt"
+    rates(schedule, 2, save=last)
+    whole = rates(schedule, 4)
+    # The checkpoint is of the end of a shorter one, where the rate is zero.
+    assert rates(schedule, 4, ckpt_path=last) == whole[10:]
+    assert rates(schedule, 4, lr=0.5, ckpt_path=last) == pytest.approx([rate / 2 for rate in whole[10:]])
+
+
+def test_where_the_checkpoints_rate_holds_it_is_said(tmp_path):
+    last = tmp_path / "last.ckpt"
+    halved = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    for schedule in (None, halved):
+        rates(schedule, 2, save=last)
+        with pytest.warns(InvolutionWarning, match="rate 1 of the checkpoint, not the 0.1 of the configuration"):
+            assert max(rates(schedule, 3, lr=0.1, ckpt_path=last)) >= 0.25
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InvolutionWarning)
+            rates(schedule, 3, ckpt_path=last)
 
 
 def test_a_cosine_ends_with_the_training():

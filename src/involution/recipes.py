@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import CommandError, in_one_line
 
-__all__ = ["find", "leaves", "load", "merge", "resolve"]
+__all__ = ["beside", "find", "leaves", "load", "merge", "names", "resolve"]
 
 # Where an installed library has the recipes, and where a checkout has them.
 _PLACES = (Path(__file__).with_name("_shipped") / "recipes", Path(__file__).parents[2] / "recipes")
@@ -32,11 +32,28 @@ def find(path: str | os.PathLike[str]) -> Path:
     return next((place / inside for place in _PLACES if (place / inside).is_file()), given)
 
 
+def names(folder: str) -> list[str]:
+    """Return the names of the recipes in a folder of ``recipes/``: of this folder's, or, where it has none, the library's."""
+    places = [place / folder for place in (Path("recipes"), *_PLACES)]
+    return next((found for place in places if (found := sorted(file.stem for file in place.glob("*.yaml")))), [])
+
+
+def beside(file: Path, path: str) -> Path:
+    """Return the path of what a file names: relative to the file's own place, or one of the library's own (``recipes/…``).
+
+    Args:
+        file: that names it.
+        path: as it stands there; where there is neither, the result is relative to the file's place.
+    """
+    near, own = file.parent / path, find(path)
+    return own if not near.exists() and own.is_file() else near
+
+
 def resolve(path: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return a recipe merged into the one that it names as its ``base``, and so on to the one that names none.
 
     Args:
-        path: of the recipe; the path in ``base`` is relative to the file that holds it.
+        path: of the recipe; the path in ``base`` is that of `beside`.
         above: the recipes, resolved paths, that led here by their ``base``.
 
     Raises:
@@ -54,7 +71,7 @@ def resolve(path: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> dict[
     base = recipe.pop("base")
     if not isinstance(base, str):
         raise CommandError(f"{os.path.relpath(file)} has base {base!r}; expected the path of one recipe")
-    return merge(resolve(file.parent / base, (*above, file)), recipe)
+    return merge(resolve(beside(file, base), (*above, file)), recipe)
 
 
 def merge(base: Any, delta: Any) -> Any:

@@ -293,11 +293,12 @@ def _replay(path: Path, out: Path | None) -> None:
 
 
 def _recipe(path: str) -> dict[str, Any]:
-    from ..recipes import resolve
+    from ..recipes import find, resolve
 
-    if not Path(path).is_file():
-        raise CommandError(f"there is no recipe {path}; name one with --recipe, or run in a folder that has {_RECIPES}")
-    return resolve(path)
+    file = find(path)
+    if not file.is_file():
+        raise CommandError(f"there is no recipe {path}; name a file, or one of the library's own (recipes/…)")
+    return resolve(file)
 
 
 def _limits(given: list[str]) -> dict[str, float]:

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..errors import TrainingError
+from ..errors import InvolutionWarning, TrainingError
 from .checks import warn_of_long_warmup
 
 __all__ = ["PolyLR", "Shared", "WarmupCosineLR", "configured", "create_optimizer", "end_with_training", "warmed_up"]
@@ -94,23 +95,50 @@ def configured(
 def end_with_training(trainer: Trainer) -> None:
     """Tell the schedules here how long the training is, when it has its data and a checkpoint is restored.
 
-    Not when they are made: to count the batches then would begin them before the checkpoint says where.
+    Not when they are made: to count the batches then would begin them before the checkpoint says where. Where a checkpoint
+    brings a learning rate that the configuration does not say, and none of these schedules sets it, a warning tells so.
 
     Raises:
         TrainingError: a schedule ends before the training, or shall end with one that has no end.
     """
-    for config in trainer.lr_scheduler_configs:
-        if isinstance(config.scheduler, (PolyLR, WarmupCosineLR)):
-            config.scheduler.end_with(trainer)
+    planned = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, (PolyLR, WarmupCosineLR))]
+    for scheduler in planned:
+        scheduler.end_with(trainer)
+        scheduler.set_rates()
+    for optimizer in trainer.optimizers:
+        if trainer.ckpt_path and not any(scheduler.optimizer is optimizer for scheduler in planned):
+            _warn_of_another_rate(optimizer)
+
+
+def _warn_of_another_rate(optimizer: Optimizer) -> None:
+    said, group = optimizer.defaults.get("lr"), optimizer.param_groups[0]
+    restored = group.get("initial_lr", group["lr"])
+    # Several groups may have rates of their own.
+    if len(optimizer.param_groups) == 1 and said is not None and said != restored:
+        rank_zero_warn(
+            f"the training goes on with the learning rate {restored:g} of the checkpoint, not the {said:g} of the "
+            "configuration; for another one start a new training from its weights",
+            category=InvolutionWarning,
+        )
 
 
 class _Planned(LambdaLR):
-    """A schedule that ends with the training: its length belongs to the configuration."""
+    """A schedule that ends with the training: its length and its base rates belong to the configuration."""
+
+    _CONFIGURED = ("steps", "warmup_steps", "epochs", "warmup_epochs", "base_lrs")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; not the length, so that a resumed training can be given another one."""
-        lengths = ("steps", "warmup_steps", "epochs", "warmup_epochs")
-        return {key: value for key, value in super().state_dict().items() if key not in lengths}
+        """Return what a checkpoint keeps; not what a resumed training may be given anew."""
+        return {key: value for key, value in super().state_dict().items() if key not in self._CONFIGURED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint keeps; older ones have base rates as well."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in self._CONFIGURED})
+
+    def set_rates(self) -> None:
+        """Set the rates of where the training is: a checkpoint's are of another length, or of other base rates."""
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = base, base * factor(self.last_epoch)
 
 
 class PolyLR(_Planned):

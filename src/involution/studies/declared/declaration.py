@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ... import recipes
 from ...errors import CommandError
-from ...recipes import load, merge, resolve
+from ...recipes import beside, load, merge, resolve
 from ...schema import find_problem
 from ..claims import LESS, Claim
 from ..runs import takes_seed_of_training
@@ -198,21 +199,16 @@ class Study:
 
 
 def find(name: str) -> Path:
-    """Return the file of a study: a path, or the name of one in ``recipes/studies`` of this folder.
+    """Return the file of a study: a path, or the name of one in ``recipes/studies``, of this folder or the library's own.
 
     Raises:
         CommandError: there is none.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
-    if name in known:
-        return FOLDER / f"{name}.yaml"
-    raise CommandError(
-        f"there is no study {name!r}; name a file, or, in a folder with {FOLDER}, one of those there"
-        f"{': ' + ', '.join(known) if known else ', of which there are none here'}"
-    )
+    for path in (Path(name), recipes.find(FOLDER / f"{name}.yaml")):
+        if path.is_file():
+            return path
+    known = ", ".join(recipes.names(FOLDER.name))
+    raise CommandError(f"there is no study {name!r}; name a file, or one of {known}")
 
 
 def read(path: str | Path) -> Study:
@@ -254,7 +250,7 @@ def _plan(file: Path, name: str, net: Any, overrides: Mapping[str, Any]) -> Mapp
     problem = find_problem(net, _NET, f"nets.{name}") or ("" if "recipe" in net else f"nets.{name} names no recipe")
     if problem:
         raise CommandError(f"{file} is no study: {problem}")
-    recipe = file.parent / net["recipe"]
+    recipe = beside(file, net["recipe"])
     if not recipe.is_file():
         raise CommandError(f"{file} names the recipe {recipe}, which is no file")
     plan = merge(merge(resolve(recipe), overrides), net.get("overrides", {}))

@@ -17,7 +17,7 @@ from ... import __version__, records
 from ...errors import CommandError, FolderInUseError
 from ...files import locked, read_text, write_atomically
 from ...models.searchable import Blocks
-from ...recipes import load, resolve
+from ...recipes import beside, find, load, resolve
 from ...schema import find_problem
 from ..declared.results import keep, kept, read_record
 from . import evaluate
@@ -136,7 +136,7 @@ def read(path: str | Path) -> Table:
     Raises:
         CommandError: it is missing, damaged, or has not the form of a table.
     """
-    file = Path(path)
+    file = find(path)
     if not file.is_file():
         raise CommandError(f"there is no table {file}; name a file such as recipes/tables/random_nets_cifar10.yaml")
     source = load(file)
@@ -149,8 +149,8 @@ def read(path: str | Path) -> Table:
         problem = (
             f"repeat.every must be at least 1, got {source['repeat']['every']}; leave repeat out for no more seeds"
         )
-    if not problem and not (file.parent / source["recipe"]).is_file():
-        problem = f"its recipe {file.parent / source['recipe']} is no file"
+    if not problem and not beside(file, source["recipe"]).is_file():
+        problem = f"its recipe {beside(file, source['recipe'])} is no file"
     if problem:
         raise CommandError(f"{file} is no table: {problem}")
     repeat = source.get("repeat") or {"every": 0, "seeds": []}
@@ -161,7 +161,7 @@ def read(path: str | Path) -> Table:
     return Table(
         name=file.stem,
         title=source["title"],
-        recipe=resolve(file.parent / source["recipe"]),
+        recipe=resolve(beside(file, source["recipe"])),
         widths=tuple(source["widths"]),
         draw=source["draw"],
         draw_seed=source["draw_seed"],
