@@ -215,6 +215,28 @@ def test_compiled_training_step_equals_eager():
         torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_compiled_autograd_takes_what_ran_eagerly():
+    layer, x = Involution2d(32), torch.randn(2, 32, 9, 9)
+    layer(x).sum().backward()
+    wanted = [parameter.grad.clone() for parameter in layer.parameters()]
+    layer.zero_grad()
+    loss = layer(x).sum()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: loss.backward(), backend="eager")()
+    for parameter, gradient in zip(layer.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    numpy = pytest.importorskip("numpy")
+    channels, kernel_size = numpy.int64(64), numpy.int32(5)
+    layer = Involution2d(channels, channels, kernel_size, stride=numpy.uint8(2), groups=numpy.int64(4))
+    assert layer(torch.randn(1, 64, 9, 9)).shape == (1, 64, 5, 5) and type(layer.groups) is int
+    for wrong in (numpy.float64(64), numpy.bool_(True), torch.tensor(64)):
+        with pytest.raises(TypeError, match="in_channels must be an int, got"):
+            Involution2d(wrong)
+
+
 def test_initialisation_keeps_the_scale_of_the_signal():
     layer = Involution2d(256, 256, 7)
     y = layer(torch.randn(4, 256, 14, 14))

@@ -221,6 +221,16 @@ def test_kernels_of_other_sources_are_refused():
     assert f"its kernels ({other}) were built from other sources than these; install a C++17" in result.stdout
 
 
+def test_memory_that_was_freed_is_refused():
+    """As FSDP frees the weights of a module when it has run."""
+    x, kernel = torch.randn(1, 16, 6, 6), torch.randn(1, 1, 3, 3, 6, 6)
+    kernel.untyped_storage().resize_(0)
+    with pytest.raises(
+        RuntimeError, match=r"the memory of a tensor was freed, as FSDP frees .*; shard whole involution layers"
+    ):
+        involution2d(x, kernel, backend="native")
+
+
 def test_threads_give_the_same_bits():
     case = Case((57, 31), kernel=7, channels=64, groups=4)
     tensors = case.tensors(torch.float32, channels_last=True)

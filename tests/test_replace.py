@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import timm
 import torch
@@ -93,7 +95,11 @@ def test_where_chooses():
 @pytest.mark.parametrize(
     ("kernel_size", "where", "words"),
     [
-        (4, None, r"1 has a kernel of \(3, 3\) and padding \(1, 1\); a kernel of \(4, 4\) cannot keep its output size"),
+        (
+            4,
+            lambda name, module: name == "1",
+            r"1 has a kernel of \(3, 3\) and padding \(1, 1\); a kernel of \(4, 4\) cannot keep its output size",
+        ),
         (None, lambda name, module: name == "0", "0 is no convolution but a ReLU"),
     ],
 )
@@ -104,6 +110,17 @@ def test_refusals_leave_the_model_as_it_was(kernel_size, where, words):
     assert [type(m) for m in model] == [nn.ReLU, nn.Conv2d, nn.Conv2d]
     with pytest.raises(TypeError, match="itself a convolution"):
         replace_convolutions(nn.Conv2d(16, 16, 3))
+
+
+def test_what_could_not_keep_its_size_is_left_where_nobody_chose_it():
+    """As nets have that cut images into patches: even kernels that do not overlap."""
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 32, 2, 2), nn.Conv2d(32, 32, 7, padding=0))
+    x = torch.randn(2, 16, 20, 20)
+    size = model(x).shape
+    report = replace_convolutions(model, kernel_size=5)
+    assert report.replaced == ("0",) and model(x).shape == size
+    assert "its kernel is 2×2, with one of 5×5 its output would have another size" in str(report)
+    assert "its kernel is 7×7, with one of 5×5" in str(report)
 
 
 def test_channels_that_an_argument_does_not_divide_are_refused():
@@ -213,13 +230,14 @@ def test_a_dry_run_reports_what_a_run_does():
     assert table[-1] == f"multiply-adds: {did.macs[0]:,} before, {did.macs[1]:,} after"
 
 
-def test_a_name_in_the_place_of_a_function():
+def test_names_in_the_place_of_a_function():
     model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1))
-    words = (
-        r"where must be a function of a name and a module, got 'layer4'; for what 'layer4' begins with, where=lambda"
-    )
-    with pytest.raises(TypeError, match=words):
-        replace_convolutions(model, where="layer4")
+    for where, test in (("layer4", "name.startswith('layer4')"), (["0"], "name in ['0']")):
+        words = (
+            f"where must be a function of a name and a module, got {where!r}; such as where=lambda name, module: {test}"
+        )
+        with pytest.raises(TypeError, match=re.escape(words)):
+            replace_convolutions(model, where=where)
 
 
 @pytest.mark.parametrize("size", [0, -3, (7, 7), "7", 3.0])

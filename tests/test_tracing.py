@@ -146,6 +146,16 @@ def test_jit_trace(net):
     assert_same(traced, net)
 
 
+@pytest.mark.parametrize("kind", ["local_relation", "san_pairwise", "san_patchwise", "sasa", "outlook"])
+def test_jit_trace_of_the_relatives(kind):
+    layer = Involution2d(32, 64, 5, kernel_generator=kind).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(layer, torch.randn(2, 32, 9, 9))
+    x = torch.randn(1, 32, 12, 7)
+    assert torch.equal(traced(x), layer(x))
+
+
 quantize_fx = pytest.importorskip("torch.ao.quantization.quantize_fx", reason="this PyTorch has no quantize_fx")
 
 

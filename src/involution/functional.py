@@ -338,7 +338,8 @@ def _correlation(
         return handle_torch_function(function, (query, key), query, key, kernel_size, groups=groups, **geometry)
     check_tensor("query", query, dims + 2, MAP[dims])
     check_tensor("key", key, dims + 2, MAP[dims])
-    (groups,) = to_tuple(groups, 1, "groups")
+    # While a module is traced, sizes are tensors.
+    (groups,) = to_tuple(int(groups) if torch.jit.is_tracing() else groups, 1, "groups")
     window = to_window(kernel_size, stride, padding, dilation, dims)
     _check_name(backend)
     query, key = _autocast(query, key)

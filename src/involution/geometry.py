@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,12 @@ def describe(tensor: torch.Tensor) -> str:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    # NumPy's whole numbers are Integral, its booleans and tensors are not.
+    return isinstance(value, (int, Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, torch.SymInt)) else int(value)
 
 
 def to_tuple(value: IntOrTuple, dims: int, name: str, minimum: int = 1) -> tuple[int, ...]:
@@ -30,13 +36,14 @@ def to_tuple(value: IntOrTuple, dims: int, name: str, minimum: int = 1) -> tuple
     if type(value) is tuple and len(value) == dims and all(type(v) is int and v >= minimum for v in value):
         return value
     values: Any = (value,) * dims if _is_int(value) else value
+    expected = "an int" if dims == 1 else f"an int or a tuple of {dims} ints"
     if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(_is_int, values)):
-        raise TypeError(f"{name} must be an int or a tuple of {dims} ints, got {value!r}")
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
     if len(values) != dims:
-        raise ValueError(f"{name} must be an int or a tuple of {dims} ints, got {value!r} of length {len(values)}")
+        raise ValueError(f"{name} must be {expected}, got {value!r} of length {len(values)}")
     if any(v < minimum for v in values):
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    return tuple(values)
+    return tuple(map(_plain, values))
 
 
 class Window(NamedTuple):

@@ -112,6 +112,9 @@ def differentiate(
                 return jvp_rule(ctx, *tangents[:-1])
 
     Function.__name__ = Function.__qualname__ = f"involution_{name}"
+    # Compiled autograd asks for it, which PyTorch's public class has and this one's base has not.
+    if hasattr(torch.autograd.Function, "_compiled_autograd_key"):
+        Function._compiled_autograd_key = torch.autograd.Function._compiled_autograd_key  # type: ignore[attr-defined]
 
     def differentiable(keys: torch._C.DispatchKeySet, *arguments: Any) -> Tensor:
         output: Tensor

@@ -44,8 +44,8 @@ def replace_convolutions(
         model: any module; a convolution that is ``model`` itself cannot be replaced in place.
         where: which convolutions, from the name in ``model`` and the module; by default all with a kernel larger
             than 1 and at least 16 input channels, so that a stem that sees pixels stays.
-        kernel_size: K of the involutions, the convolution's own by default. It has to have the same parity as the
-            convolution's, so that the sizes can be kept.
+        kernel_size: K of the involutions, the convolution's own by default. A convolution whose output could not keep
+            its size, for its kernel is even and K odd, is left where ``where`` did not choose it.
         depthwise: whether depthwise convolutions are replaced, too, which are cheaper than an involution is; one that
             ``where`` chooses is.
         input_size: size of one input without the batch, such as ``(3, 224, 224)``, for which the model is run before
@@ -58,8 +58,8 @@ def replace_convolutions(
 
     Raises:
         TypeError: ``model`` is itself a convolution, ``where`` is no function, or ``kernel_size`` no whole number above 0.
-        ValueError: a chosen module is no convolution, a kernel's parity differs, the channels do not split into the
-            groups, or ``where`` raises; the message names the module. Or the model cannot be run on ``input_size``.
+        ValueError: a module that ``where`` chose is no convolution, or its kernel of another parity; the channels do not
+            split into the groups, or ``where`` raises; the message names the module. Or the model cannot be run on ``input_size``.
             Nothing has been replaced then.
 
     Example:
@@ -80,9 +80,9 @@ def replace_convolutions(
     if isinstance(model, tuple(_LAYERS)):
         raise TypeError("model is itself a convolution; put it into a container, or make the involution directly")
     if where is not None and not callable(where):
+        test = f"name.startswith({where!r})" if isinstance(where, str) else f"name in {where!r}"
         raise TypeError(
-            f"where must be a function of a name and a module, got {where!r}; for what {where!r} begins with, "
-            f"where=lambda name, module: name.startswith({where!r})"
+            f"where must be a function of a name and a module, got {where!r}; such as where=lambda name, module: {test}"
         )
     if kernel_size is not None and (type(kernel_size) is not int or kernel_size < 1):
         raise TypeError(
@@ -99,7 +99,9 @@ def replace_convolutions(
             raise ValueError(
                 f"{names[0]} is no convolution but a {type(module).__name__}; choose convolutions with where="
             )
-        reason = _obstacle(module) or ("" if where is not None else _unsuitable(module, depthwise))
+        reason = _obstacle(module)
+        if where is None:
+            reason = reason or _unsuitable(module, depthwise) or _misfit(module, kernel_size)
         if reason:
             reasons[module] = reason
         else:
@@ -196,20 +198,36 @@ def _pads_like_tensorflow(module: nn.Module) -> bool:
     return kind.__name__ in ("Conv2dSame", "Conv2dSameExport") and kind.__module__.startswith("timm.")
 
 
-def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict[str, Any]) -> nn.Module:
+def _sizes(module: Any, kernel_size: int | None) -> tuple[tuple[int, ...], Any]:
+    """Return kernel size and padding that keep the size of a convolution's output; no padding where none does."""
     new_size = module.kernel_size if kernel_size is None else (kernel_size,) * len(module.kernel_size)
     padding = "same" if _pads_like_tensorflow(module) else module.padding
     if padding == "valid":
         # What an involution of another K takes for it is another output size.
         padding = (0,) * len(module.kernel_size)
-    if not isinstance(padding, str):
-        margins = [d * (new - old) for d, new, old in zip(module.dilation, new_size, module.kernel_size, strict=True)]
-        padding = tuple(p + margin // 2 for p, margin in zip(padding, margins, strict=True))
-        if any(margin % 2 for margin in margins) or min(padding) < 0:
-            raise ValueError(
-                f"{name} has a kernel of {module.kernel_size} and padding {module.padding}; a kernel of {new_size} "
-                "cannot keep its output size, choose one of the same parity that is not smaller"
-            )
+    if isinstance(padding, str):
+        return new_size, padding
+    margins = [d * (new - old) for d, new, old in zip(module.dilation, new_size, module.kernel_size, strict=True)]
+    padding = tuple(p + margin // 2 for p, margin in zip(padding, margins, strict=True))
+    return new_size, None if any(margin % 2 for margin in margins) or min(padding) < 0 else padding
+
+
+def _misfit(module: Any, kernel_size: int | None) -> str:
+    """Say why the output would have another size; nothing if it would not."""
+    new_size, padding = _sizes(module, kernel_size)
+    shown = ("×".join(map(str, size)) for size in (module.kernel_size, new_size))
+    return (
+        "its kernel is {}, with one of {} its output would have another size".format(*shown) if padding is None else ""
+    )
+
+
+def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict[str, Any]) -> nn.Module:
+    new_size, padding = _sizes(module, kernel_size)
+    if padding is None:
+        raise ValueError(
+            f"{name} has a kernel of {module.kernel_size} and padding {module.padding}; a kernel of {new_size} "
+            "cannot keep its output size, choose one of the same parity that is not smaller"
+        )
     if not arguments.keys() & {"groups", "group_channels"}:
         divisors = (n for n in range(_GROUP_CHANNELS, 0, -1) if module.out_channels % n == 0)
         arguments = {**arguments, "group_channels": next(divisors)}

@@ -73,6 +73,11 @@ inline Tensor describe(Object handle) {
          "describe a tensor");
     t.size = size;
     t.step = step;
+    if (!t.data && t.values() > 0) {
+      throw std::runtime_error(
+          "involution: the memory of a tensor was freed, as FSDP frees the weights of a module that has run; shard whole "
+          "involution layers, by ModuleWrapPolicy({Involution2d}), not the parts of one");
+    }
   }
   return t;
 }
