@@ -265,6 +265,7 @@ def test_a_net_by_name_takes_its_own_state_dict(tmp_path, name, arguments):
     checkpoints.write(net.state_dict(), tmp_path / "net.safetensors")
     loaded = named.classifier(name, tmp_path / "net.safetensors")
     assert type(loaded) is type(net) and loaded.num_classes == arguments["num_classes"]
+    assert "label_names" not in loaded.pretrained_cfg
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
 
 
@@ -285,6 +286,40 @@ def test_a_net_by_name_and_the_weights_of_another(model, tmp_path):
             CheckpointError, match="is no net that timm knows, and weights in a file are for nets given by name"
         ):
             named.classifier(name, file)
+
+
+def test_a_checkpoint_of_a_training_is_taken_and_converted(model, tmp_path, capsys):
+    file, out = tmp_path / "best.ckpt", tmp_path / "out.safetensors"
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save(
+        {"epoch": 3, "pytorch-lightning_version": "2", "state_dict": state | {"loss.weight": torch.ones(7)}}, file
+    )
+    loaded = named.classifier("rednet26", file).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())
+    assert main(["convert", str(file), str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "model.fc.bias -> fc.bias (7,)" in said and "loss.weight left out" in said and "1 left out" in said
+    assert all(torch.equal(value, loaded[key]) for key, value in checkpoints.read(out).items())
+    with pytest.raises(
+        CheckpointError, match=r"do not fit rednet38: missing .*; name rednet26, whose weights they are"
+    ):
+        named.classifier("rednet38", file)
+    with pytest.raises(
+        CheckpointError, match=r"best.ckpt is a file; give as --model the folder RUN/model of its train"
+    ):
+        named.classifier(str(file))
+
+
+@pytest.mark.parametrize("name", ["runs/x/model", "best.ckpt", "model.safetensors", "net.pth"])
+def test_a_path_at_which_there_is_nothing_is_no_address(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    # What has the name of a net is the net, whatever lies here.
+    (tmp_path / "rednet26_half.imagenette").write_text("")
+    assert named.classifier("rednet26_half.imagenette").num_classes == 10
+    with pytest.raises(
+        CheckpointError, match=f"there is no folder {name}; name one that involution fit wrote, which a"
+    ):
+        named.load(name)
 
 
 def test_an_unwritable_place_is_named(model, tmp_path):

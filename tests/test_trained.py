@@ -154,10 +154,26 @@ def test_folders_of_images_follow_unless_they_are_told(photos, odd):
     data.see_as(trained.seen_by(odd))
     assert data.data_config["input_size"] == (3, 64, 64) and data.data_config["mean"] == (0.1, 0.2, 0.3)
     assert data.sets["train"][0][0].shape == data.sets["val"][0][0].shape == (3, 64, 64)
-    told = ImageFolders(photos, transforms=ImageTransforms(32))
-    told.setup("fit")
-    told.see_as(trained.seen_by(odd))
-    assert told.sets["val"][0][0].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "mean", "crop_fraction"),
+    [
+        ({"flip": 0.0}, 64, (0.1, 0.2, 0.3), 0.9),
+        ({"image_size": 32}, 32, (0.1, 0.2, 0.3), 0.9),
+        ({"mean": [0.0, 0.0, 1.0], "crop_fraction": 1.0}, 64, (0.0, 0.0, 1.0), 1.0),
+    ],
+)
+def test_of_transforms_what_is_given_holds_and_all_else_follows(photos, odd, given, size, mean, crop_fraction):
+    data = ImageFolders(photos, transforms=ImageTransforms(**given))
+    data.setup("fit")
+    data.see_as(trained.seen_by(odd) | {"crop_pct": 0.9})
+    assert data.sets["train"][0][0].shape == data.sets["val"][0][0].shape == (3, size, size)
+    config = data.data_config
+    assert (config["mean"], config["std"], config["crop_pct"]) == (mean, (0.4, 0.5, 0.6), crop_fraction)
+    # Of other weights, which say nothing.
+    data.see_as({"mean": None})
+    assert data.data_config == ImageTransforms(**given).data_config
 
 
 def test_fine_tuning_by_the_preset_and_prediction_by_name(photos, tmp_path, capsys, monkeypatch):
@@ -169,6 +185,7 @@ def test_fine_tuning_by_the_preset_and_prediction_by_name(photos, tmp_path, caps
         "--data.batch_size=2",
         "--data.num_workers=0",
         "--trainer.enable_progress_bar=false",
+        "--data.transforms.flip=0",
     ]
     assert main(["fit", *flags, *quick, f"--run={run}", "--trainer.accelerator=cpu"]) == 0
     config = json.loads((run / "model" / "config.json").read_text())

@@ -15,7 +15,8 @@ def convert(
     """Convert the weights of a RedNet or a SAN between this library, their authors' code and PaddleClas.
 
     Args:
-        checkpoint: what to read; whose names it uses is seen from its keys. ``.pth``, ``.safetensors``, ``.pdparams``.
+        checkpoint: what to read; whose names it uses is seen from its keys. ``.pth``, ``.safetensors``, ``.pdparams``, or
+            the ``.ckpt`` of a training.
         out: what to write, by its ending ``.safetensors``, ``.pdparams`` or ``.pth``.
         layout: whose names to write: ``timm`` (ours), ``openmmlab`` (RedNet's authors' mmcls, mmdet and mmseg code),
             ``paddle`` (PaddleClas) or ``san`` (SAN's authors' code); ``layers`` for a net of yours, in which the authors'

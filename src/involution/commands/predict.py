@@ -52,7 +52,8 @@ def predict(
         images: image files, and folders that are searched for them.
         model: a folder that ``involution fit`` wrote (``runs/…/model``), a timm name such as ``rednet50``, or a hub
             address such as ``hf-hub:user/model``.
-        weights: a checkpoint for a net given by name: safetensors, or released weights of the authors or PaddleClas.
+        weights: a checkpoint for a net given by name: safetensors, a training's (``best.ckpt``), or released weights of the
+            authors or PaddleClas.
         top: how many classes of an image a classifier prints.
         heatmaps: names of involutions of a classifier whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for
             every one.

@@ -130,7 +130,7 @@ class _Cli(LightningCLI):
         if config.get("logger") in (None, True):
             loggers = [CSVLogger(run, name="logs"), TensorBoardLogger(run, name="tensorboard")]
             kwargs["logger"] = loggers
-        callbacks = list(config.get("callbacks") or [])
+        callbacks = _as_list(config.get("callbacks"))
         if config.get("enable_model_summary") is None:
             # Its table has a column of operations, of which none are counted.
             kwargs["enable_model_summary"] = False

@@ -84,7 +84,7 @@ class ImageShards(LightningDataModule, DescribedImages):
             root = str(find_data_root() / root)
         self.root, self.patterns = root, {"train": train, "val": val, "test": test or val}
         self.batch_size, self.num_workers, self.seed, self.buffer = batch_size, num_workers, seed, buffer
-        self.transforms, self._is_told = transforms or ImageTransforms(), transforms is not None
+        self.transforms = transforms or ImageTransforms()
         self._train_images, self._classes = train_images, classes
         self._index: dict[str, Any] | None = None
         self._position: dict[str, int] = {}
@@ -124,8 +124,7 @@ class ImageShards(LightningDataModule, DescribedImages):
 
     def see_as(self, weights: Mapping[str, Any]) -> None:
         """Treat images as weights were trained to see them, as `involution.data.ImageFolders` does."""
-        if not self._is_told:
-            self.transforms = ImageTransforms.of_weights(weights)
+        self.transforms.see_as(weights)
 
     def setup(self, stage: str | None = None) -> None:
         """Look for the shards of every part that ``stage`` needs, and count the batches of an epoch.

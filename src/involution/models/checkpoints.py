@@ -38,6 +38,9 @@ __all__ = [
 # What every checkpoint of Lightning's has.
 _TRAINING = {"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": dict, "loops": dict}
 
+# What a task of this library's has in front of the names of its net, and of what else it may have weights.
+_OF_TASK, _BESIDE = "model.", "loss."
+
 Layout = Literal["timm", "openmmlab", "paddle", "san"]
 State = dict[str, Tensor]
 
@@ -150,9 +153,18 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
 def to_timm(state: Mapping[str, Tensor]) -> Converted:
     """Rename the weights of any layout to ours and check that they are exactly those of one of the RedNets or SANs.
 
+    Args:
+        state: of a net, or of a task that trained one (``model.conv1.0.weight``), as a checkpoint of Lightning's has it.
+
     Raises:
         CheckpointError: a key is missing or unknown, or a shape is another one; the message lists them.
     """
+    of_net = _without_task(state)
+    if of_net is not None:
+        converted = to_timm(of_net)
+        converted.renamed = {_OF_TASK + key: name for key, name in converted.renamed.items()}
+        converted.left_out = [key for key in state if key not in converted.renamed]
+        return converted
     layout = layout_of(state)
     if layout == "san" or san_checkpoints.is_ours(state):
         new, renamed = san_checkpoints.to_ours(state) if layout == "san" else (dict(state), {key: key for key in state})
@@ -165,14 +177,25 @@ def to_timm(state: Mapping[str, Tensor]) -> Converted:
 def under_our_names(state: Mapping[str, Tensor]) -> State:
     """Return the weights of any net of timm: those that other people's code names as `to_timm` does, all others as they are.
 
+    Args:
+        state: as of `to_timm`.
+
     Raises:
         CheckpointError: as `to_timm`, of weights that other people's code names.
     """
+    state = _without_task(state) or state
     try:
         foreign = layout_of(state) != "timm"
     except CheckpointError:
         foreign = False  # no RedNet and no SAN
     return to_timm(state).state if foreign else dict(state)
+
+
+def _without_task(state: Mapping[str, Tensor]) -> State | None:
+    """Return the weights of the net that a task trained; None where these are of no task."""
+    if not all(key.startswith((_OF_TASK, _BESIDE)) for key in state):
+        return None
+    return {key.removeprefix(_OF_TASK): value for key, value in state.items() if key.startswith(_OF_TASK)} or None
 
 
 def _rednet_to_timm(state: Mapping[str, Tensor], layout: Layout) -> Converted:

@@ -18,6 +18,8 @@ __all__ = ["NamedNet", "classifier", "find_described", "load"]
 
 # Of nets that take images of any size and were trained on such.
 _ANY_SIZE = (512, 512)
+# Of files of weights.
+_ENDINGS = (".ckpt", ".safetensors", ".pth", ".pt", ".pdparams")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
 
     Args:
         model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
-        weights: a checkpoint for a net given by name (its state dict, or released weights of the authors or PaddleClas),
-            or ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
+        weights: a checkpoint for a net given by name (its state dict, one of a training of it, or released weights of the
+            authors or PaddleClas), or ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
 
     Raises:
@@ -124,6 +126,7 @@ def _made_classifier(model: str, weights: str | Path | None, allow_network: bool
             return timm.create_model(model)
         if weights is not None:
             return _with_weights(model, weights)
+        _refuse_no_folder(model)
         if Path(model).is_dir():
             saved.check_classifier(model, allow_network=allow_network)
             return timm.create_model(f"local-dir:{Path(model)}", pretrained=True)
@@ -135,6 +138,27 @@ def _made_classifier(model: str, weights: str | Path | None, allow_network: bool
         raise CheckpointError(
             f"{model} cannot be loaded: {reason}; give --weights, or as --model a folder that involution fit wrote"
         ) from error
+
+
+def _refuse_no_folder(model: str) -> None:
+    """Refuse a path at which there is no folder, which timm would take for an address of the hub.
+
+    Raises:
+        CheckpointError: there is a file, or nothing.
+    """
+    # Names of timm's, and addresses, which have a scheme in front.
+    if timm.is_model(model) or ":" in model or Path(model).is_dir():
+        return
+    if Path(model).is_file():
+        raise CheckpointError(
+            f"{model} is a file; give as --model the folder RUN/model of its training, or the name of its net, such as "
+            "rednet26, with this file as --weights"
+        )
+    if "/" in model or Path(model).suffix in _ENDINGS:
+        raise CheckpointError(
+            f"there is no folder {model}; name one that involution fit wrote, which a training has at its end as RUN/model, "
+            "or a net of the hub as hf-hub:USER/NAME"
+        )
 
 
 def _with_weights(model: str, file: str | Path) -> nn.Module:
@@ -160,6 +184,8 @@ def _with_weights(model: str, file: str | Path) -> nn.Module:
         remedy = f"name {known.model}, whose weights they are" if known else "name the net whose weights they are"
         raise CheckpointError(f"the weights in {file} do not fit {model}: {problems}; {remedy}")
     net.load_state_dict(state)
+    # A file does not name its classes, and those of the weights that timm has under this name may be others.
+    net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "label_names"}
     return net
 
 

@@ -60,8 +60,8 @@ class ClassificationTask(LightningModule):
             among them.
         num_classes: number of classes.
         model_args: further arguments of ``timm.create_model`` where ``model`` is a name, e.g.
-            ``{"pretrained": True}`` or ``{"drop_path_rate": 0.1}``. Data that were not told how to treat an image then
-            do as the weights were trained.
+            ``{"pretrained": True}`` or ``{"drop_path_rate": 0.1}``. Data then treat an image as the weights were
+            trained, as far as they were not told how.
         channels_last: put weights and images into the channels_last layout, the fast one.
         compile: compile the model with ``torch.compile``.
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
