@@ -202,13 +202,6 @@ def test_missing_damaged_and_resized_images_are_found_before_training(root):
         data(root, verify=False).prepare_data()
 
 
-def test_a_set_without_objects_to_train_on(root):
-    edit(root, lambda content: content.update(annotations=[]))
-    assert len(data_set(root)) == 6
-    with pytest.raises(DataError, match="has no object to train on; annotate some, or keep empty images"):
-        data_set(root, keep_empty=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

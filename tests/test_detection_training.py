@@ -209,7 +209,8 @@ def test_an_image_of_which_nothing_is_left_is_refused_before_the_first_step(tmp_
     file = root / "annotations" / f"instances_{part}.json"
     content = json.loads(file.read_text())
     content["images"][0] |= {"width": 2000, "height": 3}
-    content["annotations"] = []
+    first = content["images"][0]["id"]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != first]
     file.write_text(json.dumps(content))
     Image.new("RGB", (2000, 3)).save(root / "images" / part / f"{part}0.png")
     assert fit(root, tmp_path / "run", "--model.model=retinanet", "--data.masks=false", *RETINA) == 2

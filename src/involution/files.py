@@ -106,7 +106,7 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Return what a text file holds.
+    """Return what a text file holds, without the byte order mark that Windows' editors put before it.
 
     Raises:
         OSError: it is missing, cannot be read, or is no regular file (a pipe would be waited for).
@@ -115,7 +115,7 @@ def read_text(path: str | Path) -> str:
     path = Path(path)
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, no file", str(path))
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: str | Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,10 @@ from .sources import find_folder, named_folder
 __all__ = ["AnnotatedImages", "CocoImages", "DetectionTransforms", "collate"]
 
 Target = dict[str, Tensor]
+
+# Boxes given as two corners are read as too large: which share of boxes that reach so many pixels beyond their image, and
+# how many of them, are no chance.
+_BEYOND, _BEYOND_SHARE, _BEYOND_LEAST = 2, 0.05, 3
 
 
 class DetectionTransforms:
@@ -107,6 +112,9 @@ class AnnotatedImages(Dataset):
         masks: whether targets hold masks.
         transforms: of training; None for evaluation, where every object stays as the file has it.
         keep_empty: whether images without objects to train on stay in training.
+
+    Raises:
+        DataError: there are ``transforms``, and no box to train on.
     """
 
     def __init__(
@@ -122,10 +130,15 @@ class AnnotatedImages(Dataset):
         self.file, self.folder, self.labels = file, folder, labels
         self.masks, self.transforms = masks, transforms
         self.images: Sequence[ImageEntry] = file.images
-        if transforms is not None and not keep_empty:
-            self.images = tuple(image for image in file.images if len(self._trainable(image)["boxes"]))
-            if not self.images:
-                raise DataError(f"{file.path} has no object to train on; annotate some, or keep empty images")
+        self._trained: Counter[int] = Counter()
+        if transforms is not None:
+            trained = {image.id: self._trainable(image)["labels"].tolist() for image in file.images}
+            for found in trained.values():
+                self._trained.update(found)
+            if not self._trained:
+                raise DataError(f"{file.path} has no box to train on{self._why_none()}")
+            if not keep_empty:
+                self.images = tuple(image for image in file.images if trained[image.id])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -151,8 +164,31 @@ class AnnotatedImages(Dataset):
 
     def left_out(self) -> int:
         """Return how many objects that are no crowd are left out of training, for want of a box inside the image."""
-        total = sum(not o.get("iscrowd") for objects in self.file.objects.values() for o in objects)
-        return total - sum(len(self._trainable(image)["boxes"]) for image in self.file.images)
+        return len(self._boxes()) - self._trained.total()
+
+    def untrained(self) -> list[str]:
+        """Return the categories without a box to train on, in the order of their labels."""
+        return [self.file.categories[category] for category, label in self.labels.items() if not self._trained[label]]
+
+    def beyond(self) -> int:
+        """Return how many boxes reach beyond their image, where that are too many to be chance, else 0."""
+        boxes = self._boxes()
+        count = sum(
+            min(x, y) < -_BEYOND or x + width > image.width + _BEYOND or y + height > image.height + _BEYOND
+            for image, (x, y, width, height) in boxes
+        )
+        return count if count >= _BEYOND_LEAST and count > _BEYOND_SHARE * len(boxes) else 0
+
+    def _boxes(self) -> list[tuple[ImageEntry, list[float]]]:
+        """Return the boxes that the file gives to objects that are no crowd, each with its image."""
+        objects = self.file.objects
+        return [(i, o["bbox"]) for i in self.file.images for o in objects.get(i.id, ()) if not o.get("iscrowd")]
+
+    def _why_none(self) -> str:
+        count = len(self._boxes())
+        if not count:
+            return "; annotate objects that are no crowds"
+        return f": all {count} are empty or outside their image; give x, y, width and height in pixels of the image"
 
     def _trainable(self, entry: ImageEntry, masks: bool = False) -> Target:
         objects = [o for o in self.file.objects.get(entry.id, ()) if not o.get("iscrowd")]
@@ -274,7 +310,8 @@ class CocoImages(ResumableDataModule, DescribedObjects):
         """Read the annotations of every part that ``stage`` needs.
 
         Raises:
-            DataError: a file is missing, damaged or inconsistent, or has other categories than the training.
+            DataError: a file is missing, damaged or inconsistent, or has other categories than the training, or the
+                training has no box to train on.
         """
         for part in parts_of(stage):
             if part in self.sets:
@@ -294,12 +331,29 @@ class CocoImages(ResumableDataModule, DescribedObjects):
                 transforms=self.transforms if part == "train" else None,
                 keep_empty=self.keep_empty,
             )
-            left_out = self.sets[part].left_out() if part == "train" else 0
-            if left_out:
-                rank_zero_warn(
-                    f"{left_out} boxes of {file.path} are empty or outside their image: training skips them",
-                    category=InvolutionWarning,
-                )
+            if part == "train":
+                self._warn(self.sets[part])
+
+    def _warn(self, images: AnnotatedImages) -> None:
+        """Say what of the training annotations is not learnt, or not as it is meant."""
+        left_out, beyond, untrained = images.left_out(), images.beyond(), images.untrained()
+        names = in_one_line(", ".join(untrained[:5]) + (", …" if len(untrained) > 5 else ""))
+        path = images.file.path
+        for count, words in (
+            (left_out, f"{left_out} boxes of {path} are empty or outside their image: training skips them"),
+            (
+                beyond,
+                f"{beyond} boxes of {path} reach beyond their image and are clipped: COCO's boxes are x, y, width and height, "
+                "no two corners; correct them if that is how they are meant",
+            ),
+            (
+                len(untrained),
+                f"{path} has no boxes to train on for {len(untrained)} of the {len(images.labels)} categories ({names}): the "
+                "detector learns nothing of them",
+            ),
+        ):
+            if count:
+                rank_zero_warn(words, category=InvolutionWarning)
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches; each process of a distributed training gets its share."""

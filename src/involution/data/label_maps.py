@@ -15,12 +15,15 @@ from ..files import read_json, read_text
 from ..schema import find_problem
 from .images import decode_image
 
-__all__ = ["IGNORE", "ClassTable", "read_labels"]
+__all__ = ["IGNORE", "MASK_EXAMPLE", "ClassTable", "find_classes", "read_labels"]
 
 # What a pixel without a class has in the tensors: no class, no loss, no metric.
 IGNORE = 255
 
 Colour = tuple[int, int, int]
+
+# A class file for binary masks as most programs write them, where 255 is a class.
+MASK_EXAMPLE = '{"classes": {"background": 0, "cell": 255}}'
 
 _EXAMPLE = '{"classes": ["road", "sky"], "ignore_index": 255}'
 # What of a class file is looked at before anything is made of it; names, values and colours are those of a table.
@@ -194,7 +197,27 @@ def read_labels(path: Path, table: ClassTable) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, or holds a value or colour that the class file does not explain.
     """
+    return _classes(decode_image(path, expected="a label image"), path, table)
+
+
+def find_classes(path: Path, table: ClassTable) -> set[int]:
+    """Return the classes that occur in a label image, and `IGNORE` where it holds 255 and the table does not name that value.
+
+    Pixels that are ignored because the class file says so, or for their colour, are not in it.
+
+    Raises:
+        DataError: as in `read_labels`.
+    """
     image = decode_image(path, expected="a label image")
+    found = {*np.bincount(_classes(image, path, table).ravel()).nonzero()[0].tolist()} - {IGNORE}
+    is_colour = image.mode in ("RGB", "RGBA")
+    if IGNORE in (*table.values, *table.ignored) or (is_colour and table.has_palette):
+        return found
+    values = np.asarray(image.convert("RGB") if is_colour else image)
+    return found | {IGNORE} if (values == IGNORE).any() else found
+
+
+def _classes(image: Image.Image, path: Path, table: ClassTable) -> np.ndarray:
     if image.mode in ("RGB", "RGBA"):
         return _from_colours(np.asarray(image.convert("RGB")), path, table)
     if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):

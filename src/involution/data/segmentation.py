@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError
+from ..errors import DataError, InvolutionWarning
 from .description import DescribedImages
 from .images import find_images, read_image, read_size
-from .label_maps import IGNORE, ClassTable, read_labels
+from .label_maps import IGNORE, MASK_EXAMPLE, ClassTable, find_classes, read_labels
 from .sampling import ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
 from .sources import find_folder, named_folder
@@ -116,19 +117,46 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         """With ``verify`` read every file once, in one process of each machine.
 
         Raises:
-            DataError: one is damaged, or a label image has a value that means nothing.
+            DataError: one is damaged, a label image has a value that means nothing, or fewer than two classes occur in the
+                training labels.
         """
         if not self.verify:
             return
         stage = self.trainer.state.fn if self.trainer else None
-        pairs = {pair for part in parts_of(getattr(stage, "value", None)) for pair in self.pairs(part)}
+        parts = parts_of(getattr(stage, "value", None))
+        pairs = {part: self.pairs(part) for part in parts}
+        every = sorted({pair for part in parts for pair in pairs[part]})
         with ThreadPoolExecutor() as pool:
-            list(pool.map(self._check, sorted(pairs)))
+            found = dict(zip(every, pool.map(self._check, every), strict=True))
+        if "train" in pairs:
+            self._check_classes(set().union(*(found[pair] for pair in pairs["train"])))
 
-    def _check(self, pair: Pair) -> None:
+    def _check(self, pair: Pair) -> set[int]:
         image, labels = pair
         read_size(image, verify=True)
-        read_labels(labels, self.classes)
+        return find_classes(labels, self.classes)
+
+    def _check_classes(self, found: set[int]) -> None:
+        """Refuse training labels of fewer than two classes, and warn where some of more are missing."""
+        names = self.class_names
+        present, missing = ([n for i, n in enumerate(names) if (i in found) is there] for there in (True, False))
+        remedy = (
+            "pixels of value 255 count as no class; where they are one, give it that value in a JSON file for data.classes, "
+            f"such as {MASK_EXAMPLE}"
+        )
+        if len(present) < 2:
+            came = f"of one class alone, {present[0]}" if present else "of no class"
+            raise DataError(
+                f"the training labels of {self.root} are {came}, of which nothing can be learnt: "
+                f"{remedy if IGNORE in found else 'label pixels of two classes at least, or correct the class file'}"
+            )
+        if missing:
+            rank_zero_warn(
+                f"{self.root} has no training labels of {len(missing)} of the {len(names)} classes "
+                f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}): the net learns nothing of them"
+                f"{'; ' + remedy if IGNORE in found else ''}",
+                category=InvolutionWarning,
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """List the files of every part that ``stage`` needs, and compare the sizes of images and labels.
