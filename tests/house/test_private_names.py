@@ -26,6 +26,7 @@ PRIVATE = {
     "torch._disable_dynamo": "dual tensors run outside a compiled graph; torch.compiler.disable imports the compiler with the library",
     "torch.autograd.forward_ad._current_level": "derivatives in forward mode, of which register_autograd has none",
     "torch.autograd.forward_ad._set_fwd_grad_enabled": "derivatives of third order in forward mode, which autograd functions get wrong without",
+    "torch.autograd.Function._compiled_autograd_key": "what compiled autograd asks of a function, which that base class lacks",
     "torch.autograd.function._SingleLevelFunction": "derivatives under torch.func, of which register_autograd has none",
     "torch.nn.Module._backward_hooks": "surgery leaves what a hook watches as it is; hooks have no public list",
     "torch.nn.Module._backward_pre_hooks": "surgery leaves what a hook watches as it is; hooks have no public list",
