@@ -5,8 +5,9 @@
     python -m benchmarks.properties receptive [--seeds 10]
     python -m benchmarks.properties dropout [--dataset mnist] [--epochs 10] [--seeds 3] [--data-root DATA]
 
-A pair is two classifiers of CIFAR-10 of one seed, by timm's name or the folder of a run's model; by default those that come
-with the library. Several pairs are several seeds.
+A pair is two classifiers of CIFAR-10 of one seed, by timm's name, the folder of a run's model, or NAME=CHECKPOINT, a net with
+the weights of its training's (last.ckpt: RUN/model has those of the epoch that the test images found best); by default those
+that come with the library. Several pairs are several seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def pairs(arguments: argparse.Namespace) -> Iterator[tuple[str, int, torch.nn.Mo
     """Yield every net of every pair with its side and seed."""
     for seed, pair in enumerate(arguments.pair or [PAIR]):
         for side, name in zip(("rednet", "resnet"), pair, strict=True):
-            yield side, seed, named.classifier(name).eval()
+            net, _, checkpoint = name.partition("=")
+            yield side, seed, named.classifier(net, checkpoint or None).eval()
 
 
 def measure_shifts(arguments: argparse.Namespace) -> dict[str, Any]:
