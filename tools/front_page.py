@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from involution import records
 from involution.studies.claims import judge, values_of
 from involution.studies.declared.outcome import signed, with_interval
 from involution.studies.latency.drawing import picture
+from involution.studies.latency.results import Row
 from involution.studies.statistics import estimate
 
 from . import claims
@@ -114,14 +115,14 @@ def nets(results: Path) -> Iterator[str]:
     yield from table(["", "float32, batch 1", "batch 8", "bfloat16, batch 1", "batch 8"], rows)
 
 
-def engines(runs: list[dict[str, Any]]) -> Iterator[str]:
+def engines(measured: Sequence[Row]) -> Iterator[str]:
     """Yield both nets' times in float32 in each engine, medians of the processes of all runs, and RedNet-50's share."""
-    measured = {(row.engine, row.batch, row.model): row for row in merged(runs) if row.dtype == "float32"}
+    found = {(row.engine, row.batch, row.model): row for row in measured if row.dtype == "float32"}
     rows = []
     for engine, label in _ENGINES.items():
         cells = []
         for batch in _BATCHES:
-            times = [statistics.median(measured[engine, batch, model].times_ms) for model in _NETS]
+            times = [statistics.median(found[engine, batch, model].times_ms) for model in _NETS]
             cells += [*(f"{time:.3g} ms" for time in times), f"{times[0] / times[1]:.2f}"]
         rows.append([label, *cells])
     head = [text for batch in _BATCHES for text in (f"batch {batch}, RedNet-50", "ResNet-50", "share")]
@@ -165,9 +166,9 @@ def main() -> None:
     arguments = parser.parse_args()
     write_between(arguments.readme, OPERATOR, OPERATOR_END, operator(_runs(arguments.results, "operator-cpu-*")))
     write_between(arguments.readme, NETS, NETS_END, nets(arguments.results))
-    in_engines = _runs(arguments.results, "engines-cpu-*")
+    in_engines = merged(_runs(arguments.results, "engines-cpu-*"))
     write_between(arguments.readme, ENGINES, ENGINES_END, engines(in_engines))
-    write_picture(arguments.readme.parent / _PICTURE, picture(merged(in_engines), _NETS))
+    write_picture(arguments.readme.parent / _PICTURE, picture(in_engines, _NETS))
     write_between(arguments.readme, ACCURACIES, ACCURACIES_END, accuracies(arguments.results))
 
 

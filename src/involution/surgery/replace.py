@@ -215,10 +215,10 @@ def _sizes(module: Any, kernel_size: int | None) -> tuple[tuple[int, ...], Any]:
 def _misfit(module: Any, kernel_size: int | None) -> str:
     """Say why the output would have another size; nothing if it would not."""
     new_size, padding = _sizes(module, kernel_size)
-    shown = ("×".join(map(str, size)) for size in (module.kernel_size, new_size))
-    return (
-        "its kernel is {}, with one of {} its output would have another size".format(*shown) if padding is None else ""
-    )
+    if padding is not None:
+        return ""
+    old, new = ("×".join(map(str, size)) for size in (module.kernel_size, new_size))
+    return f"its kernel is {old}, with one of {new} its output would have another size"
 
 
 def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict[str, Any]) -> nn.Module:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ... import recipes
 from ...errors import CommandError
-from ...recipes import beside, load, merge, resolve
 from ...schema import find_problem
 from ..claims import LESS, Claim
 from ..runs import takes_seed_of_training
@@ -188,10 +187,10 @@ class Study:
                 yield net, data
 
     def _entry(self, net: str, data: str, setting: str, seed: int) -> Entry:
-        plan = merge(merge(self.plans[net], self.data[data]), self.settings[setting])
+        plan = recipes.merge(recipes.merge(self.plans[net], self.data[data]), self.settings[setting])
         if takes_seed_of_training(plan.get("data", {})):
             # Else the seeds of a net would share the order of the images, and with worker processes their augmentation.
-            plan = merge(plan, {"data": {"init_args": {"seed": seed}}})
+            plan = recipes.merge(plan, {"data": {"init_args": {"seed": seed}}})
         parts = {"net": net, "data": data, "setting": setting, "seed": str(seed)}
         name = "-".join(filter(None, parts.values()))
         run = Path(self.runs.format(name=name, **parts))
@@ -218,7 +217,7 @@ def read(path: str | Path) -> Study:
         CommandError: it is damaged, has not the form of a study, or names a net or recipe that is not there.
     """
     file = Path(path)
-    source = load(file)
+    source = recipes.load(file)
     problem = find_problem(source, _FORM)
     unknown = sorted(source.keys() - {key.removesuffix("?") for key in _FORM})
     if problem or unknown:
@@ -250,10 +249,10 @@ def _plan(file: Path, name: str, net: Any, overrides: Mapping[str, Any]) -> Mapp
     problem = find_problem(net, _NET, f"nets.{name}") or ("" if "recipe" in net else f"nets.{name} names no recipe")
     if problem:
         raise CommandError(f"{file} is no study: {problem}")
-    recipe = beside(file, net["recipe"])
+    recipe = recipes.beside(file, net["recipe"])
     if not recipe.is_file():
         raise CommandError(f"{file} names the recipe {recipe}, which is no file")
-    plan = merge(merge(resolve(recipe), overrides), net.get("overrides", {}))
+    plan = recipes.merge(recipes.merge(recipes.resolve(recipe), overrides), net.get("overrides", {}))
     return {key: value for key, value in plan.items() if key != "run"}
 
 

@@ -28,25 +28,20 @@ def picture(rows: Sequence[Row], models: Sequence[str]) -> Any:
         models: in the order of the bars, the control last.
     """
     dtypes, batches = list(dict.fromkeys(row.dtype for row in rows)), sorted({row.batch for row in rows})
-    engines = {
-        dtype: [name for name in ENGINES if any(row.engine == name and row.dtype == dtype for row in _measured(rows))]
-        for dtype in dtypes
-    }
+    measured = [row for row in rows if row.median_ms is not None]
+    found = {(row.engine, row.dtype) for row in measured}
+    engines = {dtype: [name for name in ENGINES if (name, dtype) in found] for dtype in dtypes}
     heights = [_PANEL_INCHES + _BAR_INCHES * len(engines[dtype]) * (len(models) + 1) for dtype in dtypes] or [1.0]
     figure = new_figure(_LABELS_INCHES + _PLOT_INCHES * max(1, len(batches)), sum(heights))
     figure.set_layout_engine("constrained")
     grid = figure.subplots(len(heights), max(1, len(batches)), squeeze=False, height_ratios=heights)
     for line, dtype in zip(grid, dtypes):
         for axes, batch in zip(line, batches):
-            shown = [row for row in _measured(rows) if (row.dtype, row.batch) == (dtype, batch)]
+            shown = [row for row in measured if (row.dtype, row.batch) == (dtype, batch)]
             _draw_panel(axes, shown, models, engines[dtype], f"{dtype}, batch {batch}")
         for axes in line[1:]:
             axes.set_yticklabels([])
     return figure
-
-
-def _measured(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.median_ms is not None]
 
 
 def _draw_panel(axes: Any, rows: Sequence[Row], models: Sequence[str], engines: Sequence[str], title: str) -> None:
