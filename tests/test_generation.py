@@ -71,6 +71,20 @@ def test_output_and_gradients_equal_those_of_the_field(kind, size, arguments, dt
         assert relative_error(one, truth) <= 2 * relative_error(other, truth) + 16 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("layer", [Involution2d, Involution3d])
+def test_the_gradient_of_the_weight_lies_in_memory_as_the_weight(layer, backend):
+    """DistributedDataParallel keeps it so, and warns of one that lies otherwise."""
+    dims = 2 if layer is Involution2d else 3
+    formats = torch.contiguous_format, torch.channels_last if dims == 2 else torch.channels_last_3d
+    for memory_format in formats:
+        module = layer(32, kernel_size=3, backend=backend).to(memory_format=memory_format)
+        module(torch.randn(2, 32, *[4] * dims)).sum().backward()
+        weight = module.kernel_generator.span.weight
+        assert weight.is_contiguous(memory_format=memory_format)
+        assert weight.grad.stride() == weight.stride()
+
+
 def span_arguments():
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     hidden = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -92,6 +92,13 @@ class _Involution(nn.Module):
         """Kernel size, stride, padding and dilation as one thing."""
         return Window(self.kernel_size, self.stride, self.padding, self.dilation)
 
+    def reset_parameters(self) -> None:
+        """Let the layer's own bias be 0 and its scale 1; value projection and φ initialise themselves."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if self.scale is not None:
+            nn.init.ones_(self.scale)
+
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``input`` ``(B, C, H, W)``; see the class for the shape of the result."""
         # What torch.fx hands in is no tensor, and has no sizes yet.

@@ -41,6 +41,8 @@ class KernelGenerator(nn.Module):
 class SpanMatrix(nn.Module):
     """The matrix of a φ's last step, with the parameters of a 1×1 convolution; it is left to the involution to apply.
 
+    It is zero until `reset_parameters`, its own or that of the φ it is part of, has initialised it.
+
     Args:
         hidden_channels: channels of the hidden map.
         kernel_size: K, taps per dimension.
@@ -57,8 +59,15 @@ class SpanMatrix(nn.Module):
         (self.groups,) = to_tuple(groups, 1, "groups")
         self.kernel_size = to_tuple(kernel_size, dims, "kernel_size")
         rows = groups * prod(self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(rows, hidden_channels, *[1] * dims))
-        self.bias = nn.Parameter(torch.empty(rows)) if bias else None
+        self.weight = nn.Parameter(torch.zeros(rows, hidden_channels, *[1] * dims))
+        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """Initialise weight and bias as PyTorch's convolutions do; the φ around it does so as its paper does."""
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            bound = self.weight.shape[1] ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, hidden: Tensor) -> Span:
         """Return the field of ``hidden`` ``(B, C_hidden, H', W')`` as a `Span`."""

@@ -62,12 +62,8 @@ class _SANKernelGenerator(QueryKeyKernelGenerator):
     def reset_parameters(self) -> None:
         """Initialise all convolutions as PyTorch does (the authors' code): without a softmax, larger kernels run away."""
         for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, SpanMatrix)):
                 module.reset_parameters()
-            elif isinstance(module, SpanMatrix):
-                nn.init.kaiming_uniform_(module.weight, a=5**0.5)
-                if module.bias is not None:
-                    nn.init.uniform_(module.bias, -(module.weight.shape[1] ** -0.5), module.weight.shape[1] ** -0.5)
 
     def continued(self, x: Tensor) -> tuple[Tensor, Window]:
         """Return a map continued beyond its border, and the window over it."""

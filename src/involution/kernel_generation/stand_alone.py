@@ -12,6 +12,14 @@ from .windows import correlate, softmax_inside
 __all__ = ["StandAloneKernelGenerator"]
 
 
+class _Embeddings(nn.ParameterList):
+    """Embeddings of offsets, one table ``(d / dims, K)`` per axis."""
+
+    def reset_parameters(self) -> None:
+        for table in self:
+            nn.init.normal_(table, std=0.02)
+
+
 class StandAloneKernelGenerator(QueryKeyKernelGenerator):
     r"""The kernel of stand-alone self-attention.
 
@@ -64,7 +72,7 @@ class StandAloneKernelGenerator(QueryKeyKernelGenerator):
         super().__init__(in_channels, groups, groups * head_channels, window)
         self.head_channels = head_channels
         # One table per axis: rows, then columns.
-        self.offsets = nn.ParameterList(
+        self.offsets = _Embeddings(
             nn.Parameter(torch.empty(head_channels // dims, taps)) for taps in self.window.kernel_size
         )
         self.reset_parameters()
@@ -72,8 +80,7 @@ class StandAloneKernelGenerator(QueryKeyKernelGenerator):
     def reset_parameters(self) -> None:
         """Initialise both projections to keep the variance of queries and keys, embeddings to a small normal."""
         super().reset_parameters()
-        for table in self.offsets:
-            nn.init.normal_(table, std=0.02)
+        self.offsets.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the field ``(B, G, K, K, H', W')`` of the whole map ``x`` ``(B, C, H, W)``."""

@@ -69,7 +69,12 @@ class AxialAttention(nn.Module):
         self.qkv = nn.Conv1d(channels, 2 * channels, 1, bias=False)
         self.qkv_norm = nn.BatchNorm1d(2 * channels)
         self.norm = nn.BatchNorm1d(channels)
-        nn.init.normal_(self.qkv.weight, std=channels**-0.5)
+        # What a subclass adds, it initialises itself.
+        AxialAttention.reset_parameters(self)
+
+    def reset_parameters(self) -> None:
+        """Initialise the projection as the authors' code does; the norms have ways of their own."""
+        nn.init.normal_(self.qkv.weight, std=self.qkv.weight.shape[1] ** -0.5)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys ``(B, heads, d / 2, L)`` and values ``(B, heads, d, L)`` of ``x`` ``(B, C, L)``."""
@@ -115,7 +120,12 @@ class PositionSensitiveAttention(AxialAttention):
         self.norm = nn.BatchNorm1d(2 * channels)
         self.product_norm = nn.BatchNorm2d(3 * heads)
         self.offsets = nn.Parameter(torch.empty(2 * channels // heads, 2 * span - 1))
-        nn.init.normal_(self.offsets, std=(channels // heads) ** -0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise projection and embeddings as the authors' code does; the norms have ways of their own."""
+        super().reset_parameters()
+        nn.init.normal_(self.offsets, std=(self.offsets.shape[0] // 2) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(B, C, L)`` of ``x`` ``(B, C, L)``."""

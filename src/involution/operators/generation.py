@@ -66,7 +66,8 @@ def _gradients(value: Tensor, hidden: Tensor, weight: Tensor) -> tuple[Tensor, T
     return (
         empty_map(value, value.shape, is_channels_last(value)),
         empty_map(hidden, hidden.shape, True),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        # In the order of the weight: DistributedDataParallel keeps gradients as their parameters lie.
+        empty_map(weight, weight.shape, is_channels_last(weight)),
         weight.new_empty(weight.shape[0]),
     )
 

@@ -103,10 +103,10 @@ class Output {
     return Output(map.dtype, 2 + 2 * dims, size, order);
   }
 
-  // As a matrix of parameters, or as one value per row of it.
-  static Output rows(const Tensor& matrix, i64 dims) {
-    const i64 order[kDims] = {0, 1, 2, 3, 4};
-    return Output(matrix.dtype, dims, matrix.size, order);
+  // One value per row of a matrix.
+  static Output vector(const Tensor& matrix) {
+    const i64 order[1] = {0};
+    return Output(matrix.dtype, 1, matrix.size, order);
   }
 
   void clear() {

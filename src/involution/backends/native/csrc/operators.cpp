@@ -177,8 +177,8 @@ void gradients_of_span(Arguments& arguments) {
   demand(dy.dims == a.value.dims && dy.size[1] == a.value.size[1] && same(dy.size + 2, a.hidden.size + 2, a.window.dims));
   Output dvalue = Output::map(a.value, a.value.size + 2, channels_last(a.value));
   Output dhidden = Output::map(a.hidden, a.hidden.size + 2, true);
-  Output dweight = Output::rows(a.weight, a.weight.dims);
-  Output dbias = Output::rows(a.weight, 1);
+  Output dweight = Output::map(a.weight, a.weight.size + 2, channels_last(a.weight));
+  Output dbias = Output::vector(a.weight);
   if (dy.values()) {
     Packed weights, biases;
     const InvolutionSpan span = a.span(weights, biases);
