@@ -8,13 +8,18 @@ from involution import (
     Span,
     backends,
     correlation2d,
+    fold_batch_norms,
     involution1d,
     involution2d,
     involution3d,
     involution_of_span,
 )
 from involution.geometry import to_window
-from involution.kernel_generation import LocalAttentionKernelGenerator, create_kernel_generator
+from involution.kernel_generation import (
+    BottleneckKernelGenerator,
+    LocalAttentionKernelGenerator,
+    create_kernel_generator,
+)
 
 X = torch.zeros(2, 8, 6, 7)
 H = torch.zeros(2, 2, 3, 3, 6, 7)
@@ -182,6 +187,44 @@ MODULES = [
         TypeError,
         r"a name or a callable from \(B, C, H, W\) to the kernel field",
     ),
+    (
+        lambda: Involution2d(16, kernel_generator=BottleneckKernelGenerator),
+        TypeError,
+        r"made already, not its class\), got <class",
+    ),
+    (
+        lambda: Involution2d(8, 8, 3, groups=2, kernel_generator=BottleneckKernelGenerator(8, 3, 4))(X),
+        ValueError,
+        r"makes 4 kernels of \(3, 3\) per pixel, the layer was made for 2 of \(3, 3\); pass groups=4, kernel_size=\(3, 3\)",
+    ),
+    (
+        lambda: Involution2d(8, 8, 5, groups=2, kernel_generator=lambda x: H)(X),
+        ValueError,
+        r"makes 2 kernels of \(3, 3\) per pixel, the layer was made for 2 of \(5, 5\)",
+    ),
+    (
+        lambda: Involution2d(16, norm_layer=torch.nn.BatchNorm2d(4)),
+        TypeError,
+        r"norm_layer must be a class .* BatchNorm2d\(4",
+    ),
+    (
+        lambda: Involution2d(16, norm_layer="batch"),
+        TypeError,
+        r"norm_layer must be .* takes a number of channels .* 'batch'",
+    ),
+    (
+        lambda: Involution2d(16, norm_layer=lambda n: n),
+        TypeError,
+        r"norm_layer must be .* returns a module, got <function",
+    ),
+    (lambda: Involution2d(16, act_layer=torch.nn.ReLU()), TypeError, r"act_layer must be a class or .* got ReLU\(\)"),
+    (lambda: Involution2d(16, backend="cuda"), ValueError, r"unknown backend 'cuda'; expected 'auto' or one of"),
+    (
+        lambda: torch.jit.script(torch.nn.Sequential(Involution2d(16))),
+        TypeError,
+        r"cannot compile Involution2d; use torch.c",
+    ),
+    (lambda: fold_batch_norms(3), TypeError, r"model must be a torch.nn.Module, got int"),
     (lambda: Involution2d(16)(X), ValueError, r"4 dimensions, 16 channels in the second, got shape \(2, 8, 6, 7\)"),
     (lambda: Involution2d(8)(X[0]), ValueError, r"4 dimensions, 8 channels in the second, got shape \(8, 6, 7\)"),
     (

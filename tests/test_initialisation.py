@@ -63,7 +63,9 @@ def test_a_net_without_memory_is_initialised_as_one_with():
     net.init_weights()
     # timm's nets leave the classifier as nn.Linear initialises itself.
     del expected["fc.weight"]
-    assert {name: spread for name, spread in spreads(net).items() if name in expected} == pytest.approx(expected, rel=0.5)
+    assert {name: spread for name, spread in spreads(net).items() if name in expected} == pytest.approx(
+        expected, rel=0.5
+    )
     assert net.eval()(torch.randn(1, 3, 32, 32)).isfinite().all()
 
 

@@ -1,3 +1,4 @@
+import copy
 import re
 
 import pytest
@@ -318,6 +319,11 @@ def test_what_is_no_model_and_arguments_that_no_layer_has():
             replace_convolutions(model, **options)
     with pytest.raises(TypeError, match="kernel_size must be one whole number"):
         replace_convolutions(model, kernel_size=True)
+    generator = Involution2d(16, 16, 3).kernel_generator
+    with pytest.raises(
+        TypeError, match="is one BottleneckKernelGenerator, whose weights 2 layers would share; pass a name"
+    ):
+        replace_convolutions(nn.Sequential(model, copy.deepcopy(model)), kernel_generator=generator)
     assert type(model[0]) is nn.Conv2d
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from . import functional
+from . import backends, functional
 from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
 from .kernel_generation.base import CONVOLUTIONS
 from .kernel_generation.create import create_kernel_generator
@@ -49,6 +49,7 @@ class _Involution(nn.Module):
         window = to_window(kernel_size, stride, padding, dilation, dims)
         self.kernel_size, self.stride, self.padding, self.dilation = window
         self.groups = _resolve_groups(self.out_channels, groups, group_channels)
+        backends.check_name(backend)
         self.backend = backend
         with torch.device(device) if device is not None else nullcontext():
             self.value = (
@@ -71,10 +72,10 @@ class _Involution(nn.Module):
                     dilation=self.dilation,
                     dims=dims,
                 )
-            elif not callable(kernel_generator):
+            elif isinstance(kernel_generator, type) or not callable(kernel_generator):
                 raise TypeError(
-                    "kernel_generator must be a name or a callable from (B, C, H, W) to the kernel field, "
-                    f"got {kernel_generator!r}"
+                    "kernel_generator must be a name or a callable from (B, C, H, W) to the kernel field (made already, "
+                    f"not its class), got {kernel_generator!r}"
                 )
             self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
             # What `involution.fold_batch_norms` lets the layer take along; the bias is added after the scale.
@@ -110,6 +111,7 @@ class _Involution(nn.Module):
         value, kernel = self.value(input), self.generate_kernel(input)
         if isinstance(kernel, tuple):
             span = Span.of(kernel)
+            self._check_kernel(span.groups, span.kernel_size)
             return functional.involution_of_span(
                 value,
                 span.hidden,
@@ -125,6 +127,8 @@ class _Involution(nn.Module):
                 relu=self.relu,
                 backend=self.backend,
             )
+        if isinstance(kernel, Tensor) and kernel.ndim == 2 + 2 * self._dims:
+            self._check_kernel(kernel.shape[1], kernel.shape[2 : 2 + self._dims])
         involution = (functional.involution1d, functional.involution2d, functional.involution3d)[self._dims - 1]
         output = involution(
             value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
@@ -140,6 +144,22 @@ class _Involution(nn.Module):
         if getattr(self.kernel_generator, "pooled", True):
             input = to_output_grid(input, self.window)
         return self.kernel_generator(input)
+
+    def _check_kernel(self, groups: int, kernel_size: Sequence[int]) -> None:
+        """Refuse what a φ that was handed in makes, where it is not what the layer was told."""
+        if groups != self.groups or tuple(kernel_size) != self.kernel_size:
+            raise ValueError(
+                f"kernel_generator makes {groups} kernels of {tuple(kernel_size)} per pixel, the layer was made for "
+                f"{self.groups} of {self.kernel_size}; pass groups={groups}, kernel_size={tuple(kernel_size)}, "
+                "or another kernel_generator"
+            )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse what ``torch.jit.script`` asks of every module of a net: TorchScript knows neither spans nor windows."""
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}; use torch.compile or torch.export, or torch.jit.trace, "
+            "which records what the net computes"
+        )
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -199,6 +219,7 @@ class Involution2d(_Involution):
             ``"san_pairwise"``, ``"san_patchwise"``, ``"local_relation"``, ``"outlook"`` (kernel_size 2K − 1 for windows
             of K), or any callable from ``(B, C, H', W')`` to the field ``(B, G, K, K, H', W')`` or to a
             `involution.Span`, whose field is never kept in memory (so do the bottleneck, the linear and the patchwise φ).
+            What it makes must have the layer's ``groups`` and ``kernel_size``.
         norm_layer: the norm inside the bottleneck φ, from a number of channels to a module; batch norm by default.
         act_layer: the activation inside the bottleneck φ.
         backend: passed on to `involution.involution2d`.
@@ -210,7 +231,8 @@ class Involution2d(_Involution):
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument is out of range, or the channels cannot be split into the groups.
+        ValueError: an argument is out of range, the channels cannot be split into the groups, or (of the call) φ makes
+            another number of kernels, or larger or smaller ones, than the layer was made for.
 
     Example:
         >>> import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -71,11 +72,30 @@ class SpanMatrix(nn.Module):
 
     def forward(self, hidden: Tensor) -> Span:
         """Return the field of ``hidden`` ``(B, C_hidden, H', W')`` as a `Span`."""
-        return Span(hidden, self.weight, self.bias, self.groups, self.kernel_size)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if not torch.is_grad_enabled() and not torch.jit.is_tracing() and not torch.compiler.is_compiling():
+            # A checkpoint that is reentrant makes whatever comes out of here its own result; were it the parameter itself,
+            # the parameter would become a function of itself, and the backward pass would not end.
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
+        return Span(hidden, weight, bias, self.groups, self.kernel_size)
 
     def extra_repr(self) -> str:
         """Return what a net's printed form says of the matrix."""
         return f"{self.weight.shape[1]}, kernel_size={self.kernel_size}, groups={self.groups}, bias={self.bias is not None}"
+
+
+def made_by(layer: Callable[..., nn.Module], name: str, *arguments: int) -> nn.Module:
+    """Return the module that ``layer`` makes; ``name`` is the argument it came in.
+
+    Raises:
+        TypeError: it is a module already, or makes none.
+    """
+    made = None if isinstance(layer, nn.Module) or not callable(layer) else layer(*arguments)
+    if not isinstance(made, nn.Module):
+        kind = "takes a number of channels and returns" if arguments else "returns"
+        raise TypeError(f"{name} must be a class or a function that {kind} a module, got {layer!r}")
+    return made
 
 
 def normalise(norm: nn.Module, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..geometry import IntOrTuple, to_tuple
 from ..span import Span
-from .base import CONVOLUTIONS, NORMS, KernelGenerator, SpanMatrix, normalise
+from .base import CONVOLUTIONS, NORMS, KernelGenerator, SpanMatrix, made_by, normalise
 
 __all__ = ["BottleneckKernelGenerator", "LinearKernelGenerator"]
 
@@ -59,8 +59,8 @@ class BottleneckKernelGenerator(KernelGenerator):
         # The matrix comes first: optimisers in checkpoints know parameters by their order.
         self.span = SpanMatrix(hidden_channels, kernel_size, groups, bias=True, dims=dims)
         self.reduce = CONVOLUTIONS[dims](in_channels, hidden_channels, 1, bias=reduce_bias)
-        self.norm = (norm_layer or NORMS[dims])(hidden_channels)
-        self.act = act_layer()
+        self.norm = made_by(norm_layer or NORMS[dims], "norm_layer", hidden_channels)
+        self.act = made_by(act_layer, "act_layer")
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Span:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..geometry import IntOrTuple, Padding, Window, to_tuple, to_window
 from ..span import Span
-from .base import CONVOLUTIONS, NORMS, SpanMatrix, normalise
+from .base import CONVOLUTIONS, NORMS, SpanMatrix, made_by, normalise
 from .query_key import QueryKeyKernelGenerator
 from .windows import (
     coordinates,
@@ -122,10 +122,10 @@ class SANPairwiseKernelGenerator(_SANKernelGenerator):
         dims, norm_layer = len(self.window.kernel_size), norm_layer or nn.BatchNorm2d
         self.position = CONVOLUTIONS[dims](dims, dims, 1)
         self.relation = nn.Sequential(
-            norm_layer(width + dims),
+            made_by(norm_layer, "norm_layer", width + dims),
             nn.ReLU(inplace=True),
             _PairMatrix(width + dims, width, 1, bias=False),
-            norm_layer(width),
+            made_by(norm_layer, "norm_layer", width),
             nn.ReLU(inplace=True),
             _PairMatrix(width, self.groups, 1),
         )
@@ -169,9 +169,9 @@ class SANPatchwiseKernelGenerator(_SANKernelGenerator):
         dims, groups = len(self.window.kernel_size), self.groups
         norm_layer = norm_layer or NORMS[dims]
         patch = width * (prod(self.window.kernel_size) + 1)
-        self.patch_norm = norm_layer(patch)
+        self.patch_norm = made_by(norm_layer, "norm_layer", patch)
         self.reduce = CONVOLUTIONS[dims](patch, groups, 1, bias=False)
-        self.norm = norm_layer(groups)
+        self.norm = made_by(norm_layer, "norm_layer", groups)
         self.act = nn.ReLU(inplace=True)
         self.span = SpanMatrix(groups, self.window.kernel_size, groups, bias=True, dims=dims)
 

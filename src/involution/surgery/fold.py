@@ -38,6 +38,7 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
         ``print(report)`` shows a table.
 
     Raises:
+        TypeError: ``model`` is no module.
         ValueError: ``model`` is in training mode.
 
     Example:
@@ -53,6 +54,8 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
         40 of 40 batch norms folded
         layer ...
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if model.training:
         raise ValueError("batch norms can be folded in evaluation mode only; call model.eval() first")
     model = copy.deepcopy(model)

@@ -57,7 +57,8 @@ def replace_convolutions(
         What was done, and why not, for every convolution; ``print`` shows it as a table.
 
     Raises:
-        TypeError: ``model`` is itself a convolution, ``where`` is no function, or ``kernel_size`` no whole number above 0.
+        TypeError: ``model`` is itself a convolution, ``where`` is no function, ``kernel_size`` no whole number above 0, or
+            ``kernel_generator`` one module for several layers.
         ValueError: a module that ``where`` chose is no convolution, or its kernel of another parity; the channels do not
             split into the groups, or ``where`` raises; the message names the module. Or the model cannot be run on ``input_size``.
             Nothing has been replaced then.
@@ -106,6 +107,12 @@ def replace_convolutions(
             reasons[module] = reason
         else:
             made[module] = _involution(names[0], module, kernel_size, arguments)
+    generator = arguments.get("kernel_generator")
+    if len(made) > 1 and isinstance(generator, nn.Module):
+        raise TypeError(
+            f"kernel_generator is one {type(generator).__name__}, whose weights {len(made)} layers would share; pass a "
+            "name, or choose one convolution at a time with where="
+        )
     entries = tuple(
         ConvolutionReport(
             tuple(names),
