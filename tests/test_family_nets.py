@@ -73,9 +73,10 @@ def test_odd_images_forward_and_backward(name):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+@pytest.mark.parametrize("kind", [{}, {"feature_cls": "fx"}], ids=["usual", "fx"])
 @pytest.mark.parametrize("name", SMALL)
-def test_features_only(name):
-    net = small(name, features_only=True).eval()
+def test_features_only(name, kind):
+    net = small(name, features_only=True, **kind).eval()
     reductions = net.feature_info.reduction()
     assert reductions[-4:] == [4, 8, 16, 32]
     with torch.inference_mode():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,6 +92,8 @@ class AxialAttention(nn.Module):
         return y
 
 
+# torch.fx would have to know how long a sequence is.
+@register_notrace_module
 class PositionSensitiveAttention(AxialAttention):
     r"""Self-attention of all pixels of a sequence, with embeddings of their offset in queries, keys and values.
 
