@@ -20,6 +20,18 @@ RULE = (
     "were known when a claim was written count in what was measured and not in its verdict: undecided at n = 1 unseen. Of many "
     "verdicts at 95 %, one in twenty errs."
 )
+# What tables and pictures call the figures of the library's own commands.
+_METRICS = {
+    "val_accuracy": "accuracy (%)",
+    "test.map": "box AP on test images",
+    "test.miou_percent": "mIoU on test images (%)",
+    "gap_points": "training less test accuracy (points)",
+    "test_less_train_with_dropout_points": "test less training accuracy with dropout (points)",
+    "test_less_train_without_dropout_points": "test less training accuracy without dropout (points)",
+    "radius_px": "radius (pixels)",
+    "reflect_percent": "same class, reflected borders (%)",
+    "constant_percent": "same class, zeros at the border (%)",
+}
 # Between two sides whose difference is meant.
 LESS = " less "
 FORM = {
@@ -116,8 +128,10 @@ class Judged:
 
 
 def metric_in_words(metric: Sequence[str]) -> str:
-    """Return the name of a value, or what the mean is of."""
-    return metric[0] if len(metric) == 1 else f"mean of {', '.join(name.rpartition('.')[2] for name in metric)}"
+    """Return what a figure is called, its own name where it is none of the library's, or what the mean is of."""
+    if len(metric) == 1:
+        return _METRICS.get(metric[0], metric[0])
+    return f"mean of {', '.join(name.rpartition('.')[2] for name in metric)}"
 
 
 def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = None, asked: int | None = None) -> str:
