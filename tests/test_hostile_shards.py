@@ -262,7 +262,7 @@ def test_nothing_foreign_is_packed_over(folders, tmp_path, capsys):
 def test_an_image_too_thin_to_be_enlarged(folders, tmp_path, capsys):
     """Its shorter side would be made what the net sees, and the longer one longer than the memory."""
     from involution.data import ImageFolders
-    from involution.data.image_folders import transformed
+    from involution.data.image_transforms import transformed
 
     words = r"60,000 pixels wide and 1 high, too thin to be enlarged until its shorter side has the 256 pixels"
     thin = folders / "val" / "a" / "1.png"

@@ -1,15 +1,21 @@
-"""Folders of images: one numbering of the classes in every part, every image judged once."""
+"""Folders of images: one numbering of the classes in every part, every image judged once, and read before that."""
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
+from trainings import pictures_flags, refusal, write_pictures
 
-from involution.data import DataError, ImageFolders, SmallImages
+from involution.commands.main import main
+from involution.data import DataError, ImageFolders, SmallImages, verification
 from involution.data.sampling import UNJUDGED
 from involution.errors import InvolutionWarning
+from involution.tasks import ClassificationTask
 
 
 def write(root, **parts):
@@ -64,3 +70,61 @@ def test_a_single_image_that_is_left_over_is_not_trained_on(tmp_path):
     data = ImageFolders(write(tmp_path, train="abcde", val="a"), batch_size=3, num_workers=0)
     data.setup("fit")
     assert [len(labels) for _, labels in data.train_dataloader()] == [3, 3, 3]
+
+
+def damage(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return file
+
+
+@pytest.mark.parametrize(("stage", "parts"), [(None, "train val test"), ("validate", "val"), ("test", "test")])
+def test_damaged_images_of_the_parts_that_are_needed_are_found_before_anything_begins(tmp_path, stage, parts):
+    write(tmp_path, train="ab", val="ab", test="ab")
+    for part in ("train", "val", "test"):
+        file = tmp_path / part / "b" / "1.png"
+        whole = file.read_bytes()
+        data = ImageFolders(tmp_path, test="test")
+        data.trainer = stage and SimpleNamespace(state=SimpleNamespace(fn=TrainerFn(stage)))
+        data.prepare_data()
+        damage(file)
+        if part in parts:
+            with pytest.raises(DataError, match=f"{file} cannot be read as an image: .*; repair or remove it"):
+                data.prepare_data()
+        else:
+            data.prepare_data()
+        data.verify = False
+        data.prepare_data()
+        file.write_bytes(whole)
+
+
+def test_a_training_with_a_damaged_validation_image_does_not_begin(tmp_path, capsys, monkeypatch):
+    file = damage(write_pictures(tmp_path / "photos") / "val" / "light" / "3.png")
+    steps = []
+    monkeypatch.setattr(ClassificationTask, "on_train_batch_start", lambda *_: steps.append(1))
+    flags = ["fit", *pictures_flags(tmp_path / "photos", f"--run={tmp_path / 'run'}", "--data.num_workers=0")]
+    for more, begins in (([], False), (["--data.verify=false"], True)):
+        assert main([*flags, *more]) == 2
+        assert refusal(capsys).startswith(f"involution fit: {file} cannot be read as an image")
+        assert bool(steps) is begins
+
+
+def test_a_pass_over_many_images_says_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(verification, "_TOGETHER", 3)
+    with caplog.at_level(logging.INFO):
+        assert verification.check_each(str, range(8)) == [*"01234567"] and not caplog.messages
+        monkeypatch.setattr(verification, "_TOLD_AFTER_S", 0)
+        verification.check_each(str, range(8))
+    words = "of 8 images are checked before the first step, each read whole unless --data.verify is false"
+    assert caplog.messages == [f"{number} {words}" for number in (3, 6)]
+
+
+def test_a_pass_ends_at_the_first_image_that_is_refused():
+    def check(item):
+        checked.append(item)
+        if item == 5:
+            raise DataError("no")
+
+    checked = []
+    with pytest.raises(DataError, match="no"):
+        verification.check_each(check, range(10_000))
+    assert len(checked) < 5000

@@ -55,6 +55,13 @@ def test_a_truncated_file_is_found_where_all_of_it_is_read(file):
             read()
 
 
+def test_pixels_whose_range_is_not_known_are_found_where_all_of_a_file_is_read(tmp_path):
+    Image.fromarray(np.zeros((4, 5), np.float32)).save(tmp_path / "a.tiff")
+    assert read_size(tmp_path / "a.tiff") == (5, 4)
+    with pytest.raises(DataError, match=r"a.tiff are floating-point numbers, whose range is not known"):
+        read_size(tmp_path / "a.tiff", verify=True)
+
+
 def test_what_a_decoder_raises_is_a_sentence_whatever_it_is(file, monkeypatch):
     for error in (
         IndexError("list index"),

@@ -66,7 +66,7 @@ def batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[P
     """Yield images as the net was evaluated on them, with their files."""
     from timm.data import create_transform, resolve_data_config
 
-    from ..data.image_folders import transformed
+    from ..data.image_transforms import transformed
     from ..data.images import read_image
 
     try:

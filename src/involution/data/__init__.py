@@ -6,7 +6,8 @@ try:
     from .coco_images import CocoImages, DetectionTransforms
     from .description import DataDescription, DescribedImages, DescribedObjects
     from .digit_scenes import DigitObjects, DigitScenes
-    from .image_folders import ImageFolders, ImageTransforms
+    from .image_folders import ImageFolders
+    from .image_transforms import ImageTransforms
     from .label_maps import ClassTable
     from .segmentation import Cityscapes, SegmentationFolders
     from .segmentation_transforms import SegmentationTransforms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .description import DescribedObjects
 from .images import read_image, read_size
 from .sampling import ResumableDataModule, parts_of
 from .sources import find_folder, named_folder
+from .verification import check_each
 
 __all__ = ["AnnotatedImages", "CocoImages", "DetectionTransforms", "collate"]
 
@@ -299,12 +300,9 @@ class CocoImages(ResumableDataModule, DescribedObjects):
         Raises:
             DataError: an image is missing, has another size than annotated, or (with ``verify``) is damaged.
         """
-        stage = self.trainer.state.fn if self.trainer else None
-        places = {part: self.places[part] for part in parts_of(getattr(stage, "value", None))}
-        with ThreadPoolExecutor() as pool:
-            for part in {place: part for part, place in places.items()}.values():
-                folder = find_folder(self.root) / self.places[part][1]
-                list(pool.map(lambda entry, folder=folder: self._check(entry, folder), self._read(part).images))
+        places = {part: self.places[part] for part in self.parts_to_prepare()}
+        for part in {place: part for part, place in places.items()}.values():
+            check_each(partial(self._check, find_folder(self.root) / self.places[part][1]), self._read(part).images)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations of every part that ``stage`` needs.
@@ -373,7 +371,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
             self._files[annotations] = read_coco(find_folder(self.root) / annotations, masks=self.masks)
         return self._files[annotations]
 
-    def _check(self, entry: ImageEntry, folder: Path) -> None:
+    def _check(self, folder: Path, entry: ImageEntry) -> None:
         path = folder / entry.file_name
         if not path.exists():
             raise DataError(f"there is no image at {in_one_line(str(path))}, which the annotations name; add it there")

@@ -85,9 +85,11 @@ def read_image(
 
 def read_size(source: str | Path, *, verify: bool = False, expected: str = "an image") -> tuple[int, int]:
     """Return width and height of the upright image from the head of a file, or with ``verify`` after reading all of it."""
-    image, container = _read(source, None, expected, decode=verify)
+    if verify:
+        return read_image(source, expected=expected).size
+    image, container = _read(source, None, expected, decode=False)
     width, height = image.size
-    return (height, width) if not verify and _orientation(image, container) >= 5 else (width, height)
+    return (height, width) if _orientation(image, container) >= 5 else (width, height)
 
 
 def find_images(folder: Path) -> list[Path]:

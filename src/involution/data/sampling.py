@@ -134,6 +134,11 @@ class ResumableDataModule(LightningDataModule):
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
         self._first_epoch = 0
 
+    def parts_to_prepare(self) -> tuple[str, ...]:
+        """Return the parts that the stage which is about to run needs, all of them where no trainer is there."""
+        stage = self.trainer.state.fn if self.trainer else None
+        return parts_of(getattr(stage, "value", None))
+
     def state_dict(self) -> dict[str, int]:
         """Return the epoch that follows the state of the training, for its checkpoint."""
         if self.trainer is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from .label_maps import IGNORE, MASK_EXAMPLE, ClassTable, find_classes, read_lab
 from .sampling import ResumableDataModule, parts_of
 from .segmentation_transforms import SegmentationTransforms
 from .sources import find_folder, named_folder
+from .verification import check_each
 
 __all__ = ["Cityscapes", "SegmentationFolders", "SegmentationSet"]
 
@@ -122,12 +122,9 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         """
         if not self.verify:
             return
-        stage = self.trainer.state.fn if self.trainer else None
-        parts = parts_of(getattr(stage, "value", None))
-        pairs = {part: self.pairs(part) for part in parts}
-        every = sorted({pair for part in parts for pair in pairs[part]})
-        with ThreadPoolExecutor() as pool:
-            found = dict(zip(every, pool.map(self._check, every), strict=True))
+        pairs = {part: self.pairs(part) for part in self.parts_to_prepare()}
+        every = sorted({pair for of_part in pairs.values() for pair in of_part})
+        found = dict(zip(every, check_each(self._check, every), strict=True))
         if "train" in pairs:
             self._check_classes(set().union(*(found[pair] for pair in pairs["train"])))
 

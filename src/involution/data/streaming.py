@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import DataError
 from .description import DescribedImages
-from .image_folders import ImageTransforms, transformed
+from .image_transforms import ImageTransforms, transformed
 from .images import read_image
 from .sampling import check_loading, epoch_seed, parts_of
 from .shards import LEAST_BYTES, find_shards, read_index, read_shard
