@@ -16,6 +16,7 @@ from involution.commands.termination import Delay
 from involution.errors import InvolutionWarning
 from involution.tasks import ClassificationTask
 from involution.tasks.callbacks import History, RunProgressBar, Snapshot
+from involution.tasks.checkpointing import TrainingEnd
 from involution.tasks.interruption import InterruptionCheckpoint
 
 
@@ -92,7 +93,7 @@ def test_a_best_checkpoint_that_is_gone_leaves_the_last_weights(tmp_path):
         InvolutionWarning,
         match=r"no checkpoint at .*gone.ckpt; as there is no best .* gets the weights that the training ended with",
     ):
-        SaveModel(tmp_path / "model").on_fit_end(trainer, task)
+        SaveModel(tmp_path, TrainingEnd()).on_fit_end(trainer, task)
     assert torch.equal(torch.load(tmp_path / "model" / "model.pt")["weight"], task.model.weight)
 
 

@@ -176,6 +176,13 @@ def test_a_classifiers_folder(run, tmp_path, capsys, no_network, change, words):
     assert re.search(words, refusal(capsys))
 
 
+def test_the_folder_of_a_training_is_refused_with_that_of_its_net(run, tmp_path, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), "--model", str(run)]) == 2
+    words = f"{run} holds no saved net: expected config.json and model.safetensors; name the net of this training, {run}/model"
+    assert words in refusal(capsys)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 5000, b"\xff", b"null", b"3"])
 def test_any_file_in_the_place_of_a_description(run, tmp_path, capsys, content):
     (tmp_path / "config.json").write_bytes(content)

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tensorboard.summary.writer.record_writer import RecordWriter
-from trainings import TINY, assert_same_weights, pictures_flags, refusal, write_pictures
+from trainings import TINY, assert_same_weights, checkpoint, pictures_flags, refusal, write_pictures
 
 from involution.commands import training
 from involution.commands.main import main
@@ -27,6 +29,7 @@ from involution.commands.termination import Delay, terminable
 from involution.data.epochs import random_states, restore_random_states
 from involution.data.image_folders import FolderImages
 from involution.files import locked
+from involution.studies.runs import RunFolder
 from involution.tasks import ClassificationTask
 from involution.tasks.callbacks import EpochSeed
 from involution.tasks.interruption import InterruptionCheckpoint
@@ -67,10 +70,9 @@ def interrupted(monkeypatch, capsys):
         more = ["--ckpt_path=last"] if last.exists() else []
         assert main(["fit", *flags, f"--run={run}", *more]) == STATUSES[number]
         monkeypatch.setattr(ClassificationTask, step, do)
-        words = (
-            f"involution fit: interrupted in epoch {epoch}; go on from {last}, which is whole, with --ckpt_path last"
-        )
-        assert refusal(capsys) == words
+        left = rf"({run / 'model_so_far'} is the net of (best|last).ckpt; )?"
+        words = f"involution fit: interrupted in epoch {epoch}; {left}go on from {last}, which is whole, with --ckpt_path last"
+        assert re.fullmatch(words, refusal(capsys))
         assert last.exists() and not (run / ".lock").exists()
         loops = torch.load(last, weights_only=True)["loops"]["fit_loop"]
         epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
@@ -104,6 +106,42 @@ def test_the_step_is_finished_and_the_next_one_begins_the_rest_again_and_again(w
     finish(FLAGS, run)
     assert_same_weights(whole, run)
     assert not [warning for warning in recwarn if "resumable" in str(warning.message)]
+
+
+@pytest.mark.parametrize("number", STATUSES, ids=lambda number: number.name)
+def test_the_best_net_so_far_is_there_until_the_training_ends(tmp_path, interrupted, number):
+    run, flags = tmp_path / "run", [*FLAGS, "--trainer.max_epochs=3"]
+    folder = run / "model_so_far"
+
+    def kept():
+        net = torch.nn.Module()
+        net.model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return net.state_dict()
+
+    for epoch, batch, name in ((0, 1, "last"), (1, 2, "best"), (2, 2, "best")):
+        interrupted(flags, run, number, epoch, batch)
+        expected = checkpoint(run, name)
+        assert expected["global_step"] and all(
+            torch.equal(expected["state_dict"][key], value) for key, value in kept().items()
+        )
+        # By which a study tells that a training has ended.
+        assert not RunFolder(run).is_finished(3)
+    finish(flags, run)
+    assert RunFolder(run).is_finished(3) and not folder.exists()
+
+
+def test_what_cannot_be_saved_so_far_changes_no_sentence(tmp_path, monkeypatch, interrupted):
+    def refuse(self, folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ClassificationTask, "save_model", refuse)
+    interrupted(FLAGS, tmp_path / "run", signal.SIGTERM, 1, 0)
+    assert not (tmp_path / "run" / "model_so_far").exists()
+
+
+def test_weights_that_were_never_trained_are_no_net(tmp_path, interrupted):
+    assert interrupted(FLAGS, tmp_path / "run", signal.SIGINT, 0, 3) == (0, 0)
+    assert not (tmp_path / "run" / "model_so_far").exists()
 
 
 def test_a_schedule_that_ends_with_the_training_leaves_the_batches_alone(tmp_path, interrupted):

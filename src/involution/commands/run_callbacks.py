@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,31 @@ from .. import records
 from ..errors import CheckpointError, InvolutionWarning
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
+from ..tasks.checkpointing import TrainingEnd, last_checkpoint
 from ..tasks.sharding import is_sharded
 
 __all__ = ["Announcement", "KeepEnvironment", "SaveModel"]
 
 
 class SaveModel(Callback):
-    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``."""
+    """Let the task write its best net, in the form that predict reads, by its ``save_model(folder)``.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    ``model`` is the net of a training that has come to its end, by which others tell that it has. An interruption leaves
+    what it has so far in a folder of its own, which that end takes away.
+
+    Args:
+        run: folder of the training.
+        end: what is told of the net that an interruption leaves.
+    """
+
+    def __init__(self, run: Path, end: TrainingEnd) -> None:
+        self.folder, self.so_far, self._end = run / "model", run / "model_so_far", end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
-        task: Any = pl_module
-        if not trainer.is_global_zero or not hasattr(task, "save_model"):
+        if not self._can_save(trainer, pl_module):
             return
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        best = _best(trainer)
         try:
             state = checkpoints.read_training(best)["state_dict"] if best else {}
         except CheckpointError as error:
@@ -39,15 +49,41 @@ class SaveModel(Callback):
                 f"{error}; as there is no best checkpoint, {self.folder} gets the weights that the training ended with"
             )
             warnings.warn(words, InvolutionWarning, stacklevel=2)
-            best = ""
-        # What is divided among processes has whole weights in its checkpoints alone.
-        if is_sharded(task.model) and not (best and hasattr(task, "rebuild") and task.rebuild()):
+            state = {}
+        self._save(pl_module, state, self.folder)
+        shutil.rmtree(self.so_far, ignore_errors=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the weights of the best checkpoint so far where an interruption ends the training, else of the last one."""
+        is_interruption = isinstance(exception, (KeyboardInterrupt, SystemExit))
+        # Before the first step nothing is trained, nor is it known what the checkpoint that it goes on from knows.
+        if not (is_interruption and trainer.global_step and self._can_save(trainer, pl_module)):
             return
-        if best:
+        checkpoint = Path(_best(trainer) or last_checkpoint(trainer))
+        # The sentence of an interruption stands whatever becomes of this.
+        with suppress(OSError, CheckpointError):
+            content = checkpoints.read_training(checkpoint)
+            if content.get("global_step") and self._save(pl_module, content["state_dict"], self.so_far):
+                self._end.left = f"{self.so_far} is the net of {checkpoint.name}"
+
+    def _can_save(self, trainer: Trainer, task: Any) -> bool:
+        return trainer.is_global_zero and hasattr(task, "save_model")
+
+    def _save(self, task: Any, state: dict[str, Any], folder: Path) -> bool:
+        """Save the net with this state, as it is where that is empty; return whether there is a folder now."""
+        # What is divided among processes has whole weights in its checkpoints alone.
+        if is_sharded(task.model) and not (state and hasattr(task, "rebuild") and task.rebuild()):
+            return False
+        if state:
             task.load_state_dict(state)
         task.model.to("cpu", memory_format=torch.contiguous_format)
-        with replaced_files(self.folder) as partial:
+        with replaced_files(folder) as partial:
             task.save_model(partial)
+        return folder.exists()
+
+
+def _best(trainer: Trainer) -> str:
+    return getattr(trainer.checkpoint_callback, "best_model_path", "")
 
 
 class KeepEnvironment(Callback):

@@ -67,9 +67,9 @@ _INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 class _Cli(LightningCLI):
     """Lightning's command line; ``--run`` names the folder of the training."""
 
-    def __init__(self, only: str, folders: ExitStack, delay: Delay, **options: Any) -> None:
+    def __init__(self, only: str, folders: ExitStack, delay: Delay, end: TrainingEnd, **options: Any) -> None:
         # Keeps the folder of the training for this process, for as long as it is open.
-        self.only, self.folders, self.delay = only, folders, delay
+        self.only, self.folders, self.delay, self.end = only, folders, delay, end
         super().__init__(**options)
 
     def subcommands(self) -> dict[str, set[str]]:
@@ -171,7 +171,7 @@ class _Cli(LightningCLI):
                 ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
             )
             callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-        return [*callbacks, SaveModel(run / "model"), KeepEnvironment(), Announcement(run)]
+        return [*callbacks, SaveModel(run, self.end), KeepEnvironment(), Announcement(run)]
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
@@ -202,6 +202,7 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
                 subcommand,
                 folders,
                 delay,
+                end,
                 model_class=LightningModule,
                 datamodule_class=LightningDataModule,
                 subclass_mode_model=True,

@@ -24,6 +24,8 @@ from .blueprint import blueprint, size_of_weights
 __all__ = ["Description", "build", "check_classifier", "describe", "load", "save"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# Folders of nets in that of a training: at its end, and after an interruption.
+_NETS_OF_A_RUN = ("model", "model_so_far")
 
 # Arguments by which a net looks for weights elsewhere; those of a saved net lie beside its description.
 _SOURCES = ("weights", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -219,7 +221,9 @@ def _read(path: Path) -> Any:
     try:
         return read_json(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} holds no saved net: expected {CONFIG} and {WEIGHTS}") from error
+        inside = [path.parent / name for name in _NETS_OF_A_RUN if (path.parent / name / CONFIG).exists()]
+        remedy = f"; name the net of this training, {inside[0]}" if inside else ""
+        raise CheckpointError(f"{path.parent} holds no saved net: expected {CONFIG} and {WEIGHTS}{remedy}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {in_one_line(error)}; save the net anew") from error
 

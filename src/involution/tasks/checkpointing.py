@@ -18,7 +18,7 @@ from ..errors import CheckpointError, InvolutionError, TrainingError, in_one_lin
 from ..files import replaced
 from ..models import checkpoints
 
-__all__ = ["TrainingEnd", "WholeCheckpointIO"]
+__all__ = ["TrainingEnd", "WholeCheckpointIO", "last_checkpoint"]
 
 # Beside what Lightning keeps: the classes of the optimisers, whose states do not say whose they are.
 _OPTIMIZERS = "involution_optimizers"
@@ -74,9 +74,11 @@ class TrainingEnd(Callback):
 
     Attributes:
         refusal: the sentence for what ended it, None where that is unknown or nothing did.
+        left: what an interruption leaves beside the checkpoint, in words; empty for nothing.
     """
 
     def __init__(self) -> None:
+        self.left = ""
         self.refusal: InvolutionError | None = None
         self._trainer: Trainer | None = None
         self._restored: dict[str, Any] = {}
@@ -89,8 +91,9 @@ class TrainingEnd(Callback):
             return "interrupted before the first step"
         if self._trainer.state.fn != "fit":
             return "interrupted"
-        is_first = "" if _last(self._trainer).exists() else "no epoch was finished, "
-        return f"interrupted in epoch {self._trainer.current_epoch}; {is_first}{_remedy(self._trainer)}"
+        is_first = "" if last_checkpoint(self._trainer).exists() else "no epoch was finished, "
+        left = f"{self.left}; " if self.left else ""
+        return f"interrupted in epoch {self._trainer.current_epoch}; {left}{is_first}{_remedy(self._trainer)}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Know the trainer that is asked in the end."""
@@ -168,12 +171,13 @@ class TrainingEnd(Callback):
             )
 
 
-def _last(trainer: Trainer) -> Path:
+def last_checkpoint(trainer: Trainer) -> Path:
+    """Return where a training keeps what it goes on from."""
     return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
 
 
 def _remedy(trainer: Trainer) -> str:
-    last = _last(trainer)
+    last = last_checkpoint(trainer)
     return f"go on from {last}, which is whole, with --ckpt_path last" if last.exists() else "start again"
 
 
