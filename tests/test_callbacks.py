@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from trainings import TINY, refusal
 
+from involution.commands.main import main
 from involution.commands.run_callbacks import SaveModel
 from involution.commands.termination import Delay
 from involution.errors import InvolutionWarning
@@ -109,3 +111,30 @@ def test_a_disk_that_refuses_to_be_tidied_up_hides_no_error(tmp_path, monkeypatc
     callback.on_exception(trainer, nn.Identity(), OSError(errno.EROFS, "what happened"))
     with pytest.raises(OSError, match="Read-only"):
         callback.on_train_end(trainer, nn.Identity())
+
+
+def test_a_constant_in_the_place_of_a_text_is_kept_as_that_text(tmp_path):
+    """Lightning's own: annotated as text, its default is of an enumeration."""
+    flags = ["--trainer.max_epochs=1", "--trainer.callbacks=lightning.pytorch.callbacks.Timer"]
+    assert main(["fit", *TINY, *flags, f"--run={tmp_path / 'run'}"]) == 0
+    kept = tmp_path / "run" / "logs" / "version_0" / "config.yaml"
+    assert "interval: step" in kept.read_text()
+    assert main(["fit", f"--config={kept}", f"--run={tmp_path / 'again'}"]) == 0
+
+
+class Odd(Callback):
+    """Of a default that no file of a configuration can hold."""
+
+    class Text(str):
+        pass
+
+    def __init__(self, text: str = Text("a")) -> None:
+        super().__init__()
+
+
+def test_a_value_that_cannot_be_kept_is_a_sentence(tmp_path, capsys):
+    assert main(["fit", *TINY, f"--trainer.callbacks={__name__}.Odd", f"--run={tmp_path}"]) == 2
+    words = (
+        "the configuration holds 'a' of the kind Text, which no file of it can hold; give that argument as plain text"
+    )
+    assert refusal(capsys) == f"involution fit: {words}"

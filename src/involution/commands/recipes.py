@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import itertools
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
+from jsonargparse import set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import CommandError
 from ..recipes import load, resolve
+from ..schema import shown
 from .parsing import WithExample, refuse
 
 _DEEPEST, _MOST_VALUES = 50, 100_000
+# What the parser calls the form that `_as_recipe` writes.
+_FORMAT = "involution recipe"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a constant of an enumeration as its value: defaults that are annotated as text come as such."""
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, constant: dumper.represent_data(constant.value))
+
+
+def _as_recipe(content: Any) -> str:
+    try:
+        return yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    except yaml.representer.RepresenterError as error:
+        value = error.args[-1]
+        raise CommandError(
+            f"the configuration holds {shown(value)} of the kind {type(value).__name__}, which no file of it can hold; give "
+            "that argument as plain text"
+        ) from error
+
+
+set_dumper(_FORMAT, _as_recipe)
 
 
 class RecipeParser(WithExample, LightningArgumentParser):
@@ -33,6 +59,10 @@ class RecipeParser(WithExample, LightningArgumentParser):
         return self.parse_string(
             yaml.safe_dump(resolve(path), sort_keys=False), os.path.basename(path), *args, **kwargs
         )
+
+    def dump(self, namespace: Any, format: str = "parser_mode", *args: Any, **kwargs: Any) -> str:
+        """Return a configuration as the text of a recipe, or in another form that is asked for."""
+        return super().dump(namespace, _FORMAT if format == "parser_mode" else format, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with what is wrong in the first line, and no more than nine others."""

@@ -48,6 +48,8 @@ _KNOWN_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.",
     "You're using the WeightAveraging callback with a model that overrides",
 )
+# Whose uses of old names are no news; what keeps the configuration hands on those of Lightning's.
+_OLD_FASHIONED = r"lightning|jsonargparse|involution\.commands\.recipes"
 # Of the checkpoints that an evaluation would write if it were a training.
 _MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
@@ -293,7 +295,7 @@ def _without_known_warnings(subcommand: str) -> Iterator[None]:
         for words in _KNOWN_WARNINGS if subcommand == "fit" else (*_KNOWN_WARNINGS, _MOVED):
             warnings.filterwarnings("ignore", words)
         for kind in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=kind, module="lightning|jsonargparse")
+            warnings.filterwarnings("ignore", category=kind, module=_OLD_FASHIONED)
         yield
 
 
