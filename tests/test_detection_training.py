@@ -1,5 +1,6 @@
 """involution fit, validate, test and predict on a small data set in COCO's format."""
 
+import fnmatch
 import json
 import os
 import shutil
@@ -79,6 +80,7 @@ def test_a_training_logs_losses_and_both_average_precisions(finished):
     assert parts == {"train_loss", *(f"train_{kind}_loss" for kind in kinds)}
     names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
     assert {f"val_{kind}{name}" for kind in ("", "mask_") for name in names} <= set(logged)
+    assert all(fnmatch.filter(logged, pattern) for pattern in DetectionTask.logged)
     config = json.loads((finished / "model" / "config.json").read_text())
     assert config["classes"] == list(CATEGORIES.values())
     assert config["details"]["category_ids"] == list(CATEGORIES)

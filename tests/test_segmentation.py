@@ -1,5 +1,6 @@
 """involution fit, validate, test and predict of segmentation nets, on tiny street scenes."""
 
+import fnmatch
 import json
 import warnings
 
@@ -62,6 +63,7 @@ def finished(root, tmp_path_factory):
 def test_a_training_learns_and_leaves_logs_and_a_model(finished):
     rows = logged(finished)
     assert {"val_loss", "val_pixel_accuracy", "val_mean_accuracy", "val_iou/box"} <= set(rows[0])
+    assert all(fnmatch.filter(rows[0], pattern) for pattern in SegmentationTask.logged)
     losses = [float(row["train_loss"]) for row in rows if row["train_loss"]]
     assert losses[-1] < 0.8 * losses[0]
     config = json.loads((finished / "model" / "config.json").read_text())

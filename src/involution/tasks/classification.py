@@ -75,6 +75,8 @@ class ClassificationTask(LightningModule):
 
     # What the best checkpoint is chosen by.
     monitor, monitor_mode = "val_accuracy", "max"
+    # What a schedule or a callback can watch.
+    logged = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
     def __init__(
         self,

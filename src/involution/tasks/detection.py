@@ -85,6 +85,8 @@ class DetectionTask(LightningModule):
 
     # What the best checkpoint is chosen by.
     monitor, monitor_mode = "val_map", "max"
+    # What a schedule or a callback can watch.
+    logged = ("train_loss", "train_*_loss", *(f"val_{name}" for name in _KEPT), "val_mask_*")
 
     def __init__(
         self,

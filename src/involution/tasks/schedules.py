@@ -12,10 +12,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ..errors import InvolutionWarning, TrainingError
 from .checks import warn_of_long_warmup
+from .watched import check_watched, plateau
 
 __all__ = ["PolyLR", "Shared", "WarmupCosineLR", "configured", "create_optimizer", "end_with_training", "warmed_up"]
 
@@ -81,14 +82,18 @@ def configured(
         interval: after what a schedule is stepped that does not say it itself.
 
     Raises:
-        TrainingError: see `create_optimizer`.
+        TrainingError: see `create_optimizer` and `plateau`.
     """
     made, scheduler = create_optimizer(optimizer, parameters, lr_scheduler)
     if scheduler is None:
         return made
     return {
         "optimizer": made,
-        "lr_scheduler": {"scheduler": scheduler, "interval": getattr(scheduler, "interval", interval)},
+        "lr_scheduler": {
+            "scheduler": scheduler,
+            "interval": getattr(scheduler, "interval", interval),
+            **plateau(scheduler),
+        },
     }
 
 
@@ -99,14 +104,16 @@ def end_with_training(trainer: Trainer) -> None:
     brings a learning rate that the configuration does not say, and none of these schedules sets it, a warning tells so.
 
     Raises:
-        TrainingError: a schedule ends before the training, or shall end with one that has no end.
+        TrainingError: a schedule ends before the training, or shall end with one that has no end; or see `check_watched`.
     """
+    check_watched(trainer)
     planned = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, (PolyLR, WarmupCosineLR))]
+    waiting = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, ReduceLROnPlateau)]
     for scheduler in planned:
         scheduler.end_with(trainer)
         scheduler.set_rates()
     for optimizer in trainer.optimizers:
-        if trainer.ckpt_path and not any(scheduler.optimizer is optimizer for scheduler in planned):
+        if trainer.ckpt_path and not any(scheduler.optimizer is optimizer for scheduler in (*planned, *waiting)):
             _warn_of_another_rate(optimizer)
 
 

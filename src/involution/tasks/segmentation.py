@@ -63,6 +63,8 @@ class SegmentationTask(LightningModule):
 
     # What the best checkpoint is chosen by.
     monitor, monitor_mode = "val_miou", "max"
+    # What a schedule or a callback can watch.
+    logged = ("train_loss", "val_loss", "val_miou", "val_pixel_accuracy", "val_mean_accuracy", "val_iou/*")
 
     def __init__(
         self,
