@@ -104,6 +104,35 @@ def test_kernel_sizes_are_read_off_the_weights():
     assert converted.arguments == {"num_classes": 3, "stem_kernel_size": 7, "kernel_size": 5}
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("rednet26_half", {"channels": (32, 64, 128, 256)}),
+        (
+            "rednet14_eighth",
+            {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64), "group_channels": 8, "stem": "small"},
+        ),
+        ("rednet50", {"stem": "deep", "stem_width": 16, "in_chans": 1, "group_channels": 32, "kernel_size": 3}),
+        ("rednet38", {"stem": "plain", "channels": (48, 96, 192, 384)}),
+    ],
+)
+def test_widths_and_stems_are_read_off_the_weights(tmp_path, capsys, name, arguments):
+    net = trained_elsewhere(name, **{**arguments, "num_classes": 3})
+    ours, out = tmp_path / "ours.safetensors", tmp_path / "out.safetensors"
+    checkpoints.write(net.state_dict(), ours)
+    assert main(["convert", str(ours), str(out), "--quiet"]) == 0
+    call = capsys.readouterr().out.splitlines()[-1]
+    # What it prints is what makes the net again.
+    loaded = eval(call, {"timm": timm})
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
+    model = call.split('"')[1]
+    assert checkpoints.to_timm(net.state_dict()).arguments.items() >= arguments.items()
+    assert named.classifier(model, ours).num_classes == 3
+    if arguments.get("stem") is None:
+        theirs = checkpoints.from_timm(net.state_dict(), "openmmlab")
+        assert checkpoints.to_timm(theirs).arguments["channels"] == arguments["channels"]
+
+
 def paddleclas_layout():
     """Yield name and shape of every array in PaddleClas's RedNet26_pretrained.pdparams, as its code makes them."""
 

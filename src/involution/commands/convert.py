@@ -41,7 +41,7 @@ def convert(
             print(f"{key} -> {name} {tuple(converted.state[name].shape)}")
         for key in converted.left_out:
             print(f"{key} left out: it belongs to no RedNet")
-    arguments = "".join(f", {name}={value}" for name, value in converted.arguments.items())
+    arguments = "".join(f", {name}={value!r}" for name, value in converted.arguments.items())
     print(f"{len(state)} tensors written to {out}, {len(converted.left_out)} left out")
     if layout == "timm":
         print(f'timm.create_model("{converted.model}"{arguments}, checkpoint_path="{out}")')

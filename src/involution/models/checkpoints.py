@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import replaced
 from ..schema import find_problem
-from . import checkpoint_files, layer_checkpoints, san_checkpoints
+from . import checkpoint_files, layer_checkpoints, rednet_shapes, san_checkpoints
 from .renaming import translate
 
 __all__ = [
@@ -63,13 +62,6 @@ _MODULES = (
 )
 _HEADS = {"openmmlab": "head.fc", "paddle": "fc"}
 _PADDLE_STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
-_DEPTHS: dict[tuple[int, ...], int] = {
-    (1, 2, 4, 1): 26,
-    (2, 3, 5, 2): 38,
-    (3, 4, 6, 3): 50,
-    (3, 4, 23, 3): 101,
-    (3, 8, 36, 3): 152,
-}
 
 
 @dataclass
@@ -86,7 +78,7 @@ class Converted:
 
     state: State
     model: str
-    arguments: dict[str, int]
+    arguments: dict[str, Any]
     renamed: dict[str, str]
     left_out: list[str]
 
@@ -212,7 +204,7 @@ def _rednet_to_timm(state: Mapping[str, Tensor], layout: Layout) -> Converted:
     if layout == "paddle":
         for name in [n for n in new if n.endswith(".running_mean")]:
             new[name.removesuffix("running_mean") + "num_batches_tracked"] = torch.tensor(0)
-    model, arguments = _architecture(new)
+    model, arguments = rednet_shapes.architecture(new)
     _check(new, model, arguments)
     return Converted(new, model, arguments, renamed, left_out)
 
@@ -296,26 +288,7 @@ def _our_name(key: str, layout: Layout) -> str | None:
         return None
 
 
-def _architecture(state: State) -> tuple[str, dict[str, int]]:
-    """Read depth, classes and kernel sizes off the weights."""
-    blocks = []
-    for stage in range(1, 5):
-        found = {int(m[1]) for key in state if (m := re.match(rf"layer{stage}\.(\d+)\.", key))}
-        blocks.append(len(found))
-    depth = _DEPTHS.get(tuple(blocks))
-    if depth is None:
-        raise CheckpointError(f"no RedNet has {tuple(blocks)} blocks; expected one of {', '.join(map(str, _DEPTHS))}")
-    arguments = {"num_classes": state["fc.bias"].numel() if "fc.bias" in state else 0}
-    for argument, name in (("stem_kernel_size", "conv1.3"), ("kernel_size", "layer1.0.conv2")):
-        span, block_width = state.get(f"{name}.kernel_generator.span.weight"), {"conv1.3": 32}.get(name, 64)
-        if span is None:
-            raise CheckpointError(f"the weights of {name}.kernel_generator.span are missing")
-        taps = (span.shape[0] if span.ndim else 0) / (block_width // 16)
-        arguments[argument] = max(1, round(taps**0.5))
-    return f"rednet{depth}", arguments
-
-
-def _check(state: State, model: str, arguments: dict[str, int]) -> None:
+def _check(state: State, model: str, arguments: dict[str, Any]) -> None:
     import timm
 
     try:
