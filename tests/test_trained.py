@@ -17,7 +17,7 @@ from involution.commands.classifiers import class_names
 from involution.commands.main import main
 from involution.data import ImageFolders, ImageTransforms
 from involution.data.segmentation_transforms import SegmentationTransforms
-from involution.errors import CheckpointError
+from involution.errors import CheckpointError, InvolutionWarning, TrainingError
 from involution.models import trained
 from involution.models.backbones import Backbone
 from involution.models.detection import faster_rcnn, retinanet
@@ -215,3 +215,22 @@ def test_a_wrong_name_of_weights_is_a_sentence(capsys, monkeypatch):
     recipe = "recipes/smoke/detection.yaml"
     assert main(["fit", f"--config={recipe}", "--model.model_args.weights", "rednet26.nothing"]) == 2
     assert "there is no checkpoint at rednet26.nothing; name a file, a folder, or what comes with" in refusal(capsys)
+
+
+def test_a_training_starts_from_a_folder_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = timm.create_model("rednet26", layers=(1, 1, 1, 1), channels=(16, 16, 16, 16), num_classes=3)
+    timm.models.save_for_hf(net, "run/model", safe_serialization=True)
+    for name in ("run/model", str(tmp_path / "run" / "model")):
+        started = ClassificationTask(name, 3, model_args={"pretrained": True}).model
+        assert all(torch.equal(value, started.state_dict()[key]) for key, value in net.state_dict().items())
+    with pytest.warns(
+        InvolutionWarning, match=r"from random weights of the net in run/model; from its own with --model.mod"
+    ):
+        ClassificationTask("run/model", 2)
+    with pytest.raises(CheckpointError, match=r"run holds no saved net: .*; name the net of this training, run/model"):
+        ClassificationTask("run", 3)
+    with pytest.raises(
+        TrainingError, match="there is no folder runs/model; name one that involution fit wrote, which a"
+    ):
+        ClassificationTask("runs/model", 3)

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..data.description import DataDescription
 from ..data.sampling import UNJUDGED
-from ..errors import TrainingError, in_one_line
+from ..errors import InvolutionWarning, TrainingError, in_one_line
+from ..models import saved
 from ..models.building import built
 from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
@@ -27,10 +29,11 @@ _LABELS = ("label_names", "label_descriptions")
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
-    """Build a timm model, with RedNet's registered.
+    """Build a timm model, with RedNet's registered; the path of a folder that ``involution fit`` wrote is the name of its net.
 
     Raises:
-        TrainingError: timm knows no such model, or refuses an argument.
+        TrainingError: timm knows no such model, or refuses an argument; or there is no such folder.
+        CheckpointError: the folder holds no net of timm's.
     """
     import timm
 
@@ -38,6 +41,7 @@ def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.M
 
     if "num_classes" in arguments:
         raise TrainingError("the number of classes is the task's num_classes; leave it out of model_args")
+    name = _of_folder(name, bool(arguments.get("pretrained")))
     try:
         return built(name, partial(timm.create_model, name, num_classes=num_classes), **arguments)
     except ValueError as error:
@@ -49,6 +53,29 @@ def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.M
         raise TrainingError(words if "cannot be built" in words else f"{name} cannot be built: {words}") from error
 
 
+def _of_folder(name: str, takes_weights: bool) -> str:
+    """Return the name by which timm finds a net in a folder, where a folder is named; any other name as it is."""
+    import timm
+
+    if ":" in name or timm.is_model(name):
+        return name
+    if Path(name).is_dir():
+        saved.check_classifier(name)
+        if not takes_weights:
+            rank_zero_warn(
+                f"the training starts from random weights of the net in {name}; from its own with "
+                '--model.model_args "{pretrained: true}"',
+                category=InvolutionWarning,
+            )
+        return f"local-dir:{Path(name)}"
+    if "/" in name:
+        raise TrainingError(
+            f"there is no folder {name}; name one that involution fit wrote, which a training has at its end as RUN/model, a "
+            "net of timm such as rednet26, or one of the hub as hf-hub:USER/NAME"
+        )
+    return name
+
+
 class ClassificationTask(LightningModule):
     """Train and evaluate any network that maps images to one value per class.
 
@@ -57,7 +84,7 @@ class ClassificationTask(LightningModule):
 
     Args:
         model: from images ``(B, C, H, W)`` to logits ``(B, num_classes)``; or the name of a timm model, RedNet's
-            among them.
+            among them, or the path of a folder that ``involution fit`` wrote.
         num_classes: number of classes.
         model_args: further arguments of ``timm.create_model`` where ``model`` is a name, e.g.
             ``{"pretrained": True}`` or ``{"drop_path_rate": 0.1}``. Data then treat an image as the weights were
