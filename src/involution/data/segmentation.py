@@ -207,8 +207,9 @@ class SegmentationFolders(_Segmentation):
         transforms: what happens to images and labels.
         seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         drop_last: leave out the images of an epoch that do not fill a batch.
-        verify: read every image and label image once before the first step, so that a damaged file, and a label value
-            without a class, is found then.
+        verify: read every image and label image once before the first step, so that a damaged file, a label value without
+            a class, and classes that no training label has are found then. Without, the former two are found when they are
+            read, and nobody asks which classes occur, for only reading all labels says it.
 
     Raises:
         ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
@@ -292,8 +293,9 @@ class Cityscapes(_Segmentation):
         transforms: what happens to images and labels.
         seed: of the order of the training images; that of ``--seed_everything`` in a command, and else 0, where it is None.
         drop_last: leave out the images of an epoch that do not fill a batch.
-        verify: read every image and label image once before the first step, so that a damaged file, and a label value
-            without a class, is found then.
+        verify: read every image and label image once before the first step, so that a damaged file, a label value without
+            a class, and classes that no training label has are found then. Without, the former two are found when they are
+            read, and nobody asks which classes occur, for only reading all labels says it.
 
     Raises:
         ValueError: ``batch_size``, ``num_workers`` or ``seed`` is out of range, or ``root`` is empty.
