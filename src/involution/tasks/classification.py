@@ -23,6 +23,7 @@ from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
+from .watched import check_watched
 
 # What timm's description of weights says of their classes.
 _LABELS = ("label_names", "label_descriptions")
@@ -175,11 +176,12 @@ class ClassificationTask(LightningModule):
             data.see_as(resolve_data_config(model=self.model))
 
     def on_train_start(self) -> None:
-        """Let schedules end with the training.
+        """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
 
         Raises:
-            TrainingError: one ends before it.
+            TrainingError: a figure is not logged, or a schedule ends before the training.
         """
+        check_watched(self.trainer)
         end_with_training(self.trainer)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -21,6 +21,7 @@ from ..models.detection import MaskRCNN, create
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training, warmed_up
+from .watched import check_watched
 
 __all__ = ["DetectionTask", "average_precision"]
 
@@ -145,11 +146,12 @@ class DetectionTask(LightningModule):
         check_proportions(self.model, data.sizes())
 
     def on_train_start(self) -> None:
-        """Say where the warm-up is longer than the training, and let schedules end with it.
+        """Look whether all is logged that is watched, say where the warm-up is too long, and let schedules end in time.
 
         Raises:
-            TrainingError: a schedule ends before the training.
+            TrainingError: a figure is not logged, or a schedule ends before the training.
         """
+        check_watched(self.trainer)
         end_with_training(self.trainer)
         warn_of_long_warmup(
             self.warmup_iterations, self.trainer.estimated_stepping_batches, "--model.warmup_iterations"

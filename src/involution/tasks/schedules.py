@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ..errors import InvolutionWarning, TrainingError
 from .checks import warn_of_long_warmup
-from .watched import check_watched, plateau
+from .watched import plateau
 
 __all__ = ["PolyLR", "Shared", "WarmupCosineLR", "configured", "create_optimizer", "end_with_training", "warmed_up"]
 
@@ -104,9 +104,8 @@ def end_with_training(trainer: Trainer) -> None:
     brings a learning rate that the configuration does not say, and none of these schedules sets it, a warning tells so.
 
     Raises:
-        TrainingError: a schedule ends before the training, or shall end with one that has no end; or see `check_watched`.
+        TrainingError: a schedule ends before the training, or shall end with one that has no end.
     """
-    check_watched(trainer)
     planned = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, (PolyLR, WarmupCosineLR))]
     waiting = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, ReduceLROnPlateau)]
     for scheduler in planned:

@@ -28,6 +28,7 @@ from . import segmentation_results as analysis
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
+from .watched import check_watched
 
 __all__ = ["SegmentationTask"]
 
@@ -122,11 +123,12 @@ class SegmentationTask(LightningModule):
         data.see_as(trained.seen_by(self.model_args.get("weights")))
 
     def on_train_start(self) -> None:
-        """Let schedules end with the training.
+        """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
 
         Raises:
-            TrainingError: one ends before it.
+            TrainingError: a figure is not logged, or a schedule ends before the training.
         """
+        check_watched(self.trainer)
         end_with_training(self.trainer)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
