@@ -94,6 +94,24 @@ def test_a_plateau_is_one_of_epochs_whatever_else_is_stepped_how():
             "--model.lr_scheduler.monitor, or validate",
         ),
         (
+            partial(ReduceLROnPlateau, monitor="val_accuracy"),
+            (),
+            True,
+            "ReduceLROnPlateau takes the smaller val_accuracy for the better one; choose max with --model.lr_scheduler.mode",
+        ),
+        (
+            None,
+            (EarlyStopping("val_accuracy"),),
+            True,
+            "EarlyStopping takes the smaller val_accuracy for the better one; choose max with its mode under trainer.callbacks",
+        ),
+        (
+            None,
+            (EarlyStopping("train_loss", mode="max"),),
+            True,
+            "EarlyStopping takes the larger train_loss for the better one; choose min with its mode under trainer.callbacks",
+        ),
+        (
             torch.optim.lr_scheduler.ReduceLROnPlateau,
             (),
             True,
@@ -102,7 +120,7 @@ def test_a_plateau_is_one_of_epochs_whatever_else_is_stepped_how():
         ),
     ],
 )
-def test_what_is_not_logged_is_refused_before_the_first_step(monkeypatch, schedule, callbacks, validates, words):
+def test_what_cannot_be_watched_so_is_refused_before_the_first_step(monkeypatch, schedule, callbacks, validates, words):
     monkeypatch.setattr(ClassificationTask, "training_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(TrainingError) as refused:
         fit(schedule, *callbacks, validates=validates)

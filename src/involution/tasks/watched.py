@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -13,6 +13,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..errors import TrainingError
 
 __all__ = ["check_watched", "plateau"]
+
+_BETTER = {"min": "smaller", "max": "larger"}
+
+
+class _Watched(NamedTuple):
+    """What watches which figure, the mode that says which is better, and where an argument of it is given."""
+
+    kind: str
+    monitor: str
+    mode: str
+    place: str
 
 
 def plateau(scheduler: Any) -> dict[str, Any]:
@@ -34,34 +45,44 @@ def plateau(scheduler: Any) -> dict[str, Any]:
 
 
 def check_watched(trainer: Trainer) -> None:
-    """Refuse what watches a figure that the task does not log, and let what watches validations be asked after each.
+    """Refuse what watches a figure that the task does not log, or takes the worse for the better; look after each validation.
 
-    A task says what it logs as ``logged``, names and patterns of them. Of one that is not of this library nobody knows it.
+    A task says what it logs as ``logged``, names and patterns of them; of losses the smaller one is better, of all else the
+    larger one. Of a task that is not of this library nobody knows it.
 
     Raises:
-        TrainingError: a figure is none of the task's, or one of a validation that there is not.
+        TrainingError: a figure is none of the task's, or one of a validation that there is not, or the mode is not its own.
     """
     task: Any = trainer.lightning_module
     is_own = type(task).__module__.startswith("involution.")
-    for watcher, flag, monitor in _watched(trainer):
+    for kind, monitor, mode, place in _watched(trainer):
         if is_own and not any(fnmatchcase(monitor, pattern) for pattern in task.logged):
             raise TrainingError(
-                f"{watcher} watches {monitor!r}, which the task does not log; name one of {', '.join(task.logged)} with {flag}"
+                f"{kind} watches {monitor!r}, which the task does not log; name one of {', '.join(task.logged)} with "
+                f"{place.format('monitor')}"
             )
         if monitor.startswith("val_") and not trainer.enable_validation:
             raise TrainingError(
-                f"{watcher} watches {monitor}, and there is no validation; let it watch train_loss with {flag}, or validate"
+                f"{kind} watches {monitor}, and there is no validation; let it watch train_loss with "
+                f"{place.format('monitor')}, or validate"
+            )
+        better = "min" if monitor.endswith("loss") else "max"
+        if is_own and mode != better:
+            raise TrainingError(
+                f"{kind} takes the {_BETTER[mode]} {monitor} for the better one; choose {better} with {place.format('mode')}"
             )
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and str(config.monitor).startswith("val_"):
             config.frequency = trainer.check_val_every_n_epoch or 1
 
 
-def _watched(trainer: Trainer) -> Iterator[tuple[str, str, str]]:
-    """Yield who watches, the flag that says what, and what."""
+def _watched(trainer: Trainer) -> Iterator[_Watched]:
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
-            yield type(config.scheduler).__name__, "--model.lr_scheduler.monitor", str(config.monitor)
+            scheduler: Any = config.scheduler
+            yield _Watched(type(scheduler).__name__, str(config.monitor), scheduler.mode, "--model.lr_scheduler.{}")
     for callback in getattr(trainer, "callbacks", ()):
         if isinstance(callback, EarlyStopping) and callback.strict:
-            yield type(callback).__name__, "its monitor under trainer.callbacks", str(callback.monitor)
+            yield _Watched(
+                type(callback).__name__, str(callback.monitor), callback.mode, "its {} under trainer.callbacks"
+            )
