@@ -218,6 +218,21 @@ MODULES = [
         r"norm_layer must be .* returns a module, got <function",
     ),
     (lambda: Involution2d(16, act_layer=torch.nn.ReLU()), TypeError, r"act_layer must be a class or .* got ReLU\(\)"),
+    (
+        lambda: Involution2d(16, padding_mode="mirror"),
+        ValueError,
+        r"padding_mode must be one of 'zeros', 'reflect', 'replicate', 'circular', got 'mirror'",
+    ),
+    (
+        lambda: Involution2d(16, padding_mode="reflect", kernel_generator="attention"),
+        ValueError,
+        r"for a φ that sees single pixels, and for SAN's; LocalAttentionKernelGenerator leaves out what lies outside",
+    ),
+    (
+        lambda: Involution2d(8, padding_mode="reflect")(X[..., :3]),
+        ValueError,
+        r"padding_mode='reflect' by \(3, 3\) pixels needs a map of at least \(4, 4\), got \(6, 3\); use larger images",
+    ),
     (lambda: Involution2d(16, backend="cuda"), ValueError, r"unknown backend 'cuda'; expected 'auto' or one of"),
     (
         lambda: torch.jit.script(torch.nn.Sequential(Involution2d(16))),

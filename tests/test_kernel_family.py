@@ -286,7 +286,7 @@ def test_one_pixel_in_training():
         (lambda: SANPatchwiseKernelGenerator(8, 4, 2), r"padding='same' needs an odd kernel size"),
         (
             lambda: SANPatchwiseKernelGenerator(8, 7, 2, padding_mode="reflect")(torch.zeros(1, 8, 3, 9)),
-            r"reflecting \(3, 3\) pixels needs a map of at least \(4, 4\), got \(3, 9\); use larger images",
+            r"padding_mode='reflect' by \(3, 3\) pixels needs a map of at least \(4, 4\), got \(3, 9\); use larger images",
         ),
     ],
 )

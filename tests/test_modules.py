@@ -122,6 +122,43 @@ def test_stride_pools_what_phi_sees_over_the_pixels_inside_the_map():
     torch.testing.assert_close(seen[0], expected)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_padding_modes_are_those_of_convolutions(dims, mode):
+    """With the same kernels everywhere an involution is a convolution whose channels of a group share a kernel."""
+    kind, convolution = LAYERS[dims], (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    for stride, padding, dilation in ((1, 1, 1), (2, 2, 2), (1, 0, 1)):
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "padding_mode": mode,
+            "dtype": torch.float64,
+        }
+        expected = convolution(4, 4, 3, groups=4, bias=False, **options)
+        kernels = expected.weight.detach()[::2]
+        with torch.no_grad():
+            expected.weight.copy_(kernels.repeat_interleave(2, 0))
+
+        def everywhere(x, kernels=kernels):
+            return kernels.movedim(1, 0)[(..., *[None] * dims)].expand(x.shape[0], 2, *[3] * dims, *x.shape[2:])
+
+        layer = kind(4, kernel_size=3, groups=2, kernel_generator=everywhere, **options)
+        x = torch.randn(2, 4, *[6, 7, 5][:dims], dtype=torch.float64)
+        torch.testing.assert_close(layer(x), expected(x))
+
+
+def test_padding_modes_with_spans_and_san():
+    x = torch.randn(1, 16, 6, 7, dtype=torch.float64, requires_grad=True)
+    for generator in ("bottleneck", "linear", "san_pairwise", "san_patchwise"):
+        layer = Involution2d(16, kernel_size=5, kernel_generator=generator, padding_mode="reflect", dtype=torch.float64)
+        y = layer.eval()(x)
+        wider = F.pad(layer.value(x), [2] * 4, mode="reflect")
+        torch.testing.assert_close(y, involution.involution2d(wider, layer.generate_kernel(x), padding="valid"))
+        assert torch.autograd.gradcheck(layer, x, fast_mode=True)
+    assert "padding=(2, 2), padding_mode=reflect, groups=1" in repr(layer)
+
+
 def test_any_callable_is_a_kernel_generator():
     average = Involution2d(
         8, 8, 3, groups=1, kernel_generator=lambda x: x.new_full((len(x), 1, 3, 3, *x.shape[2:]), 1 / 9)

@@ -60,6 +60,15 @@ def test_every_padding_keeps_the_output_size(padding, stride, kernel_size):
     assert model(x).shape == shape
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_the_padding_mode_is_kept(mode):
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, 2, padding=1, padding_mode=mode))
+    x = torch.randn(1, 16, 9, 8)
+    size = model(x).shape
+    replace_convolutions(model, kernel_size=5)
+    assert (model[0].padding_mode, model[0].padding) == (mode, (2, 2)) and model(x).shape == size
+
+
 def test_new_weights_train_and_are_nobody_else_s():
     model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)).requires_grad_(False)
     model[1].weight = model[0].weight
@@ -175,7 +184,6 @@ def test_subclasses_are_replaced_where_that_is_right_and_otherwise_reported():
         "same": Conv2dSame(16, 16, 3, stride=2),
         "volume": Conv3DSimple(16, 16),
         "own": Standardised(16, 16, 3, padding=1),
-        "reflect": nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
         "weight norm": nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 3, padding=1)),
         "spectral norm": nn.utils.spectral_norm(nn.Conv2d(16, 16, 3, padding=1)),
         "pruned": prune.l1_unstructured(nn.Conv2d(16, 16, 3, padding=1), "weight", 0.5),
@@ -194,7 +202,6 @@ def test_subclasses_are_replaced_where_that_is_right_and_otherwise_reported():
     reasons = {entry.names[0]: entry.outcome for entry in report.left}
     assert reasons == {
         "own": "Standardised computes something of its own",
-        "reflect": "it pads by 'reflect', an involution with zeros",
         "weight norm": COMPUTED,
         "spectral norm": COMPUTED,
         "pruned": COMPUTED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import ClassVar, NoReturn
+from typing import ClassVar, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from . import backends, functional
 from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
 from .kernel_generation.base import CONVOLUTIONS
 from .kernel_generation.create import create_kernel_generator
-from .kernel_generation.windows import to_output_grid
+from .kernel_generation.windows import padded, to_output_grid
 from .span import Span
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class _Involution(nn.Module):
@@ -35,6 +37,7 @@ class _Involution(nn.Module):
         group_channels: int = 16,
         reduction: int = 4,
         bias: bool = False,
+        padding_mode: PaddingMode = "zeros",
         kernel_generator: str | Callable[[Tensor], Tensor | Span] | None = None,
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] = nn.ReLU,
@@ -50,7 +53,7 @@ class _Involution(nn.Module):
         self.kernel_size, self.stride, self.padding, self.dilation = window
         self.groups = _resolve_groups(self.out_channels, groups, group_channels)
         backends.check_name(backend)
-        self.backend = backend
+        self.backend, self.padding_mode = backend, padding_mode
         with torch.device(device) if device is not None else nullcontext():
             self.value = (
                 nn.Identity()
@@ -70,6 +73,7 @@ class _Involution(nn.Module):
                     stride=self.stride,
                     padding=self.padding,
                     dilation=self.dilation,
+                    padding_mode=padding_mode,
                     dims=dims,
                 )
             elif isinstance(kernel_generator, type) or not callable(kernel_generator):
@@ -77,6 +81,7 @@ class _Involution(nn.Module):
                     "kernel_generator must be a name or a callable from (B, C, H, W) to the kernel field (made already, "
                     f"not its class), got {kernel_generator!r}"
                 )
+            _check_padding_mode(padding_mode, made)
             self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
             # What `involution.fold_batch_norms` lets the layer take along; the bias is added after the scale.
             self.scale: nn.Parameter | None = None
@@ -108,7 +113,9 @@ class _Involution(nn.Module):
                 f"input must have {self._dims + 2} dimensions, {self.in_channels} channels in the second, "
                 f"got {describe(input)}"
             )
-        value, kernel = self.value(input), self.generate_kernel(input)
+        value, kernel, padding = self.value(input), self.generate_kernel(input), self.padding
+        if self.padding_mode != "zeros":
+            value, padding = padded(value, self.window, self.padding_mode), (0,) * self._dims
         if isinstance(kernel, tuple):
             span = Span.of(kernel)
             self._check_kernel(span.groups, span.kernel_size)
@@ -120,7 +127,7 @@ class _Involution(nn.Module):
                 groups=span.groups,
                 kernel_size=span.kernel_size,
                 stride=self.stride,
-                padding=self.padding,
+                padding=padding,
                 dilation=self.dilation,
                 scale=self.scale,
                 offset=self.bias,
@@ -131,7 +138,7 @@ class _Involution(nn.Module):
             self._check_kernel(kernel.shape[1], kernel.shape[2 : 2 + self._dims])
         involution = (functional.involution1d, functional.involution2d, functional.involution3d)[self._dims - 1]
         output = involution(
-            value, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, backend=self.backend
+            value, kernel, stride=self.stride, padding=padding, dilation=self.dilation, backend=self.backend
         )
         return functional.finish(output, self.scale, self.bias, self.relu, self._dims)
 
@@ -167,7 +174,20 @@ class _Involution(nn.Module):
             text += f", padding={self.padding}"
         if any(d > 1 for d in self.dilation):
             text += f", dilation={self.dilation}"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode}"
         return f"{text}, groups={self.groups}"
+
+
+def _check_padding_mode(mode: str, made: nn.Module | None) -> None:
+    """Refuse a mode that is none, and one by which a φ of ours that looks at neighbourhoods does not continue the map too."""
+    if mode not in get_args(PaddingMode):
+        raise ValueError(f"padding_mode must be one of {', '.join(map(repr, get_args(PaddingMode)))}, got {mode!r}")
+    if mode != "zeros" and not getattr(made, "pooled", True) and getattr(made, "padding_mode", "zeros") != mode:
+        raise ValueError(
+            f"padding_mode={mode!r} is for a φ that sees single pixels, and for SAN's; {type(made).__name__} leaves out "
+            "what lies outside the map"
+        )
 
 
 def _resolve_groups(channels: int, groups: int | None, group_channels: int) -> int:
@@ -215,6 +235,9 @@ class Involution2d(_Involution):
         group_channels: C / G, channels that share a kernel (capped at ``out_channels``).
         reduction: r, the ratio C to hidden width of the bottleneck φ.
         bias: add a learned offset per output channel (the paper has none).
+        padding_mode: what lies around the map: ``"zeros"`` (the paper's), ``"reflect"``, ``"replicate"`` or ``"circular"``,
+            as of ``nn.Conv2d``. Only ``"zeros"`` costs no copy of the map. For a φ that sees single pixels; SAN's know
+            zeros and reflection.
         kernel_generator: φ: ``"bottleneck"`` (the paper's, default), ``"linear"``, ``"attention"``, ``"sasa"``,
             ``"san_pairwise"``, ``"san_patchwise"``, ``"local_relation"``, ``"outlook"`` (kernel_size 2K − 1 for windows
             of K), or any callable from ``(B, C, H', W')`` to the field ``(B, G, K, K, H', W')`` or to a
@@ -232,7 +255,8 @@ class Involution2d(_Involution):
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of range, the channels cannot be split into the groups, or (of the call) φ makes
-            another number of kernels, or larger or smaller ones, than the layer was made for.
+            another number of kernels, or larger or smaller ones, than the layer was made for, or the map is too small to
+            be reflected or to be circular.
 
     Example:
         >>> import torch

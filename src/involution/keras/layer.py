@@ -224,6 +224,8 @@ def from_torch(layer: Involution2d) -> Involution2D:
         if generator.reduce.bias is not None
         else f"its padding is {layer.padding}"
         if layer.padding not in (same, (0, 0))
+        else f"its padding_mode is {layer.padding_mode!r}"
+        if layer.padding_mode != "zeros"
         else "batch norms were folded into it"
         if layer.scale is not None or layer.relu
         else ""

@@ -30,8 +30,8 @@ _GENERATORS = {
     "linear": _Entry(LinearKernelGenerator, ()),
     "attention": _Entry(LocalAttentionKernelGenerator, _WINDOW),
     "sasa": _Entry(StandAloneKernelGenerator, _WINDOW),
-    "san_pairwise": _Entry(SANPairwiseKernelGenerator, ("norm_layer", *_WINDOW)),
-    "san_patchwise": _Entry(SANPatchwiseKernelGenerator, ("norm_layer", *_WINDOW)),
+    "san_pairwise": _Entry(SANPairwiseKernelGenerator, ("norm_layer", "padding_mode", *_WINDOW)),
+    "san_patchwise": _Entry(SANPatchwiseKernelGenerator, ("norm_layer", "padding_mode", *_WINDOW)),
     "local_relation": _Entry(LocalRelationKernelGenerator, _WINDOW),
     "outlook": _Entry(OutlookKernelGenerator, _WINDOW),
 }
@@ -44,9 +44,10 @@ def create_kernel_generator(name: str, **arguments: Any) -> nn.Module:
         name: ``"bottleneck"``, ``"linear"``, ``"attention"``, ``"sasa"``, ``"san_pairwise"``, ``"san_patchwise"``,
             ``"local_relation"`` or ``"outlook"``.
         **arguments: all that a layer knows: ``in_channels``, ``kernel_size``, ``groups``, ``dims``, ``reduction``,
-            ``norm_layer``, ``act_layer``, ``stride``, ``padding`` and ``dilation``; φ takes those that it has.
+            ``norm_layer``, ``act_layer``, ``stride``, ``padding``, ``dilation`` and ``padding_mode``; φ takes those that it has.
 
     Raises:
+        TypeError: an argument is missing that φ cannot do without.
         ValueError: the name is unknown.
     """
     if name not in _GENERATORS:
@@ -55,4 +56,4 @@ def create_kernel_generator(name: str, **arguments: Any) -> nn.Module:
             "or pass a callable from (B, C, H, W) to the kernel field"
         )
     generator, names = _GENERATORS[name]
-    return generator(**{key: arguments[key] for key in (*_COMMON, *names)})
+    return generator(**{key: arguments[key] for key in (*_COMMON, *names) if key in arguments})

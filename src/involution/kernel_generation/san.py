@@ -17,7 +17,7 @@ from .windows import (
     coordinates,
     differences,
     neighbourhoods,
-    reflected,
+    padded,
     softmax_inside,
     softmax_over_taps,
     to_output_grid,
@@ -69,7 +69,7 @@ class _SANKernelGenerator(QueryKeyKernelGenerator):
         """Return a map continued beyond its border, and the window over it."""
         if self.padding_mode == "zeros":
             return x, self.window
-        return reflected(x, self.window), self.window._replace(padding=(0,) * len(self.window.padding))
+        return padded(x, self.window, self.padding_mode), self.window._replace(padding=(0,) * len(self.window.padding))
 
 
 class _PairMatrix(nn.Conv2d):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,12 +20,18 @@ __all__ = [
     "fill_outside",
     "neighbourhoods",
     "offsets",
-    "reflected",
+    "padded",
     "softmax_inside",
     "softmax_over_taps",
     "to_output_grid",
 ]
 
+# The smallest map that so many pixels can be taken from.
+_LEAST: dict[str, Callable[[int], int]] = {
+    "reflect": lambda p: p + 1,
+    "replicate": lambda p: 1,
+    "circular": lambda p: p,
+}
 _POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -72,20 +80,26 @@ def offsets(like: Tensor, window: Window) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
-def reflected(x: Tensor, window: Window) -> Tensor:
-    """Return ``x`` continued by ``window.padding`` pixels of its reflection on every side.
+def padded(x: Tensor, window: Window, mode: str) -> Tensor:
+    """Return ``x`` continued by ``window.padding`` pixels on every side.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        window: whose padding it is.
+        mode: ``"reflect"``, ``"replicate"`` or ``"circular"``, as of ``nn.Conv2d``.
 
     Raises:
-        ValueError: the map is too small to reflect so many pixels.
+        ValueError: the map is too small to take so many pixels from.
     """
     if has_torch_function((x,)):
-        return handle_torch_function(reflected, (x,), x, window)
-    if any(p >= n for p, n in zip(window.padding, x.shape[2:], strict=True)):
+        return handle_torch_function(padded, (x,), x, window, mode)
+    least = tuple(_LEAST[mode](p) for p in window.padding)
+    if any(n < smallest for n, smallest in zip(x.shape[2:], least, strict=True)):
         raise ValueError(
-            f"reflecting {window.padding} pixels needs a map of at least {tuple(p + 1 for p in window.padding)}, "
-            f"got {tuple(x.shape[2:])}; use larger images"
+            f"padding_mode={mode!r} by {window.padding} pixels needs a map of at least {least}, got {tuple(x.shape[2:])}; "
+            "use larger images"
         )
-    return F.pad(x, [p for p in reversed(window.padding) for _ in range(2)], mode="reflect")
+    return F.pad(x, [p for p in reversed(window.padding) for _ in range(2)], mode=mode)
 
 
 def fill_outside(field: Tensor, x: Tensor, window: Window, value: float) -> Tensor:

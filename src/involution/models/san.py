@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..functional import involution2d
 from ..kernel_generation import SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
-from ..kernel_generation.windows import reflected
+from ..kernel_generation.windows import padded
 from .configurations import imagenet_config
 
 __all__ = ["BLOCKS", "GROUP_CHANNELS", "SAN", "SANLayer"]
@@ -58,7 +58,7 @@ class SANLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(B, C_out, H, W)`` of ``x`` ``(B, C_in, H, W)``."""
-        value = reflected(self.value(x), self.kernel_generator.window)
+        value = padded(self.value(x), self.kernel_generator.window, "reflect")
         return involution2d(value, self.kernel_generator(x), padding="valid")
 
 

@@ -33,8 +33,8 @@ def replace_convolutions(
 ) -> ReplacementReport:
     """Replace the spatial convolutions of ``model`` by involutions, in place, keeping the shape of every output.
 
-    Each new layer has the convolution's channels, stride, dilation, device, dtype and bias, and the padding that gives
-    the same output size; its weights are new, so train (or fine-tune) the model afterwards. All of them train, also where
+    Each new layer has the convolution's channels, stride, dilation, device, dtype, bias and padding mode, and the padding
+    that gives the same output size; its weights are new, so train (or fine-tune) the model afterwards. All of them train, also where
     those of the convolution were frozen (``requires_grad``), and none is another module's, also where the convolution
     shared its weight with one. Where 16 channels do not make a group, the groups have the largest number of channels below
     that divides the layer's. A convolution that stands in several places is replaced by one involution in all of them; one
@@ -164,8 +164,6 @@ def _obstacle(module: Any) -> str:
         return "it has no channels before its first input; run the model once"
     if parametrize.is_parametrized(module) or not isinstance(module.weight, nn.Parameter):
         return "its weight is computed from others (a weight norm, a spectral norm, pruning); remove that first"
-    if module.padding_mode != "zeros":
-        return f"it pads by {module.padding_mode!r}, an involution with zeros"
     if not _pads_like_tensorflow(module) and not _computes_as_torch_does(module):
         return f"{type(module).__name__} computes something of its own"
     if not module.weight.is_floating_point():
@@ -250,7 +248,7 @@ def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict
             module.dilation,
             device=module.weight.device,
             dtype=module.weight.dtype,
-            **{"bias": module.bias is not None, **arguments},
+            **{"bias": module.bias is not None, "padding_mode": module.padding_mode, **arguments},
         ).train(module.training)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name} cannot be replaced: {error}") from error
