@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from multiprocessing import get_context
+from random import Random
 
 import pytest
 import yaml
@@ -225,6 +226,22 @@ def test_answers_come_with_intervals_and_are_the_same_again(recorded):
     assert [row["stage"] for row in found["placement"]] == [1, 2, 3, 4]
     text = answers.markdown(found)
     assert "| tpe |" in text and "another seed" in text and "mixed less this" in text
+    assert found["reliability"] == {} and "Spearman and Brown" not in text
+
+
+def test_means_over_seeds_agree_better_than_single_ones(recorded):
+    """Where every net has several seeds, the ranking by their means is judged, as if halves of a longer test."""
+    space, nets = replay.read(recorded)
+    generator = Random(0)
+    nets = [replace(net, accuracies={seed: net.params + generator.gauss(0, 3e4) for seed in (0, 1, 2)}) for net in nets]
+    found = answers.answer(space, nets, seeds=2, budget=5)
+    single = found["ranks"][0]
+    assert (single["predictor"], single["nets"]) == ("another seed", len(nets))
+    for key, r in single["spearman"].items():
+        assert found["reliability"][key] == pytest.approx(3 * r / (1 + 2 * r)) and 0 < r < 1
+    assert not any("spearman_of_several_seeds" in row for row in found["ranks"])
+    text = answers.markdown(found)
+    assert "Nets are ranked by means over 3 seeds or more." in text and "nets of several seeds" not in text
 
 
 def test_latency_is_a_cost_where_every_net_has_one(recorded):

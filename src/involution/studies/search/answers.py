@@ -24,6 +24,7 @@ COSTS = {"params": "params", "macs": "macs", "latency_ms": "latency, ms"}
 _ROUNDS = 1000
 # Fewer nets have no rank worth speaking of.
 _FEWEST = 8
+_ANOTHER_SEED = "another seed"
 
 
 def answer(
@@ -44,13 +45,15 @@ def answer(
         scores: further predictors of nets, by their name and by the net's.
     """
     budget = budget or max(1, len(nets) // 2)
+    ranks = correlations(nets, scores or {})
     costs = [cost for cost in COSTS if all(getattr(net, cost) is not None for net in nets)]
     return {
         "nets": len(nets),
         "trainings": sum(len(net.accuracies) for net in nets),
         "budget": budget,
         "searches": {cost: searches(space, nets, cost, seeds, budget) for cost in costs},
-        "ranks": correlations(nets, scores or {}),
+        "ranks": ranks,
+        "reliability": reliability(nets, ranks),
         "spaces": {cost: spaces(nets, cost) for cost in costs},
         "placement": placement(nets),
     }
@@ -84,8 +87,9 @@ def correlations(nets: Sequence[TableNet], scores: Mapping[str, Mapping[str, flo
     """Return rank correlations with accuracy, Spearman's and Kendall's, with bootstrap intervals over nets.
 
     The first row is one seed against another, of the nets that have several. It is no ceiling: what told the true rank would
-    reach about its root, and more where accuracies are means over seeds. The other rows have Spearman's of these nets as
-    well, to be laid beside it: other nets may be easier to tell apart. Of fewer than eight nets nothing is said.
+    reach about its root, and more where accuracies are means over seeds. Where not all nets have several, the other rows
+    have Spearman's of these nets as well, to be laid beside it: other nets may be easier to tell apart. Of fewer than eight
+    nets nothing is said.
 
     Args:
         nets: of the table.
@@ -96,7 +100,7 @@ def correlations(nets: Sequence[TableNet], scores: Mapping[str, Mapping[str, flo
     if len(several) >= _FEWEST:
         # Blocks of the bootstrap are nets: the pairs of one are not independent.
         seeds = [[net.accuracies[seed] for seed in sorted(net.accuracies)] for net in several]
-        rows.append(_row("another seed", [list(combinations(values, 2)) for values in seeds]))
+        rows.append(_row(_ANOTHER_SEED, [list(combinations(values, 2)) for values in seeds]))
     trained = [net for net in nets if net.accuracy is not None]
     predictors: dict[str, dict[str, float]] = {
         "params": {net.name: float(net.params) for net in trained},
@@ -113,9 +117,26 @@ def correlations(nets: Sequence[TableNet], scores: Mapping[str, Mapping[str, flo
         if len(judged) >= _FEWEST:
             rows.append(_row(name, list(judged.values())))
             of_several = [judged[net.name] for net in several if net.name in judged]
-            if len(of_several) >= _FEWEST:
+            if _FEWEST <= len(of_several) < len(judged):
                 rows[-1]["spearman_of_several_seeds"] = _row(name, of_several)["spearman"]
     return rows
+
+
+def reliability(nets: Sequence[TableNet], ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how well the means over seeds, by which nets are ranked, would agree with such means of other seeds.
+
+    Spearman and Brown's formula: of n seeds ``n·r / (1 + (n − 1)·r)``, where r is the rank correlation of single ones. The
+    number of seeds is that of the nets that have fewest; nothing is said of single ones, whose agreement is measured.
+
+    Args:
+        nets: of the table.
+        ranks: what `correlations` found, whose first row is one seed against another.
+    """
+    seeds = min((len(net.accuracies) for net in nets if net.accuracies), default=0)
+    if seeds < 2 or not ranks or ranks[0]["predictor"] != _ANOTHER_SEED:
+        return {}
+    single = ranks[0]["spearman"]
+    return {"seeds": seeds, **{key: seeds * r / (1 + (seeds - 1) * r) for key, r in single.items()}}
 
 
 def _row(name: str, blocks: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any]:
@@ -274,14 +295,22 @@ def markdown(found: Mapping[str, Any]) -> str:
             for name, part in samplers.items()
         ]
         lines.append("")
+    of_several = any("spearman_of_several_seeds" in row for row in found["ranks"])
     lines += [
-        "| predictor of accuracy | nets | Spearman | Kendall | Spearman, nets of several seeds |",
-        "|---|--:|--:|--:|--:|",
+        f"| predictor of accuracy | nets | Spearman | Kendall |{' Spearman, nets of several seeds |' if of_several else ''}",
+        f"|---|--:|--:|--:|{'--:|' if of_several else ''}",
     ]
     for row in found["ranks"]:
         several = row.get("spearman_of_several_seeds")
-        cells = [row["predictor"], row["nets"], _interval(row["spearman"]), _interval(row["kendall"])]
-        lines.append(f"| {' | '.join(map(str, cells))} | {_interval(several) if several else ''} |")
+        cells = [row["predictor"], str(row["nets"]), _interval(row["spearman"]), _interval(row["kendall"])]
+        lines.append(f"| {' | '.join([*cells, *([_interval(several) if several else ''] if of_several else [])])} |")
+    if found.get("reliability"):
+        seeds = found["reliability"]["seeds"]
+        lines += [
+            "",
+            f"Nets are ranked by means over {seeds} seeds or more. Those of {seeds} other seeds would agree by "
+            f"{_interval(found['reliability'])}, by Spearman and Brown's formula from one seed against another.",
+        ]
     for cost, part in found["spaces"].items():
         if not part:
             continue
