@@ -274,7 +274,7 @@ def test_without_weights_it_is_said_where_some_are(name):
             lambda: timm.create_model("san10_patchwise", layers=(1,), kernel_sizes=(7,), channels=(8, 32))(
                 torch.zeros(1, 3, 7, 9)
             ),
-            r"reflecting \(3, 3\) pixels needs a map of at least \(4, 4\), got \(3, 4\); use larger images",
+            r"padding_mode='reflect' by \(3, 3\) pixels needs a map of at least \(4, 4\), got \(3, 4\); use larger images",
         ),
         (
             lambda: small("axial_resnet26s")(torch.zeros(1, 3, 96, 64)),
