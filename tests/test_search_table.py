@@ -40,7 +40,10 @@ def test_every_table_can_be_read_and_its_parts_are_tables(file):
     nets, entries = found.nets(), found.entries()
     assert len(nets) == sum(found.draw.values()) and len({str(net.blocks) for net in nets}) == len(nets)
     assert f"involution search table recipes/tables/{file.name}" in file.read_text()
-    assert len(entries) == len(nets) + 2 * -(-len(nets) // 4)
+    repeated = nets[:: found.repeat_every]
+    assert len(entries) == len(nets) * len(found.seeds) + len(repeated) * len(found.repeat_seeds)
+    assert {entry.net.name for entry in entries if entry.seed == 2} == {net.name for net in repeated}
+    assert len({entry.name for entry in entries}) == len(entries)
     assert table.read(file).nets() == nets
     for end in (len(nets) // 3, len(nets)):
         part = [net.space.name for net in nets[:end]]
