@@ -13,7 +13,7 @@ from . import backends, functional
 from .geometry import IntOrTuple, Padding, Window, describe, to_tuple, to_window
 from .kernel_generation.base import CONVOLUTIONS
 from .kernel_generation.create import create_kernel_generator
-from .kernel_generation.windows import padded, to_output_grid
+from .kernel_generation.windows import continued, to_output_grid
 from .span import Span
 
 __all__ = ["Involution1d", "Involution2d", "Involution3d"]
@@ -113,9 +113,8 @@ class _Involution(nn.Module):
                 f"input must have {self._dims + 2} dimensions, {self.in_channels} channels in the second, "
                 f"got {describe(input)}"
             )
-        value, kernel, padding = self.value(input), self.generate_kernel(input), self.padding
-        if self.padding_mode != "zeros":
-            value, padding = padded(value, self.window, self.padding_mode), (0,) * self._dims
+        value, kernel = self.value(input), self.generate_kernel(input)
+        value, window = continued(value, self.window, self.padding_mode)
         if isinstance(kernel, tuple):
             span = Span.of(kernel)
             self._check_kernel(span.groups, span.kernel_size)
@@ -127,7 +126,7 @@ class _Involution(nn.Module):
                 groups=span.groups,
                 kernel_size=span.kernel_size,
                 stride=self.stride,
-                padding=padding,
+                padding=window.padding,
                 dilation=self.dilation,
                 scale=self.scale,
                 offset=self.bias,
@@ -138,7 +137,7 @@ class _Involution(nn.Module):
             self._check_kernel(kernel.shape[1], kernel.shape[2 : 2 + self._dims])
         involution = (functional.involution1d, functional.involution2d, functional.involution3d)[self._dims - 1]
         output = involution(
-            value, kernel, stride=self.stride, padding=padding, dilation=self.dilation, backend=self.backend
+            value, kernel, stride=self.stride, padding=window.padding, dilation=self.dilation, backend=self.backend
         )
         return functional.finish(output, self.scale, self.bias, self.relu, self._dims)
 

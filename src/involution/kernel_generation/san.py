@@ -14,10 +14,10 @@ from ..span import Span
 from .base import CONVOLUTIONS, NORMS, SpanMatrix, made_by, normalise
 from .query_key import QueryKeyKernelGenerator
 from .windows import (
+    continued,
     coordinates,
     differences,
     neighbourhoods,
-    padded,
     softmax_inside,
     softmax_over_taps,
     to_output_grid,
@@ -67,9 +67,7 @@ class _SANKernelGenerator(QueryKeyKernelGenerator):
 
     def continued(self, x: Tensor) -> tuple[Tensor, Window]:
         """Return a map continued beyond its border, and the window over it."""
-        if self.padding_mode == "zeros":
-            return x, self.window
-        return padded(x, self.window, self.padding_mode), self.window._replace(padding=(0,) * len(self.window.padding))
+        return continued(x, self.window, self.padding_mode)
 
 
 class _PairMatrix(nn.Conv2d):

@@ -14,13 +14,13 @@ from ..geometry import Window
 from ..memory_layout import is_field_channels_last, pixels_first, taps_first
 
 __all__ = [
+    "continued",
     "coordinates",
     "correlate",
     "differences",
     "fill_outside",
     "neighbourhoods",
     "offsets",
-    "padded",
     "softmax_inside",
     "softmax_over_taps",
     "to_output_grid",
@@ -80,19 +80,25 @@ def offsets(like: Tensor, window: Window) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
-def padded(x: Tensor, window: Window, mode: str) -> Tensor:
-    """Return ``x`` continued by ``window.padding`` pixels on every side.
+def continued(x: Tensor, window: Window, mode: str) -> tuple[Tensor, Window]:
+    """Return ``x`` continued by ``window.padding`` pixels on every side, and the window over it, which has no padding then.
 
     Args:
         x: ``(B, C, H, W)``.
         window: whose padding it is.
-        mode: ``"reflect"``, ``"replicate"`` or ``"circular"``, as of ``nn.Conv2d``.
+        mode: ``"reflect"``, ``"replicate"`` or ``"circular"``, as of ``nn.Conv2d``; with ``"zeros"`` both stay as they are.
 
     Raises:
         ValueError: the map is too small to take so many pixels from.
     """
+    if mode == "zeros":
+        return x, window
+    return _padded(x, window, mode), window._replace(padding=(0,) * len(window.padding))
+
+
+def _padded(x: Tensor, window: Window, mode: str) -> Tensor:
     if has_torch_function((x,)):
-        return handle_torch_function(padded, (x,), x, window, mode)
+        return handle_torch_function(_padded, (x,), x, window, mode)
     least = tuple(_LEAST[mode](p) for p in window.padding)
     if any(n < smallest for n, smallest in zip(x.shape[2:], least, strict=True)):
         raise ValueError(

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from ..functional import involution2d
 from ..kernel_generation import SANPairwiseKernelGenerator, SANPatchwiseKernelGenerator
-from ..kernel_generation.windows import padded
 from .configurations import imagenet_config
 
 __all__ = ["BLOCKS", "GROUP_CHANNELS", "SAN", "SANLayer"]
@@ -58,7 +57,7 @@ class SANLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(B, C_out, H, W)`` of ``x`` ``(B, C_in, H, W)``."""
-        value = padded(self.value(x), self.kernel_generator.window, "reflect")
+        value, _ = self.kernel_generator.continued(self.value(x))
         return involution2d(value, self.kernel_generator(x), padding="valid")
 
 

@@ -34,9 +34,9 @@ def replace_convolutions(
     """Replace the spatial convolutions of ``model`` by involutions, in place, keeping the shape of every output.
 
     Each new layer has the convolution's channels, stride, dilation, device, dtype, bias and padding mode, and the padding
-    that gives the same output size; its weights are new, so train (or fine-tune) the model afterwards. All of them train, also where
-    those of the convolution were frozen (``requires_grad``), and none is another module's, also where the convolution
-    shared its weight with one. Where 16 channels do not make a group, the groups have the largest number of channels below
+    that gives the same output size; its weights are new, so train (or fine-tune) the model afterwards. All of them train,
+    also where those of the convolution were frozen (``requires_grad``), and none is another module's, also where the
+    convolution shared its weight with one. Where 16 channels do not make a group, the groups have the largest number of channels below
     that divides the layer's. A convolution that stands in several places is replaced by one involution in all of them; one
     that is watched by a hook is left.
 

@@ -303,7 +303,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     for row in found["ranks"]:
         several = row.get("spearman_of_several_seeds")
         cells = [row["predictor"], str(row["nets"]), _interval(row["spearman"]), _interval(row["kendall"])]
-        lines.append(f"| {' | '.join([*cells, *([_interval(several) if several else ''] if of_several else [])])} |")
+        if of_several:
+            cells.append(_interval(several) if several else "")
+        lines.append(f"| {' | '.join(cells)} |")
     if found.get("reliability"):
         seeds = found["reliability"]["seeds"]
         lines += [
