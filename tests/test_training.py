@@ -169,6 +169,8 @@ def test_an_unreadable_image_is_named(folder, tmp_path, capsys):
     (broken / "train" / "one" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture")
     assert fit(broken, tmp_path / "run") == 2
     assert "broken.png cannot be read as an image" in refusal(capsys)
+    assert fit(broken, tmp_path / "run", "--model.num_classes=10") == 2
+    assert "set num_classes to 2" in refusal(capsys), "said before every image is read"
     assert main(["predict", str(broken / "train" / "one" / "broken.png"), "--model", "rednet26"]) == 2
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from .. import recipes
+from ..data.description import DataDescription
 from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
 from ..schema import find_seed_problem, shown
@@ -122,6 +123,10 @@ class _Cli(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise find_refusal(error) or CommandError(in_one_line(reason(str(error)))) from error
+        # The tasks do so in their setup, too, which is after the data have read every image.
+        check_data = getattr(self.model, "check_data", None)
+        if check_data is not None:
+            check_data(DataDescription(self.datamodule))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, with loggers and checkpoints in the run's folder where the configuration names none."""

@@ -162,14 +162,22 @@ class ClassificationTask(LightningModule):
         self.model = self._build()
         return True
 
-    def setup(self, stage: str) -> None:
-        """Compare the classes of the data with those of the model, and let images be seen as the weights were trained.
+    def check_data(self, data: DataDescription) -> None:
+        """Compare the classes of the data with those of the model.
 
         Raises:
-            TrainingError: the data have more classes, or another number of channels, than the model.
+            TrainingError: they differ in number.
+        """
+        check_classes(data, self.num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Check the data, and let images be seen as the weights were trained.
+
+        Raises:
+            TrainingError: see `check_data`.
         """
         data = DataDescription(self.trainer.datamodule)
-        check_classes(data, self.num_classes)
+        self.check_data(data)
         if self._is_pretrained:
             from timm.data import resolve_data_config
 

@@ -132,17 +132,25 @@ class DetectionTask(LightningModule):
         """Return the objects of each image ``(3, H, W)``, whose values are from 0 to 1."""
         return self.model(images)
 
-    def setup(self, stage: str) -> None:
+    def check_data(self, data: DataDescription) -> None:
         """Compare the data with the model.
 
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
-            DataError: nothing is left of an image when the detector has resized it.
         """
-        data = DataDescription(self.trainer.datamodule)
         check_classes(data, self.num_classes)
         if self.predicts_masks and data.lacks_masks:
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
+
+    def setup(self, stage: str) -> None:
+        """Check the data and the sizes of their images.
+
+        Raises:
+            TrainingError: see `check_data`.
+            DataError: nothing is left of an image when the detector has resized it.
+        """
+        data = DataDescription(self.trainer.datamodule)
+        self.check_data(data)
         check_proportions(self.model, data.sizes())
 
     def on_train_start(self) -> None:

@@ -112,14 +112,22 @@ class SegmentationTask(LightningModule):
         """Return the logits ``(B, num_classes, H, W)`` of ``images`` ``(B, 3, H, W)``."""
         return self.model(self._laid_out(images))
 
-    def setup(self, stage: str) -> None:
-        """Compare the classes of the data with those of the model, and let images be seen as the weights were trained.
+    def check_data(self, data: DataDescription) -> None:
+        """Compare the classes of the data with those of the model.
 
         Raises:
             TrainingError: they differ in number.
         """
-        data = DataDescription(self.trainer.datamodule)
         check_classes(data, self.num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Check the data, and let images be seen as the weights were trained.
+
+        Raises:
+            TrainingError: see `check_data`.
+        """
+        data = DataDescription(self.trainer.datamodule)
+        self.check_data(data)
         data.see_as(trained.seen_by(self.model_args.get("weights")))
 
     def on_train_start(self) -> None:
