@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from involution import Involution2d, records
 from involution.backends import native
 from involution.models.axial import AlongAxis, AxialAttention, PositionSensitiveAttention
-from involution.studies.declared import declaration
+from involution.studies.declared import reading
 from involution.studies.latency.clock import forget_peak, peak_mib, resident_mib
 from involution.upsampling import CARAFE
 
@@ -117,7 +117,7 @@ def small_nets(rounds: int) -> dict[str, dict[str, float]]:
     """Return how long the small nets take for inference and for a training step of 128 images of 32×32 pixels."""
     images = torch.randn(IMAGES, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (IMAGES,))
-    trainings = {entry.net: entry.plan for entry in declaration.read(STUDY).entries()}
+    trainings = {entry.net: entry.plan for entry in reading.read(STUDY).entries()}
     nets = {name: net_of(plan["model"]["init_args"]) for name, plan in trainings.items()}
     with torch.no_grad():
         inference = medians({name: partial(net.eval(), images) for name, net in nets.items()}, rounds)

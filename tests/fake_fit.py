@@ -27,6 +27,10 @@ def main():
     if "fails" in run.name:
         print("the training diverged")
         sys.exit(2)
+    if sys.argv[1] == "test":
+        (folder / "metrics.csv").write_text(f"epoch,test_accuracy\n{done},0.25\n")
+        os.unlink(run / ".lock")
+        return
     with (folder / "metrics.csv").open("w", buffering=1) as metrics, open(os.environ["FAKE_JOURNAL"], "a") as journal:
         metrics.write("epoch,val_accuracy\n")
         for epoch in range(done, epochs):

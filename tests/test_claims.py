@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from involution import records
+from involution.recipes import load
 from involution.studies.claims import Claim, judge, values_of, verdict
 from involution.studies.statistics import Estimate, difference, estimate
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_interval_is_students():
@@ -74,6 +78,9 @@ def test_welchs_degrees_of_freedom():
         (None, {}, "not measured"),
         (Estimate(2, 1.0, 0.5, 1.5), {"asked": 3}, "undecided at n = 2 of 3"),
         (Estimate(3, 1.0, 0.5, 1.5), {"asked": 3}, "supported"),
+        # One image of 360 in both seeds.
+        (difference({0: 97.50, 1: 98.33}, {0: 97.22, 1: 98.05}), {}, "undecided at n = 2"),
+        (estimate([52.0, 52.0]), {}, "undecided at n = 2"),
     ],
 )
 def test_a_verdict_follows_from_the_interval(found, options, expected):
@@ -81,8 +88,8 @@ def test_a_verdict_follows_from_the_interval(found, options, expected):
 
 
 ROWS = [
-    {"net": net, "data": data, "seed": seed, "values": {"a": base + seed, "b": base}}
-    for net, base in (("x", 10.0), ("y", 5.0))
+    {"net": net, "data": data, "seed": seed, "values": {"a": base + slope * seed, "b": base}}
+    for net, base, slope in (("x", 10.0, 1.0), ("y", 5.0, 0.5))
     for data in ("all", "half")
     for seed in (0, 1)
 ]
@@ -91,12 +98,13 @@ ROWS = [
 def test_values_of_a_side():
     assert values_of(ROWS, "x/all", ["a"]) == {0: 10.0, 1: 11.0}
     assert values_of(ROWS, "x/all", ["a", "b"]) == {0: 10.0, 1: 10.5}
+    assert values_of(ROWS, "x/all", ["a", "c"]) == {}, "no mean of what is there by chance"
     assert values_of(ROWS, "x/all", ["c"]) == values_of(ROWS, "z", ["a"]) == {}
 
 
 def test_a_side_may_be_a_difference():
-    # 10 + s - (5 + s) within each seed, and of seeds that both have alone.
-    assert values_of(ROWS, "x/all less y/half", ["a"]) == {0: 5.0, 1: 5.0}
+    # 10 + s - (5 + s / 2) within each seed, and of seeds that both have alone.
+    assert values_of(ROWS, "x/all less y/half", ["a"]) == {0: 5.0, 1: 5.5}
     assert values_of(ROWS[:1] + ROWS[4:], "x/all less y/all", ["a"]) == {0: 5.0}
     claim = {"words": "w", "source": "s", "of": "x/all less x/half", "than": "y/all less y/half"}
     (judged,) = judge({"metric": "a", "results": ROWS, "claims": [claim]})
@@ -149,7 +157,7 @@ def test_claims_of_a_record_are_judged():
         "claims": [{**common, "than": "y/all"}, {**common, "by": 100.0}, {**common, "than": "z"}],
     }
     first, second, third = judge(record)
-    assert first.verdict == "supported" and first.found.mean == 5.0 and first.found.paired
+    assert first.verdict == "supported" and first.found.mean == 5.25 and first.found.paired
     assert second.verdict == "refuted" and second.found.p is None
     assert third.verdict == "not measured" and third.found is None
 
@@ -161,11 +169,10 @@ def test_a_verdict_cannot_be_written(data):
 
 
 def test_the_page_of_claims_is_that_of_the_records(monkeypatch):
-    root = Path(__file__).parent.parent
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(ROOT)
     from tools import claims
 
-    page = (root / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
     stale = [line for line in claims.lines(Path("results")) if line and line not in page]
     assert not stale, "run python -m tools.reproduction"
     block = page.partition("<!-- claims:")[2].partition("<!-- end of claims -->")[0]
@@ -174,11 +181,27 @@ def test_the_page_of_claims_is_that_of_the_records(monkeypatch):
     assert len(verdicts) > 20 and not [verdict for verdict in verdicts if not verdict.startswith(kinds)]
 
 
+def asked(claim):
+    """Return what a claim asks, without its words."""
+    return {key: value for key, value in claim.items() if key not in ("words", "source", "note", "seen")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results" / "studies").glob("*.json")), ids=lambda path: path.stem)
+def test_a_claim_that_is_asked_otherwise_than_in_its_record_names_the_seeds_that_were_seen(path):
+    record = records.read(path)
+    before = [asked(claim) for claim in record["claims"]]
+    for claim in load(ROOT / "recipes" / "studies" / f"{path.stem}.yaml")["claims"]:
+        if asked(claim) not in before:
+            assert {row["seed"] for row in record["results"]} <= set(claim["seen"]), claim["words"]
+
+
 def test_the_picture_of_claims_shows_each_that_has_an_interval():
     pytest.importorskip("matplotlib")
     from tools import claims_picture
 
-    rows = [{"net": net, "seed": s, "values": {"a": v + s / 10}} for net, v in (("x", 5.0), ("y", 2.0)) for s in (0, 1)]
+    rows = [
+        {"net": net, "seed": s, "values": {"a": v + s * v / 50}} for net, v in (("x", 5.0), ("y", 2.0)) for s in (0, 1)
+    ]
     rows.append({"net": "z", "seed": 0, "values": {"a": 1.0}})
     claims = [
         {"words": "less", "source": "s", "of": "y", "than": "x"},
@@ -195,4 +218,4 @@ def test_the_picture_of_claims_shows_each_that_has_an_interval():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["more", "less"]
     assert [text.get_text() for text in axes.texts] == ["supported", "refuted"]
     means = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
-    assert [tuple(point) for point in means] == [(pytest.approx(3.0), 0), (pytest.approx(-3.0), 1)]
+    assert [tuple(point) for point in means] == [(pytest.approx(3.03), 0), (pytest.approx(-3.03), 1)]

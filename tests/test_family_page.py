@@ -13,7 +13,7 @@ from benchmarks.family import LAYERS, STUDY, net_of
 from tools import family as page
 
 from involution import records
-from involution.studies.declared.declaration import read
+from involution.studies.declared.reading import read
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -220,7 +220,7 @@ def folder(tmp_path):
 def test_the_librarys_own_are_found_from_any_folder(tmp_path, monkeypatch, capsys):
     """By commands, and by files that name them."""
     pytest.importorskip("optuna")
-    from involution.studies.declared import declaration
+    from involution.studies.declared import reading
     from involution.studies.search import table
 
     monkeypatch.chdir(tmp_path)
@@ -231,8 +231,8 @@ def test_the_librarys_own_are_found_from_any_folder(tmp_path, monkeypatch, capsy
     study = own.with_name("study.yaml")
     net = "a: {recipe: recipes/cifar10/rednet14_eighth.yaml}"
     study.write_text(f"{{title: t, metric: val_accuracy, seeds: [0], nets: {{{net}}}}}")
-    known = declaration.read(declaration.find("cifar10")).plans["rednet14_eighth"]
-    assert declaration.read(study).plans["a"]["data"] == known["data"]
+    known = reading.read(reading.find("cifar10")).plans["rednet14_eighth"]
+    assert reading.read(study).plans["a"]["data"] == known["data"]
     assert len(table.read("recipes/tables/random_nets_digits.yaml").nets()) > 1
     assert main(["study", "gone"]) == 2
     assert "there is no study 'gone'; name a file, or one of ablations, " in capsys.readouterr().err
@@ -299,6 +299,11 @@ REFUSALS = {
     "absent": ("base: absent.yaml", "", "mine.yaml has base .*absent.yaml, which is no file"),
     "list": ("base: [other.yaml]", "", "expected the path of one recipe"),
     "no YAML": ("base: other.yaml", "a: [", "other.yaml is no YAML"),
+    "a key twice": (
+        "base: other.yaml",
+        "a: {b: 1}\nc: [{d: 1,\n  d: 2}]",
+        "other.yaml has the key 'd' in lines 2 and 3, of which",
+    ),
     "no mapping": ("base: other.yaml", "- a", "other.yaml holds no recipe; expected keys such as 'model'"),
 }
 

@@ -3,15 +3,12 @@
 import json
 import shutil
 import signal
-import sys
 import time
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
-import timm
 import torch
-import yaml
+from studies import EVERYTHING, FAKE, RECIPE, ROOT, STUDY, changed, journal, saved_model, study_of_nothing  # noqa: F401
 from trainings import TINY
 
 import involution.models  # noqa: F401
@@ -19,79 +16,24 @@ from involution import records
 from involution.commands.main import main
 from involution.errors import CommandError
 from involution.files import locked
-from involution.studies.declared import declaration, drawing, jobs, outcome
+from involution.studies.declared import drawing, jobs, outcome, reading
 from involution.studies.declared.queue import Queue
-
-ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
-FAKE = (sys.executable, str(Path(__file__).parent / "fake_fit.py"))
-
-RECIPE = """
-model: {class_path: involution.tasks.ClassificationTask, init_args: {model: rednet26, model_args: {kernel_size: 7}}}
-data: {class_path: involution.data.SmallImages, init_args: {dataset: digits}}
-trainer: {max_epochs: 3}
-"""
-STUDY = """
-title: A study of nothing
-metric: val_accuracy
-seeds: [0, 1]
-runs: RUNS/{name}
-nets:
-  seven: {recipe: recipe.yaml}
-  three: {recipe: recipe.yaml, overrides: {model: {init_args: {model_args: {kernel_size: 3}}}}}
-claims:
-  - {words: seven is more than three, source: a test, of: seven, than: three}
-"""
 
 
 def work(file, said):
     """Work on a study, in a process of its own that was forked: importing everything again would take most of the time."""
     torch.set_num_threads(1)
     with open(said, "a", buffering=1) as log:
-        Queue(declaration.read(file), processes=2, say=lambda line: print(line, file=log)).work()
+        Queue(reading.read(file), processes=2, say=lambda line: print(line, file=log)).work()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    net = timm.create_model("rednet14_eighth", num_classes=10)
-    # Small images, so that counting takes no time.
-    timm.models.save_for_hf(net, str(folder), safe_serialization=True, data_config={"input_size": (3, 32, 32)})
-    return folder
-
-
-@pytest.fixture
-def study(tmp_path, model, monkeypatch):
-    """Return the file of a study whose trainings are `fake_fit`'s; `journal` lies beside it."""
-    for name, value in {"EPOCHS": 3, "EPOCH_S": 0.01, "JOURNAL": tmp_path / "journal", "MODEL": model}.items():
-        monkeypatch.setenv(f"FAKE_{name}", str(value))
-    monkeypatch.setattr(jobs, "COMMAND", FAKE)
-    (tmp_path / "journal").touch()
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    file = tmp_path / "study.yaml"
-    file.write_text(STUDY.replace("RUNS", str(tmp_path / "runs")))
-    return file
-
-
-def journal(study):
-    return sorted((study.parent / "journal").read_text().splitlines())
-
-
-EVERYTHING = sorted(f"{net}-{seed} {epoch}" for net in ("seven", "three") for seed in (0, 1) for epoch in range(3))
-
-
-def changed(study, **entries):
-    content = {**yaml.safe_load(study.read_text()), **entries}
-    study.write_text(
-        yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False)
-    )
-    return declaration.read(study)
+FILES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_study_can_be_read_and_is_called_by_its_name(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    declared = declaration.read(declaration.find(file.stem))
+    declared = reading.read(reading.find(file.stem))
     assert f"involution study {file.stem}" in file.read_text(encoding="utf-8")
     entries = declared.entries()
     assert len(entries) >= 2 and declared.claims
@@ -104,7 +46,7 @@ def test_every_study_can_be_read_and_is_called_by_its_name(file, monkeypatch):
 
 def test_every_training_is_done_once_and_nothing_twice(study, tmp_path):
     lines = []
-    declared = declaration.read(study)
+    declared = reading.read(study)
     rows = Queue(declared, processes=2, say=lines.append).work()
     assert journal(study) == EVERYTHING and len(rows) == 4
     assert [row["seed"] for row in rows] == [0, 0, 1, 1]
@@ -149,11 +91,11 @@ def test_an_interrupted_study_ends_its_trainings_and_repeats_no_epoch(study, mon
     with monkeypatch.context() as patch:
         patch.setattr(time, "sleep", until_an_epoch_is_over)
         with pytest.raises(KeyboardInterrupt):
-            Queue(declaration.read(study), say=lambda line: None).work()
+            Queue(reading.read(study), say=lambda line: None).work()
     assert journal(study) == ["seven-0 0"]
     monkeypatch.setenv("FAKE_EPOCH_S", "0.01")
     lines = []
-    Queue(declaration.read(study), say=lines.append).work()
+    Queue(reading.read(study), say=lines.append).work()
     assert "seven-0: goes on after epoch 1 of 3" in lines[0]
     assert journal(study) == EVERYTHING
 
@@ -171,7 +113,7 @@ def test_a_failure_is_told_and_stops_nothing_else(study):
 
 
 def test_another_recipe_in_the_folder_is_refused(study):
-    Queue(declaration.read(study), say=lambda line: None).work()
+    Queue(reading.read(study), say=lambda line: None).work()
     for result in study.parent.rglob("result.json"):
         result.unlink()
     declared = changed(study, overrides={"trainer": {"max_epochs": 4}})
@@ -180,17 +122,17 @@ def test_another_recipe_in_the_folder_is_refused(study):
 
 
 def test_a_finished_training_of_another_recipe_is_not_taken_for_this_one(study):
-    Queue(declaration.read(study), say=lambda line: None).work()
+    Queue(reading.read(study), say=lambda line: None).work()
     declared = changed(study, overrides={"trainer": {"max_epochs": 4}})
     with pytest.raises(CommandError, match=r"seven-0 holds another training: trainer.max_epochs is 3, not 4; move it"):
         Queue(declared, say=lambda line: None).work()
 
 
 def test_a_damaged_result_is_named(study):
-    Queue(declaration.read(study), say=lambda line: None).work()
+    Queue(reading.read(study), say=lambda line: None).work()
     next(study.parent.rglob("result.json")).write_text("{")
     with pytest.raises(CommandError, match=r"result.json is damaged .*delete it and run again"):
-        Queue(declaration.read(study)).work()
+        Queue(reading.read(study)).work()
 
 
 def test_a_setting_is_chosen_by_the_first_seed(study):
@@ -207,31 +149,6 @@ def test_a_setting_is_chosen_by_the_first_seed(study):
     rows.append(row("three", "high", 1.0))
     assert [e.name for e in declared.entries(rows)][4:] == ["seven-high-1", "three-low-1"]
     assert {(r["net"], r["setting"]) for r in declared.reported(rows)} == {("seven", "high"), ("three", "low")}
-
-
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ({"title": None}, "the key 'title' is missing"),
-        ({"colour": 1}, "the key 'colour' is unknown"),
-        ({"nets": {"a": {}}}, "nets.a names no recipe"),
-        ({"nets": {"a": {"recipe": "b.yaml"}}, "claims": None}, "names the recipe .*b.yaml, which is no file"),
-        ({"runs": "runs/{net}"}, "two trainings have the same folder"),
-        ({"judge": "fit"}, "judge must be test or left out"),
-        (
-            {"claims": [{"words": "a", "source": "b", "of": "nine"}]},
-            "a claim names nine, which the study does not train",
-        ),
-        ({"claims": [{"words": "a"}]}, "the key 'source' is missing"),
-        ({"tables": {"x": [{"net": "nine"}]}}, "a table names nine, which is no net"),
-        ({"choose": {"by": "val", "seeds": [7]}}, "choose.seeds must be among the seeds"),
-        ({"settings": {"low": {}, "high": {}}}, "several settings need choose"),
-        ({"data": {"all": {}, "half": {}}}, "a claim names three without saying on which data; write three/all"),
-    ],
-)
-def test_what_is_no_study_is_refused(study, entries, words):
-    with pytest.raises(CommandError, match=words):
-        changed(study, **entries)
 
 
 def test_the_command_writes_record_and_picture(study, tmp_path, capsys):
@@ -362,7 +279,7 @@ def test_a_folder_of_fit_is_adopted_and_another_recipe_is_not(trained, monkeypat
     monkeypatch.setattr(jobs.Job, "_whole", lambda job, path: printed.append(whole(job, path)) or printed[-1])
     environment = json.loads((run / "logs" / "version_0" / "environment.json").read_text())
     assert environment["versions"]["involution"] and "commit" in environment
-    (row,) = Queue(declaration.read(file), say=lambda line: None).work()
+    (row,) = Queue(reading.read(file), say=lambda line: None).work()
     assert row["adopted"] and row["commit"] == environment["commit"] and len(row["history"]) == 2
     assert row["values"]["val_accuracy"] == pytest.approx(100 * row["history"][-1]["val_accuracy"])
     assert len(list(run.glob("logs/version_*"))) == 1
@@ -373,11 +290,11 @@ def test_a_folder_of_fit_is_adopted_and_another_recipe_is_not(trained, monkeypat
     log = run / "logs" / "version_0" / "config.yaml"
     log.write_text(log.read_text().replace(" momentum: 0.0", " momentum: 0.5"))
     with pytest.raises(CommandError, match=r"momentum is 0.5, not 0.0; move it away"):
-        Queue(declaration.read(file), say=lambda line: None).work()
+        Queue(reading.read(file), say=lambda line: None).work()
 
 
 def test_what_another_process_trains_is_left_to_it(study):
-    declared = declaration.read(study)
+    declared = reading.read(study)
     run = declared.entries()[0].run
     run.mkdir(parents=True)
     with locked(run), pytest.raises(jobs.Taken, match="is in use by this process"):
@@ -385,7 +302,7 @@ def test_what_another_process_trains_is_left_to_it(study):
 
 
 def test_a_seed_is_that_of_the_images_too(study):
-    entries = declaration.read(study).entries()
+    entries = reading.read(study).entries()
     seeds = [(entry.seed, entry.plan["data"]["init_args"]["seed"]) for entry in entries]
     assert seeds == [(0, 0), (0, 0), (1, 1), (1, 1)]
     printed = changed(study, overrides={"data": {"init_args": {"seed": None}}})

@@ -124,10 +124,11 @@ def found(results: Path) -> Iterator[Found]:
             yield name, record, paths
     for name, path in new.items():
         record = records.read(path)
-        declared = STUDIES / f"{name}.yaml"
-        if declared.exists():
-            # As they are declared now: the record has the results.
-            record["claims"] = load(declared)["claims"]
+        file = STUDIES / f"{name}.yaml"
+        if file.exists():
+            # As they are declared now, seeds that were asked for later included: the record has the results.
+            declared = load(file)
+            record["claims"], record["study"] = declared["claims"], declared
         yield name, record, [path]
     for file in sorted(STUDIES.glob("*.yaml")):
         # Declared, and never run: its claims are not measured.

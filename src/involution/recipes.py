@@ -7,6 +7,7 @@ is merged before its own keys have a class, and a class's arguments, or a mappin
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,16 +101,45 @@ def load(file: Path) -> dict[str, Any]:
     """Return what a YAML file holds, read as the parser reads it (``1e-3`` is a number).
 
     Raises:
-        CommandError: it is no YAML, or no mapping.
+        CommandError: it is no YAML, or no mapping, or has a key twice.
         OSError: it cannot be read.
     """
     import yaml  # type: ignore[import-untyped]
     from jsonargparse import get_loader
 
     try:
-        recipe = get_loader("yaml")(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        recipe = get_loader("yaml")(text)
+        twice = _key_twice(yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CommandError(f"{os.path.relpath(file)} is no YAML: {in_one_line(error)}") from error
     if not isinstance(recipe, dict):
         raise CommandError(f"{os.path.relpath(file)} holds no recipe; expected keys such as 'model' and 'data'")
+    if twice:
+        raise CommandError(
+            f"{os.path.relpath(file)} has {twice}, of which the last alone would count; remove the others"
+        )
     return recipe
+
+
+def _key_twice(document: Any) -> str:
+    """Return which key a mapping of a YAML document has twice, however deep; nothing where there is none."""
+    import yaml
+
+    left, seen = [document], set()
+    while left:
+        node = left.pop()
+        # An anchor's node may stand in many places, in itself as well.
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            again = [key for key, count in Counter(key.value for key in keys).items() if count > 1]
+            if again:
+                lines = [str(key.start_mark.line + 1) for key in keys if key.value == again[0]]
+                return f"the key {again[0]!r} in lines {' and '.join(lines)}"
+            left += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            left += node.value
+    return ""

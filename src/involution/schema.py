@@ -10,7 +10,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Form", "check_normalisation", "find_address", "find_large", "find_problem", "find_seed_problem", "shown"]
+__all__ = [
+    "Form",
+    "check_normalisation",
+    "find_address",
+    "find_large",
+    "find_problem",
+    "find_seed_problem",
+    "find_unknown",
+    "shown",
+]
 
 Form = Any
 _NAMES = {
@@ -75,6 +84,22 @@ def _is(data: Any, kind: type) -> bool:
     if kind is int:
         return isinstance(data, int) and not isinstance(data, bool) and abs(data) < 10**18
     return isinstance(data, kind)
+
+
+def find_unknown(data: Mapping[Any, Any], form: Mapping[str, Form], where: str = "") -> str:
+    """Say which key of a mapping is none of its form's, as a misspelt one is; nothing where all are.
+
+    Args:
+        data: what was read.
+        form: see `find_problem`.
+        where: what the message calls ``data``.
+    """
+    known = {key.removesuffix("?") for key in form}
+    unknown = next((str(key) for key in data if key not in known), None)
+    if unknown is None:
+        return ""
+    place = f"{where}.{unknown}" if where else unknown
+    return f"the key {place!r} is unknown; expected some of {', '.join(sorted(known))}"
 
 
 def find_address(data: Any) -> str:

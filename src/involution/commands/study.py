@@ -42,14 +42,14 @@ def study(
         CommandError: the file is no study, an argument is out of range, the record is of another study, what is written
             would have fewer trainings than the record that is there, or trainings failed.
     """
-    from ..studies.declared import declaration
+    from ..studies.declared import reading
     from ..studies.declared.jobs import take_over
     from ..studies.declared.queue import Queue
     from ..studies.declared.results import key_of, rows_of
 
     if processes < 1 or (threads is not None and threads < 1):
         raise CommandError(f"--processes and --threads must be at least 1, got {processes} and {threads}")
-    declared = declaration.read(declaration.find(study))
+    declared = reading.read(reading.find(study))
     make_writable(Path(out))
     if from_record is not None:
         take_over(Path(from_record), declared)
@@ -67,9 +67,16 @@ def study(
     )
     there = Path(out) / f"{declared.name}.json"
     if there.exists():
-        refuse_to_lose(there, len({key_of(row) for row in rows_of(there)} - {key_of(row) for row in queue.results()}))
+        lost = {key_of(row) for row in rows_of(there)} - {key_of(row) for row in queue.results()}
+        not_asked = lost - {entry.key for entry in declared.every_entry()}
+        if not_asked:
+            raise CommandError(
+                f"{there} holds {len(not_asked)} trainings that {declared.name} does not ask for (any more); choose another "
+                "--out, or move the record away"
+            )
+        refuse_to_lose(there, len(lost))
     if not show:
-        with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], Path(declared.runs).parent):
+        with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], declared.folder):
             queue.work()
     rows = queue.results()
     if not rows:

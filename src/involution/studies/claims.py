@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
-from ..schema import find_problem
+from ..schema import find_problem, find_unknown
 from .statistics import Estimate, difference, estimate
 
 __all__ = ["LESS", "RULE", "Claim", "Judged", "judge", "metric_in_words", "values_of", "verdict"]
@@ -17,8 +19,9 @@ RULE = (
     "bound, refuted where it lies below, and otherwise undecided. A claim that something is about equal says within how "
     "much; it is supported where the interval lies inside, refuted where it lies outside. One value has no interval: "
     "undecided at n = 1. A study decides nothing before all its seeds are there: undecided at n = 2 of 3. Seeds whose results "
-    "were known when a claim was written count in what was measured and not in its verdict: undecided at n = 1 unseen. Of many "
-    "verdicts at 95 %, one in twenty errs."
+    "were known when a claim was written count in what was measured and not in its verdict: undecided at n = 1 unseen. Values "
+    "that are all alike have no interval and decide nothing. Intervals are over seeds, on one set of test images. A test at "
+    "95 % decides up to one in twenty of the claims whose true difference lies at the bound; so some of those decided err."
 )
 # What tables and pictures call the figures of the library's own commands.
 _METRICS = {
@@ -102,10 +105,19 @@ class Claim:
         Raises:
             ValueError: it has not this form.
         """
-        problem = find_problem(data, FORM)
-        unknown = sorted(set(data) - {key.removesuffix("?") for key in FORM}) if not problem else []
-        if problem or unknown:
-            raise ValueError(f"a claim is not of the form expected: {problem or f'unknown key {unknown[0]!r}'}")
+        problem = find_problem(data, FORM) or find_unknown(data, FORM)
+        if problem:
+            raise ValueError(f"a claim is not of the form expected: {problem}")
+        if len([key for key in ("by", "within") if key in data]) > 1:
+            raise ValueError("a claim has by, a bound, or within, how far is about equal; leave one of them out")
+        if data.get("within", 1) <= 0:
+            raise ValueError(f"within must be above zero, got {data['within']}")
+        if "than_metric" in data and "than" not in data:
+            raise ValueError("than_metric is the figure of than; name that too, or leave it out")
+        if any(str(data.get(side)).count(LESS) > 1 for side in ("of", "than")):
+            raise ValueError(
+                f"a side is one net or one difference, A{LESS}B, got {data['of']!r} and {data.get('than')!r}"
+            )
         given = {"metric": metric, **data}
         for key in given.keys() & {"metric", "than_metric", "seen"}:
             given[key] = (given[key],) if isinstance(given[key], str) else tuple(given[key])
@@ -153,7 +165,8 @@ def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = N
         return "not measured"
     if asked is not None and found.n < asked:
         return f"undecided at n = {found.n} of {asked}"
-    if found.n > 1:
+    # Of values that are all alike, but for how numbers are rounded, it is not known how much others would vary.
+    if found.n > 1 and not math.isclose(found.low, found.high, rel_tol=1e-9, abs_tol=1e-9):
         if within is None:
             above, below = found.low > by, found.high < by
         else:
@@ -170,7 +183,7 @@ def values_of(rows: Iterable[Mapping[str, Any]], side: str, metric: Iterable[str
     Args:
         rows: of a record: ``net``, ``data`` (perhaps), ``seed``, and ``values`` by name.
         side: see `Claim.of`.
-        metric: names of the values; of several the mean, of those that are there.
+        metric: names of the values; of several the mean. A row that lacks one of them has no value.
 
     Raises:
         ValueError: a seed has two values, because the side does not say on which data.
@@ -185,11 +198,11 @@ def values_of(rows: Iterable[Mapping[str, Any]], side: str, metric: Iterable[str
     for row in rows:
         if row["net"] != net or (data and row.get("data", "") != data):
             continue
-        values = [row["values"][name] for name in metric if row["values"].get(name) is not None]
-        if values:
+        values = [row["values"].get(name) for name in metric]
+        if None not in values:
             if row["seed"] in found:
                 raise ValueError(f"{side} has two values of seed {row['seed']}; say on which data, as {net}/DATA")
-            found[int(row["seed"])] = sum(values) / len(values)
+            found[int(row["seed"])] = mean(values)
     return found
 
 

@@ -67,9 +67,12 @@ class RunFolder:
         paths = [path / "environment.json" for path in self.versions()]
         return [records.read(path) for path in paths if path.is_file()]
 
-    def history(self) -> list[dict[str, float]]:
-        """Return what every epoch logged, ``epoch`` counted from 1; a resumed training has several logs."""
-        rows: dict[int, dict[str, float]] = {}
+    def history(self) -> list[dict[str, float | None]]:
+        """Return what every epoch logged, ``epoch`` counted from 1; a resumed training has several logs.
+
+        What is infinite or no number is None.
+        """
+        rows: dict[int, dict[str, float | None]] = {}
         for version in self.versions():
             path = version / "metrics.csv"
             if not path.is_file():
@@ -85,11 +88,6 @@ class RunFolder:
         return (self.model / "config.json").is_file() and len(self.history()) >= epochs
 
 
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    values = {}
-    for key, text in row.items():
-        if text and key not in ("epoch", "step"):
-            value = float(text)
-            if math.isfinite(value):
-                values[key] = value
-    return values
+def _numbers(row: dict[str, str]) -> dict[str, float | None]:
+    found = {key: float(text) for key, text in row.items() if text and key not in ("epoch", "step")}
+    return {key: value if math.isfinite(value) else None for key, value in found.items()}

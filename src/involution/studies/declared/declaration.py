@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,33 +10,9 @@ from statistics import mean
 from typing import Any
 
 from ... import recipes
-from ...errors import CommandError
-from ...schema import find_problem
-from ..claims import LESS, Claim
 from ..runs import takes_seed_of_training
 
-__all__ = ["Choice", "Entry", "Row", "Study", "find", "read"]
-
-# Where `find` looks for a study by its name.
-FOLDER = Path("recipes") / "studies"
-
-_NET = {"recipe?": str, "overrides?": dict}
-_ROW = {"net": str, "label?": str, "published?": float, "published_as?": str}
-_FORM = {
-    "title": str,
-    "metric": (str, [str]),
-    "seeds": [int],
-    "nets": dict,
-    "data?": dict,
-    "settings?": dict,
-    "choose?": {"by": str, "seeds": [int]},
-    "overrides?": dict,
-    "runs?": str,
-    "judge?": (str, None),
-    "tables?": dict,
-    "published?": str,
-    "claims?": (list, None),
-}
+__all__ = ["Choice", "Entry", "Row", "Study"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,7 @@ class Entry:
     @property
     def epochs(self) -> int:
         """How long the training is."""
-        return int(self.plan.get("trainer", {}).get("max_epochs", 1))
+        return int(self.plan["trainer"]["max_epochs"])
 
 
 @dataclass(frozen=True)
@@ -158,6 +135,16 @@ class Study:
                     entries.append(self._entry(net, data, setting, seed))
         return entries
 
+    def every_entry(self) -> list[Entry]:
+        """Return all trainings that could be asked for, whatever is chosen."""
+        pairs = list(self._pairs())
+        return [self._entry(n, d, s, seed) for seed in self.seeds for n, d in pairs for s in self.settings]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that has those of all trainings inside."""
+        return Path(*itertools.takewhile(lambda part: "{" not in part, Path(self.runs).parts))
+
     def chosen(self, rows: Iterable[Mapping[str, Any]], net: str, data: str) -> str | None:
         """Return the setting that is chosen for a net and data; None where it is not known yet."""
         if self.choice is None:
@@ -195,105 +182,3 @@ class Study:
         name = "-".join(filter(None, parts.values()))
         run = Path(self.runs.format(name=name, **parts))
         return Entry(net, data, setting, seed, {**plan, "seed_everything": seed}, run)
-
-
-def find(name: str) -> Path:
-    """Return the file of a study: a path, or the name of one in ``recipes/studies``, of this folder or the library's own.
-
-    Raises:
-        CommandError: there is none.
-    """
-    for path in (Path(name), recipes.find(FOLDER / f"{name}.yaml")):
-        if path.is_file():
-            return path
-    known = ", ".join(recipes.names(FOLDER.name))
-    raise CommandError(f"there is no study {name!r}; name a file, or one of {known}")
-
-
-def read(path: str | Path) -> Study:
-    """Read a study's file and the recipes that it names, relative to its own place.
-
-    Raises:
-        CommandError: it is damaged, has not the form of a study, or names a net or recipe that is not there.
-    """
-    file = Path(path)
-    source = recipes.load(file)
-    problem = find_problem(source, _FORM)
-    unknown = sorted(source.keys() - {key.removesuffix("?") for key in _FORM})
-    if problem or unknown:
-        raise CommandError(f"{file} is no study: {problem or f'the key {unknown[0]!r} is unknown'}")
-    nets = source["nets"]
-    plans = {str(name): _plan(file, str(name), net, source.get("overrides") or {}) for name, net in nets.items()}
-    metric = source["metric"]
-    study = Study(
-        name=file.stem,
-        title=source["title"],
-        metric=(metric,) if isinstance(metric, str) else tuple(metric),
-        seeds=tuple(source["seeds"]),
-        plans=plans,
-        data=source.get("data") or {"": {}},
-        settings=source.get("settings") or {"": {}},
-        choice=_choice(source),
-        runs=source.get("runs", f"runs/studies/{file.stem}/{{name}}"),
-        judge=source.get("judge"),
-        tables=_tables(file, source, plans),
-        published=source.get("published", ""),
-        claims=tuple(source.get("claims") or ()),
-        source=source,
-    )
-    _check(file, study)
-    return study
-
-
-def _plan(file: Path, name: str, net: Any, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    problem = find_problem(net, _NET, f"nets.{name}") or ("" if "recipe" in net else f"nets.{name} names no recipe")
-    if problem:
-        raise CommandError(f"{file} is no study: {problem}")
-    recipe = recipes.beside(file, net["recipe"])
-    if not recipe.is_file():
-        raise CommandError(f"{file} names the recipe {recipe}, which is no file")
-    plan = recipes.merge(recipes.merge(recipes.resolve(recipe), overrides), net.get("overrides", {}))
-    return {key: value for key, value in plan.items() if key != "run"}
-
-
-def _choice(source: Mapping[str, Any]) -> Choice | None:
-    choose = source.get("choose")
-    return Choice(choose["by"], tuple(choose["seeds"])) if choose else None
-
-
-def _tables(file: Path, source: Mapping[str, Any], plans: Mapping[str, Any]) -> dict[str, tuple[Row, ...]]:
-    given = source.get("tables")
-    if not given:
-        return {"": tuple(Row(net, net) for net in plans)}
-    problem = find_problem(list(given.values()), [[_ROW]], "tables")
-    rows = [row for part in given.values() for row in part] if not problem else []
-    problem = problem or next((f"a table names {r['net']}, which is no net" for r in rows if r["net"] not in plans), "")
-    if problem:
-        raise CommandError(f"{file} is no study: {problem}")
-    return {str(title): tuple(Row(**{"label": row["net"], **row}) for row in part) for title, part in given.items()}
-
-
-def _check(file: Path, study: Study) -> None:
-    """Refuse what would be found out after hours of training."""
-    folders = [entry.run for entry in study.entries()]
-    problem = "two trainings have the same folder; put {name} into runs" if len(set(folders)) < len(folders) else ""
-    if study.judge not in (None, "test"):
-        problem = f"judge must be test or left out, got {study.judge!r}"
-    if len(study.settings) > 1 and study.choice is None:
-        problem = "several settings need choose, which says by what one of them is chosen for each net"
-    if study.choice and not set(study.choice.seeds) <= set(study.seeds):
-        problem = "choose.seeds must be among the seeds"
-    for data in study.claims:
-        try:
-            claim = Claim.read(data, study.metric)
-        except ValueError as error:
-            problem = str(error)
-            continue
-        for side in (one for both in (claim.of, claim.than) if both is not None for one in both.split(LESS)):
-            net, _, part = side.partition("/")
-            if net not in study.plans or (part and part not in study.data):
-                problem = f"a claim names {side}, which the study does not train"
-            elif not part and len(study.data) > 1:
-                problem = f"a claim names {side} without saying on which data; write {side}/{next(iter(study.data))}"
-    if problem:
-        raise CommandError(f"{file} is no study: {problem}")

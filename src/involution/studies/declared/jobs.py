@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +19,18 @@ from ...files import locked, write_atomically
 from ...recipes import load
 from ..runs import RunFolder
 from .declaration import Entry, Study
-from .results import collect, difference_of_plans, difference_of_results, judgement, keep, kept, key_of, plain, rows_of
+from .results import (
+    collect,
+    difference_of_plans,
+    difference_of_results,
+    is_whole,
+    judgement,
+    keep,
+    kept,
+    key_of,
+    plain,
+    rows_of,
+)
 
 __all__ = ["Job", "Taken", "other_training", "part_of", "take_over"]
 
@@ -115,7 +127,8 @@ class Job:
         Raises:
             CommandError: a command ended with an error; the message has the last line of its log.
         """
-        if kept(self._part) is not None:
+        row = kept(self._part)
+        if row is not None and is_whole(row, self.study):
             return True
         if self._process is not None:
             status = self._process.poll()
@@ -151,34 +164,35 @@ class Job:
 
     def _take_up(self) -> bool:
         """Write the plan, or compare it with what the folder holds; return whether somebody else trained there."""
-        path = self._part / PLAN
+        path, mark = self._part / PLAN, self._part / "adopted"
         text = yaml.safe_dump(plain(self.entry.plan), sort_keys=False, allow_unicode=True)
+        configuration = self._run.configuration()
         if path.exists():
-            problem, adopted = difference_of_plans(self.entry.plan, load(path)), (self._part / "adopted").exists()
-        elif (configuration := self._run.configuration()) is not None:
-            write_atomically(path, text)
-            try:
-                problem, adopted = difference_of_plans(self._whole(path), configuration, stated=self.entry.plan), True
-            finally:
-                path.unlink()
+            problem, adopted = difference_of_plans(self.entry.plan, load(path)), mark.exists()
+        elif configuration is not None:
+            problem, adopted = difference_of_plans(self._whole(text), configuration, stated=self.entry.plan), True
         else:
             problem, adopted = "", False
         if problem:
             raise CommandError(other_training(self.entry, problem))
-        write_atomically(path, text)
+        # The plan comes last: where it lies, what the folder holds was compared with it, whenever this process is killed.
         if adopted:
-            write_atomically(self._part / "adopted", "")
+            write_atomically(mark, "")
+        write_atomically(path, text)
         return adopted
 
-    def _whole(self, path: Path) -> dict[str, Any]:
-        """Return the plan with every default, as a run's folder keeps it."""
-        done = subprocess.run(
-            [*COMMAND, "fit", "--config", str(path), "--print_config"],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def _whole(self, text: str) -> dict[str, Any]:
+        """Return the plan, YAML, with every default, as a run's folder keeps it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / PLAN
+            path.write_text(text, encoding="utf-8")
+            done = subprocess.run(
+                [*COMMAND, "fit", "--config", str(path), "--print_config"],
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         if done.returncode:
             raise CommandError(f"{self.entry.name} is refused: {(done.stderr.splitlines() or ['?'])[-1]}")
         return dict(yaml.safe_load(done.stdout))
@@ -195,7 +209,7 @@ class Job:
         if not self._run.is_finished(self.entry.epochs):
             go_on = ["--ckpt_path", "last"] if self._run.checkpoint.exists() else []
             yield ["fit", *common, *go_on]
-        if self.study.judge and judgement(self.entry.run, self.study.judge) is None:
+        if self.study.judge and judgement(self._run, self.study.judge) is None:
             yield [self.study.judge, *common, "--ckpt_path", "last"]
 
     def _log(self) -> IO[bytes]:

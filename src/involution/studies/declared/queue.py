@@ -11,9 +11,11 @@ from typing import Any
 from ...errors import CommandError, InvolutionError
 from .declaration import Entry, Study
 from .jobs import Job, Taken, other_training, part_of
-from .results import difference_of_results, kept
+from .results import difference_of_results, is_whole, kept
 
 __all__ = ["Queue"]
+
+Key = tuple[str, str, str, int]
 
 # Seconds between two looks at what runs, and between two lines on how far it is.
 _LOOK, _TELL = 0.5, 600.0
@@ -48,8 +50,9 @@ class Queue:
         self.study, self.processes, self.threads, self.data_root = study, processes, threads, data_root
         self._say, self._on_result = say, on_result
         self._jobs: list[Job] = []
-        self._failed: dict[str, str] = {}
-        self._waited_for: set[str] = set()
+        # By the keys of their entries.
+        self._failed: dict[Key, str] = {}
+        self._waited_for: set[Key] = set()
         self._told = time.monotonic()
 
     def results(self) -> list[dict[str, Any]]:
@@ -69,13 +72,14 @@ class Queue:
         """Train what is not finished; return all results.
 
         Raises:
-            CommandError: trainings failed; the others are finished.
+            CommandError: trainings failed, and the others are finished; or none has a figure that is asked for.
             KeyboardInterrupt: Ctrl-C; what runs has been ended, and is gone on with by the next call.
             SystemExit: SIGTERM; likewise.
         """
         try:
             while True:
                 entries, rows = self._look()
+                self._refuse_unknown_figures(rows)
                 self._advance()
                 waiting = self._start(entries)
                 if not self._jobs and not waiting:
@@ -111,17 +115,31 @@ class Queue:
     def _result(self, entry: Entry) -> dict[str, Any] | None:
         """Return the result of a training; None where it is not finished."""
         row = kept(part_of(entry))
-        problem = difference_of_results(entry, row) if row else ""
+        if row is None or not is_whole(row, self.study):
+            return None
+        problem = difference_of_results(entry, row)
         if problem:
             raise CommandError(other_training(entry, problem))
-        return row
+        # The same training may have had another name, in another study or when the file was another.
+        return {**row, "net": entry.net, "data": entry.data, "setting": entry.setting, "seed": entry.seed}
+
+    def _refuse_unknown_figures(self, rows: list[dict[str, Any]]) -> None:
+        """Refuse to go on for a figure that no training has; what is trained stays, and the file can be corrected."""
+        known = {name for row in rows for name in row["values"]}
+        asked = [*self.study.metric, *([self.study.choice.by] if self.study.choice else [])]
+        unknown = next((name for name in asked if name not in known), None)
+        if rows and unknown is not None:
+            raise CommandError(
+                f"{self.study.name} asks for {unknown}, which its trainings do not have; they have "
+                f"{', '.join(sorted(known))}"
+            )
 
     def _advance(self) -> None:
         for job in list(self._jobs):
             try:
                 is_finished = job.poll()
             except InvolutionError as error:
-                self._failed[job.entry.name] = str(error)
+                self._failed[job.entry.key] = str(error)
                 self._line(f"{job.entry.name}: {error}")
                 self._end(job)
                 continue
@@ -138,23 +156,23 @@ class Queue:
 
     def _start(self, entries: list[Entry]) -> bool:
         """Start as many trainings as there is room for; return whether others are waited for."""
-        running = {job.entry.name for job in self._jobs}
+        running = {job.entry.key for job in self._jobs}
         waiting = False
         for entry in entries:
             if len(self._jobs) >= self.processes:
                 break
-            if entry.name in running or entry.name in self._failed or self._result(entry) is not None:
+            if entry.key in running or entry.key in self._failed or self._result(entry) is not None:
                 continue
             try:
                 job = Job(entry, self.study, self.threads, self.data_root)
             except Taken as taken:
                 waiting = True
-                if entry.name not in self._waited_for:
-                    self._waited_for.add(entry.name)
+                if entry.key not in self._waited_for:
+                    self._waited_for.add(entry.key)
                     self._line(f"{entry.name}: left to another process, {taken}".partition("; wait")[0])
                 continue
             except InvolutionError as error:
-                self._failed[entry.name] = str(error)
+                self._failed[entry.key] = str(error)
                 self._line(f"{entry.name}: {error}")
                 continue
             self._jobs.append(job)

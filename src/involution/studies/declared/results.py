@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "collect",
     "difference_of_plans",
     "difference_of_results",
+    "is_whole",
     "judgement",
     "keep",
     "kept",
@@ -35,17 +37,17 @@ __all__ = [
 RESULT = "result.json"
 
 # What every result has.
-_ROW = {"net": str, "data": str, "setting": str, "seed": int, "plan?": dict, "values": dict}
+_ROW = {"net": str, "data": str, "setting": str, "seed": int, "plan?": dict, "values": dict, "judged?": (dict, None)}
 
 _JUDGEMENT = {"checkpoint": (str, None), "results": dict}
 
-# What says where and how a training runs, not what it trains.
+# What says where and how a training runs, not what it trains. Of the folder of a data set its name counts.
+_DATA_SET = "data.init_args.root"
 _ELSEWHERE = (
     "run",
     "ckpt_path",
     "base",
     "weights_only",
-    "data.init_args.root",
     "data.init_args.data_root",
     "data.init_args.num_workers",
     "data.init_args.verify",
@@ -57,8 +59,12 @@ _ELSEWHERE = (
 )
 
 
-def values(history: list[dict[str, float]], judged: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return all figures of a training by name, in percent where they are shares.
+# What figures are shares of, as words of their names.
+_SHARES = {"accuracy", "map", "mar", "iou", "miou"}
+
+
+def values(history: list[dict[str, float | None]], judged: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return all figures of a training by name, in percent where they are shares; none that was no number in the end.
 
     Args:
         history: see `RunFolder.history`; the last epoch counts, nothing is chosen by the images that judge it. Of what is
@@ -66,18 +72,21 @@ def values(history: list[dict[str, float]], judged: Mapping[str, Any] | None) ->
         judged: ``results`` of the record that ``involution test`` wrote; its names get ``test.`` in front, those of
             mappings (``iou_percent``) the inner key behind (``test.iou_percent.road``).
     """
-    found: dict[str, float] = {}
+    last: dict[str, Any] = {}
     for row in history:
-        found.update({key: _percent(key, value) for key, value in row.items() if key != "epoch"})
-    for key, value in leaves({"test": judged or {}}):
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[key] = _percent(key, value)
+        last.update(row)
+    last.pop("epoch", None)
+    last.update(leaves({"test": judged or {}}))
+    found = {}
+    for key, value in last.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        words = set(re.split(r"[._/]", key))
+        is_share = bool(words & _SHARES) and "percent" not in words
+        # COCO's figures are -1 where there is nothing to be found.
+        if not (is_share and value < 0):
+            found[key] = 100 * value if is_share else value
     return found
-
-
-def _percent(key: str, value: float) -> float:
-    is_share = "_percent" not in key and any(word in key for word in ("accuracy", "map", "mar", "iou"))
-    return 100 * value if is_share else value
 
 
 def kept(folder: Path) -> dict[str, Any] | None:
@@ -135,13 +144,9 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
     """
     run = RunFolder(entry.run)
     history = run.history()
-    judged = None
-    if study.judge:
-        judged = judgement(entry.run, study.judge)
-        if judged is None and not entry.plan["model"]["class_path"].endswith("ClassificationTask"):
-            raise CommandError(f"{entry.run} holds no record of involution {study.judge}")
+    judged = judgement(run, study.judge) if study.judge else None
     starts = run.environments()
-    return {
+    row = {
         "net": entry.net,
         "data": entry.data,
         "setting": entry.setting,
@@ -161,9 +166,23 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
         "judged": judged,
         "history": history,
     }
+    if not is_whole(row, study):
+        raise CommandError(f"{entry.run} holds no figures of involution {study.judge}, with which {study.name} judges")
+    return row
 
 
-def judgement(run: Path, command: str) -> dict[str, Any] | None:
+def is_whole(row: Mapping[str, Any], study: Study) -> bool:
+    """Whether a result has all that a study asks for: what judges may have been declared after it was trained.
+
+    Args:
+        row: of `collect`.
+        study: that asks.
+    """
+    # A classifier's figures are logged; other tasks write a record of them.
+    return not study.judge or bool(row.get("judged")) or any(key.startswith("test_") for key in row["values"])
+
+
+def judgement(run: RunFolder, command: str) -> dict[str, Any] | None:
     """Return what ``involution test`` found of a training's last checkpoint, no other; None where it was not judged.
 
     Args:
@@ -173,7 +192,10 @@ def judgement(run: Path, command: str) -> dict[str, Any] | None:
     Raises:
         CommandError: a record of it is damaged.
     """
-    found = [read_record(path, _JUDGEMENT, "a judged net") for path in sorted(run.glob(f"*-{command}.json"))]
+    trained = run.checkpoint.stat().st_mtime if run.checkpoint.exists() else 0.0
+    # What was found before the training went on is of a checkpoint that is no longer there.
+    paths = [path for path in sorted(run.path.glob(f"*-{command}.json")) if path.stat().st_mtime >= trained]
+    found = [read_record(path, _JUDGEMENT, "a judged net") for path in paths]
     return next((dict(record["results"]) for record in found if record["checkpoint"] == "last.ckpt"), None)
 
 
@@ -188,7 +210,13 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     """
     record = read_record(path, {"results": list, "not_chosen": list}, "a study")
     rows = [*record["results"], *record["not_chosen"]]
-    problem = next(filter(None, (find_problem(row, _ROW, "a result") for row in rows)), "")
+    problem = next(filter(None, (find_problem(row, _ROW, "a result") for row in rows)), "") or next(
+        filter(
+            None,
+            (find_problem(list(row["values"].values()), [(float, None)], "values") for row in rows if row["values"]),
+        ),
+        "",
+    )
     if problem:
         raise CommandError(f"{path} is no record of a study: {problem}")
     return rows
@@ -245,8 +273,11 @@ def difference_of_plans(
 
 def _training(plan: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(plan):
-        if key not in _ELSEWHERE and value is not None:
-            yield key, list(value) if isinstance(value, tuple) else value
+        if key in _ELSEWHERE or value is None:
+            continue
+        if key == _DATA_SET:
+            value = Path(str(value)).name
+        yield key, list(value) if isinstance(value, tuple) else value
 
 
 def plain(value: Any) -> Any:
