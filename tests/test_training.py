@@ -72,6 +72,8 @@ def test_a_training_leaves_logs_checkpoints_and_a_model(finished):
     assert config["label_names"] == ["one", "zero"]
     assert config["architecture"] == "rednet26"
     assert config["pretrained_cfg"]["input_size"] == [3, 16, 16]
+    # Whose net it is, and under which licence, says who trained it.
+    assert not {"license", "origin_url"} & config["pretrained_cfg"].keys()
 
 
 def test_validate_and_test_take_the_checkpoint(finished, folder, capsys, recwarn):
