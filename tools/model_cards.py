@@ -16,6 +16,8 @@ from involution import records
 from involution.files import read_json, write_atomically
 from involution.models import trained
 
+from . import trainings
+
 
 class Data(NamedTuple):
     """What a card says of the images that weights were trained on."""
@@ -40,6 +42,13 @@ DATA = {
         "its 3,925 validation images",
     ),
 }
+
+
+def commits(record: dict[str, Any]) -> str:
+    """Return at which commits a training began and went on; where it kept none, when and at which one it was recorded."""
+    (starts,) = trainings.starts_of(record)
+    places = [f"{trainings.commit(start)}, {start['date'][:10]}" for start in starts or [record]]
+    return "; continued at ".join(places) if starts else f"that of the training was not kept; recorded at {places[0]}"
 
 
 def data_of(tag: str) -> Data:
@@ -71,8 +80,6 @@ def card(name: str, record: dict[str, Any], size_mib: float) -> str:
     net, _, tag = name.partition(".")
     data = data_of(tag)
     results, settings = record["results"], record["settings"]
-    starts = record.get("starts") or [record]
-    modified = " (of a tree with changes)" if any(start["modified"] for start in starts) else ""
     rows = [
         ("trained on", data.words),
         ("licence of the data", data.licence),
@@ -82,7 +89,7 @@ def card(name: str, record: dict[str, Any], size_mib: float) -> str:
         ("recipe", f"`recipes/{tag.partition('_')[0]}/{net}.yaml`, {settings['epochs']} epochs, seed {record['seed']}"),
         ("judged on", data.validation),
         ("accuracy", chosen(record)),
-        ("commit", f"{str(starts[-1]['commit'])[:10]}{modified}, {starts[-1]['date'][:10]}"),
+        ("commit", commits(record)),
         ("record", f"`results/{tag}/{net}.json`"),
     ]
     return "\n".join(
