@@ -56,9 +56,29 @@ def test_every_card_is_that_of_its_record(monkeypatch):
     from tools import model_cards
 
     cards = model_cards.cards(Path("results"))
-    assert len(cards) == len(NAMES)
+    assert {path.name for path in cards} == {"README.md", "config.json"} and len(cards) == 2 * len(NAMES)
     stale = [str(path) for path, text in cards.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     assert not stale, "run python -m tools.model_cards"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_their_licence_is_that_of_their_card_also_where_timm_copies_it(name, tmp_path):
+    net = timm.create_model(name, pretrained=True)
+    card = (trained.FOLDER / name / "README.md").read_text(encoding="utf-8")
+    rows = dict(line.strip("| ").split(" | ", 1) for line in card.splitlines() if line.startswith("| lic"))
+    licence = f"{rows['licence of the weights']} ({rows['licence of the data']})"
+    timm.models.save_for_hf(net, str(tmp_path), safe_serialization=True)
+    copied = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert net.pretrained_cfg["license"] == copied["license"] == licence
+    assert not net.pretrained_cfg.get("origin_url") and "origin_url" not in copied
+
+
+def test_no_net_of_ours_claims_the_licence_or_the_repository_of_others():
+    ours = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("involution.")]
+    assert {"rednet50", "rednet26_half", "resnet26_half", "san10_pairwise", "axial_resnet26s"} <= set(ours)
+    configs = {name: timm.get_pretrained_cfg(f"{name}.untrained", allow_unregistered=False) for name in ours}
+    claims = {name: (config.license, config.origin_url) for name, config in configs.items()}
+    assert set(claims.values()) == {(None, None)}, claims
 
 
 def test_a_folder_is_all_there_is_to_add(tmp_path, monkeypatch):
@@ -206,6 +226,8 @@ def test_a_fine_tuned_net_names_the_classes_of_its_data_alone(tmp_path):
         config = json.loads((tmp_path / folder / "config.json").read_text())
         assert config.get("label_names") == told.get("class_names")
         assert "label_names" not in config["pretrained_cfg"] and "n01440764" not in json.dumps(config)
+        # Nor does it give itself on under the licence of those weights.
+        assert not {"license", "origin_url"} & config["pretrained_cfg"].keys()
     net = timm.create_model(f"local-dir:{tmp_path / 'named'}", pretrained=True)
     assert class_names(net) == names
 

@@ -72,6 +72,23 @@ def test_a_training_leaves_logs_checkpoints_and_a_model(finished):
     assert config["label_names"] == ["one", "zero"]
     assert config["architecture"] == "rednet26"
     assert config["pretrained_cfg"]["input_size"] == [3, 16, 16]
+    # Whose net it is, and under which licence, says who trained it.
+    assert not {"license", "origin_url"} & config["pretrained_cfg"].keys()
+
+
+def test_its_record_comes_with_its_starts_and_its_weights_with_their_licence(finished, tmp_path, monkeypatch):
+    from tools import model_cards, training_record
+
+    flags = ["--results", str(tmp_path / "results"), "--weights", str(tmp_path / "weights")]
+    monkeypatch.setattr("sys.argv", ["training_record", str(finished), "tiny.cifar10", *flags])
+    training_record.main()
+    began = json.loads((finished / "logs" / "version_0" / "environment.json").read_text())
+    record = json.loads((tmp_path / "results" / "cifar10" / "tiny.json").read_text())
+    assert [start["date"] for start in record["starts"]] == [began["date"]]
+    folder = tmp_path / "weights" / "tiny.cifar10"
+    assert "was not kept" not in (folder / "README.md").read_text(encoding="utf-8")
+    described = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert described["license"].startswith(model_cards.LICENCE) and "origin_url" not in described
 
 
 def test_validate_and_test_take_the_checkpoint(finished, folder, capsys, recwarn):

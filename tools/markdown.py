@@ -10,6 +10,8 @@ from typing import Any
 from involution.files import write_atomically
 from involution.pictures.plots import png
 
+from . import trainings
+
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
     """Return the lines of a Markdown table."""
@@ -25,14 +27,17 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def source(record: dict[str, Any], path: Path) -> str:
-    """Return the line that says where figures come from."""
+    """Return the line that says where figures come from: of trainings, where they ran, not where their record was written."""
     machine, instructions = record["machine"], record.get("instruction_set")
-    modified = " with changes" if record.get("modified") else ""
-    return (
-        f"`{record['command']}`, commit {str(record['commit'])[:10]}{modified}, {machine['processor']}, {machine['cores']} cores, "
-        f"{f'{instructions}, ' if instructions else ''}torch {record['versions']['torch']}, {record['date'][:10]}; "
-        f"record: `{path.as_posix()}`."
+    here = (
+        f"{machine['processor']}, {machine['cores']} cores, {f'{instructions}, ' if instructions else ''}"
+        f"torch {record['versions']['torch']}, "
     )
+    commit, end = trainings.commit(record), f"{record['date'][:10]}; record: `{path.as_posix()}`."
+    if starts := trainings.starts_of(record):
+        writer = ", " if all(starts) else f" on {here}"
+        return f"`{record['command']}`, {trainings.ran(starts)}; written at {commit}{writer}{end}"
+    return f"`{record['command']}`, commit {commit}, {here}{end}"
 
 
 def write_picture(path: Path, figure: Any, dpi: int = 110) -> None:

@@ -1,17 +1,22 @@
 """Write the cards of all weights that come with the library, from their records: results/TAG/NAME.json for NAME.TAG.
 
 python -m tools.model_cards [--results results]
+
+The licence that a card states is written into the description beside it, ``config.json``, where timm reads it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from involution import records
-from involution.files import write_atomically
+from involution.files import read_json, write_atomically
 from involution.models import trained
+
+from . import trainings
 
 
 class Data(NamedTuple):
@@ -21,6 +26,8 @@ class Data(NamedTuple):
     licence: str
     validation: str
 
+
+LICENCE = "Apache-2.0, as the library, as far as the data's terms allow"
 
 # By what stands before the first "_" of a tag: imagenette_seed1 is imagenette.
 DATA = {
@@ -35,6 +42,18 @@ DATA = {
         "its 3,925 validation images",
     ),
 }
+
+
+def commits(record: dict[str, Any]) -> str:
+    """Return at which commits a training began and went on; where it kept none, when and at which one it was recorded."""
+    (starts,) = trainings.starts_of(record)
+    places = [f"{trainings.commit(start)}, {start['date'][:10]}" for start in starts or [record]]
+    return "; continued at ".join(places) if starts else f"that of the training was not kept; recorded at {places[0]}"
+
+
+def data_of(tag: str) -> Data:
+    """Return what is said of the images behind a tag."""
+    return DATA[tag.partition("_")[0]]
 
 
 def chosen(record: dict[str, Any]) -> str:
@@ -59,20 +78,18 @@ def card(name: str, record: dict[str, Any], size_mib: float) -> str:
         size_mib: of the file.
     """
     net, _, tag = name.partition(".")
-    data = DATA[tag.partition("_")[0]]
+    data = data_of(tag)
     results, settings = record["results"], record["settings"]
-    starts = record.get("starts") or [record]
-    modified = " (of a tree with changes)" if any(start["modified"] for start in starts) else ""
     rows = [
         ("trained on", data.words),
         ("licence of the data", data.licence),
-        ("licence of the weights", "Apache-2.0, as the library, as far as the data's terms allow"),
+        ("licence of the weights", LICENCE),
         ("parameters", f"{results['params']:,} ({size_mib:.1f} MiB)"),
         ("multiply-adds", f"{results['macs'] / 1e6:.1f} M an image"),
         ("recipe", f"`recipes/{tag.partition('_')[0]}/{net}.yaml`, {settings['epochs']} epochs, seed {record['seed']}"),
         ("judged on", data.validation),
         ("accuracy", chosen(record)),
-        ("commit", f"{str(starts[-1]['commit'])[:10]}{modified}, {starts[-1]['date'][:10]}"),
+        ("commit", commits(record)),
         ("record", f"`results/{tag}/{net}.json`"),
     ]
     return "\n".join(
@@ -97,14 +114,27 @@ def card(name: str, record: dict[str, Any], size_mib: float) -> str:
     )
 
 
+def description(name: str, config: dict[str, Any]) -> str:
+    """Return the ``config.json`` of weights: with the licence that their card states, and without a foreign origin.
+
+    Args:
+        name: ``NAME.TAG``.
+        config: as ``involution fit`` wrote it, or this function before.
+    """
+    kept = {key: value for key, value in config["pretrained_cfg"].items() if key not in ("license", "origin_url")}
+    licence = f"{LICENCE} ({data_of(name.partition('.')[2]).licence})"
+    return json.dumps({**config, "pretrained_cfg": {**kept, "license": licence}}, indent=2)
+
+
 def cards(results: Path) -> dict[Path, str]:
-    """Return every card by its path."""
+    """Return every card, and every description with its licence, by its path."""
     found = {}
     for name in trained.names():
         net, _, tag = name.partition(".")
         folder = trained.FOLDER / name
         size = (folder / "model.safetensors").stat().st_size / 2**20
         found[folder / "README.md"] = card(name, records.read(results / tag / f"{net}.json"), size)
+        found[folder / "config.json"] = description(name, read_json(folder / "config.json"))
     return found
 
 

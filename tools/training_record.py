@@ -11,7 +11,6 @@ not taken.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import timm
@@ -19,11 +18,11 @@ import torch
 
 from involution import records
 from involution.counting import count
-from involution.files import replaced_files
+from involution.files import read_json, replaced_files
 from involution.models import checkpoints, trained
 from involution.studies.runs import RunFolder
 
-from .model_cards import card
+from .model_cards import card, description
 
 LIMIT_MIB = 20
 
@@ -65,7 +64,8 @@ def main() -> None:
     path = records.write(name, payload, arguments.results / tag)
     print(path)
     with replaced_files(arguments.weights / arguments.name) as partial:
-        shutil.copy(run.model / "config.json", partial)
+        config = read_json(run.model / "config.json")
+        (partial / "config.json").write_text(description(arguments.name, config), encoding="utf-8")
         checkpoints.write(net.state_dict(), partial / "model.safetensors", {"architecture": name})
         size = (partial / "model.safetensors").stat().st_size / 2**20
         if size > LIMIT_MIB:

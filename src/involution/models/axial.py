@@ -242,10 +242,8 @@ default_cfgs = generate_default_cfgs(
     {
         "axial_resnet26s.untrained": imagenet_config(
             fixed_input_size=False,
-            license="mit",
             paper_ids="arXiv:2003.07853",
             paper_name="Axial-DeepLab: Stand-Alone Axial-Attention for Panoptic Segmentation",
-            origin_url="https://github.com/csrhddlam/axial-deeplab",
         )
     }
 )

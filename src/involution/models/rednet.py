@@ -180,12 +180,11 @@ def _refused(spatial_layer: Any, stem: str) -> dict[str, str]:
     return reasons
 
 
-# What timm's configurations say of where the net comes from.
+# What timm's configurations say of where the net comes from. Licence and origin are those of weights, and none here are
+# the authors': weights that come with the library state theirs in their folders.
 PAPER = {
-    "license": "mit",
     "paper_ids": "arXiv:2103.06255",
     "paper_name": "Involution: Inverting the Inherence of Convolution for Visual Recognition",
-    "origin_url": "https://github.com/d-li14/involution",
 }
 _PUBLISHED = tuple(f"rednet{depth}" for depth in (26, 38, 50, 101, 152))
 

@@ -295,10 +295,8 @@ default_cfgs = generate_default_cfgs(
         f"san{depth}_{form}.untrained": imagenet_config(
             first_conv="stem.0",
             min_input_size=(3, 128, 128),
-            license="mit",
             paper_ids="arXiv:2004.13621",
             paper_name="Exploring Self-attention for Image Recognition",
-            origin_url="https://github.com/hszhao/SAN",
         )
         for depth in BLOCKS
         for form in _GENERATORS

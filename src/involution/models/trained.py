@@ -1,7 +1,7 @@
 """Weights that come with the library: a folder each in ``involution/weights``, named as timm names weights, NAME.TAG.
 
-A folder holds what ``involution fit`` wrote, ``config.json`` and ``model.safetensors``, and a card, ``README.md``. It is
-found by ``timm.create_model("NAME.TAG", pretrained=True)`` and wherever weights are named: adding a folder is all there
+A folder holds what ``involution fit`` wrote, ``config.json`` (to which the licence was added) and ``model.safetensors``, and
+a card, ``README.md``. It is found by ``timm.create_model("NAME.TAG", pretrained=True)`` and wherever weights are named: adding a folder is all there
 is to do.
 """
 

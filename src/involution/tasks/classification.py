@@ -25,8 +25,9 @@ from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
 from .watched import check_watched
 
-# What timm's description of weights says of their classes.
-_LABELS = ("label_names", "label_descriptions")
+# What timm's description of weights says of their classes, their licence and where they came from. A net that was trained
+# on from them has classes of its own, and nobody here knows under which licence it is given on.
+_OF_FORMER_WEIGHTS = ("label_names", "label_descriptions", "license", "origin_url")
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -230,8 +231,9 @@ class ClassificationTask(LightningModule):
             return
         from timm.models import save_for_hf
 
-        # The names that the weights brought with them are of the classes they had; those of as many classes timm would keep.
-        net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key not in _LABELS}
+        # Where the net has as many classes as before, timm would keep the names of the former ones.
+        config = net.pretrained_cfg
+        net.pretrained_cfg = {key: value for key, value in config.items() if key not in _OF_FORMER_WEIGHTS}
         data = DataDescription(self.trainer.datamodule)
         save_for_hf(
             net,

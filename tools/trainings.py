@@ -1,0 +1,68 @@
+"""At which commits, and on which machines, the trainings behind a record ran, as far as it is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+from typing import Any
+
+Start = dict[str, Any]
+
+
+def starts_of(record: dict[str, Any]) -> list[list[Start]]:
+    """Return the starts of every training of a record, each in the order of time.
+
+    Returns:
+        One list a training, empty where it kept none: its commit is unknown, for that of the record is of who wrote it.
+        No list at all for records of no trainings, and of those that ran in the command itself.
+    """
+    results = record.get("results", [])
+    if isinstance(results, dict):
+        return [_in_order(record.get("starts") or [])] if "history" in results else []
+    rows = [row for row in results if isinstance(row, dict)]
+    if any("starts" in row for row in rows):
+        return [_in_order(row.get("starts") or []) for row in rows]
+    # A table's trainings begin and end in one process, which the row itself describes.
+    return [[{"date": row["finished"], **row}] for row in rows if {"finished", "commit", "machine"} <= row.keys()]
+
+
+def commit(start: Start) -> str:
+    """Return the commit of a start or a record in short, and whether the tree had changes."""
+    if not start["commit"]:
+        return "an unknown commit"
+    return f"{start['commit'][:10]}{' with changes' if start.get('modified') else ''}"
+
+
+def machine(start: Start) -> str:
+    """Return the machine of a start or a record, with the version of torch where it is kept."""
+    of, torch = start["machine"], start.get("versions", {}).get("torch")
+    return f"{of['processor']}, {of['cores']} cores{f', torch {torch}' if torch else ''}"
+
+
+def ran(trainings: list[list[Start]]) -> str:
+    """Return how many trainings ran at which commits, in the order of time, and on which machines.
+
+    Args:
+        trainings: of `starts_of`; one at least.
+    """
+    known = sorted(filter(None, trainings), key=lambda starts: starts[0]["date"])
+    unknown = len(trainings) - len(known)
+    count = f"{len(trainings)} training{'s' if len(trainings) > 1 else ''}"
+    if not known:
+        return f"{count} whose commit{'s' if unknown > 1 else ''} and machine{'s' if unknown > 1 else ''} were not kept"
+    places = [f"{number} {words}" for words, number in Counter(map(_commits, known)).items()]
+    machines = " and ".join(dict.fromkeys(machine(start) for starts in known for start in starts))
+    if unknown:
+        places.append(f"{unknown} whose commit and machine were not kept")
+        machines += " where it was kept"
+    return f"{count}: {', '.join(places)}; on {machines}"
+
+
+def _in_order(starts: list[Start]) -> list[Start]:
+    return sorted(starts, key=lambda start: start["date"])
+
+
+def _commits(starts: list[Start]) -> str:
+    # Twice at the same commit is no other.
+    first, *more = [words for words, _ in groupby(map(commit, starts))]
+    return f"begun at {first} and continued at {' and '.join(more)}" if more else f"at {first}"
