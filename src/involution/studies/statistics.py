@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from statistics import mean, stdev, variance
+from typing import Any
 
-__all__ = ["CONFIDENCE", "Estimate", "difference", "estimate"]
+__all__ = ["CONFIDENCE", "ROUNDS", "Estimate", "bootstrap", "difference", "estimate", "interval_of"]
 
 CONFIDENCE = 0.95
+# Of a bootstrap.
+ROUNDS = 1000
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,23 @@ def difference(of: Mapping[int, float], than: Mapping[int, float], *, pairs: boo
     freedom = error**4 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
     half = _quantile(freedom) * error
     return Estimate(n, middle, middle - half, middle + half, _two_sided(middle, error, freedom))
+
+
+def bootstrap(blocks: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> tuple[float, float]:
+    """Return the ends of a statistic's interval: of `ROUNDS` draws, with replacement, of as many blocks as there are.
+
+    Args:
+        blocks: what is independent of each other.
+        statistic: of blocks.
+    """
+    generator = Random(0)
+    return interval_of([statistic(generator.choices(blocks, k=len(blocks))) for _ in range(ROUNDS)])
+
+
+def interval_of(drawn: Sequence[float]) -> tuple[float, float]:
+    """Return the ends between which the share `CONFIDENCE` of what was drawn lies, as much of it below as above."""
+    ordered, tail = sorted(drawn), round((1 - CONFIDENCE) / 2 * len(drawn))
+    return ordered[tail], ordered[-1 - tail]
 
 
 def _quantile(freedom: float) -> float:

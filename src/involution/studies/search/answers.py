@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+import itertools
+from collections.abc import Mapping, Sequence
 from math import log
 from random import Random
 from statistics import mean, median
 from typing import Any
 
+from ...errors import CommandError
 from ...pictures.plots import LIGHT, new_figure, style_axes
-from ..statistics import CONFIDENCE, difference, estimate
+from ..statistics import CONFIDENCE, ROUNDS, difference, estimate, interval_of
 from .pareto import hypervolume
 from .plan import SAMPLERS
-from .replay import TableNet, curve, points, replay, usual_distances
+from .ranking import FEWEST, correlations, reliability
+from .replay import REFERENCE, TableNet, curve, points, replay, usual_distances
 from .space import SPACES, Space
 
-__all__ = ["answer", "correlations", "figure", "markdown", "placement", "searches", "spaces"]
+__all__ = ["answer", "figure", "markdown", "placement", "searches", "spaces"]
 
 # `TableNet`'s, with what a table calls them.
 COSTS = {"params": "params", "macs": "macs", "latency_ms": "latency, ms"}
-
-_ROUNDS = 1000
-# Fewer nets have no rank worth speaking of.
-_FEWEST = 8
-_ANOTHER_SEED = "another seed"
 
 
 def answer(
@@ -43,7 +40,14 @@ def answer(
         seeds: searches of every sampler.
         budget: trainings of a search; half of the table by default.
         scores: further predictors of nets, by their name and by the net's.
+
+    Raises:
+        CommandError: no net has an accuracy.
     """
+    if all(net.accuracy is None for net in nets):
+        raise CommandError(
+            "no net of the table has an accuracy: all its trainings failed, so there is nothing to answer"
+        )
     budget = budget or max(1, len(nets) // 2)
     ranks = correlations(nets, scores or {})
     costs = [cost for cost in COSTS if all(getattr(net, cost) is not None for net in nets)]
@@ -83,77 +87,6 @@ def searches(space: Space, nets: Sequence[TableNet], cost: str, seeds: int, budg
     return found
 
 
-def correlations(nets: Sequence[TableNet], scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return rank correlations with accuracy, Spearman's and Kendall's, with bootstrap intervals over nets.
-
-    The first row is one seed against another, of the nets that have several. It is no ceiling: what told the true rank would
-    reach about its root, and more where accuracies are means over seeds. Where not all nets have several, the other rows
-    have Spearman's of these nets as well, to be laid beside it: other nets may be easier to tell apart. Of fewer than eight
-    nets nothing is said.
-
-    Args:
-        nets: of the table.
-        scores: further predictors, by their name and by the net's.
-    """
-    several = [net for net in nets if len(net.accuracies) > 1]
-    rows = []
-    if len(several) >= _FEWEST:
-        # Blocks of the bootstrap are nets: the pairs of one are not independent.
-        seeds = [[net.accuracies[seed] for seed in sorted(net.accuracies)] for net in several]
-        rows.append(_row(_ANOTHER_SEED, [list(combinations(values, 2)) for values in seeds]))
-    trained = [net for net in nets if net.accuracy is not None]
-    predictors: dict[str, dict[str, float]] = {
-        "params": {net.name: float(net.params) for net in trained},
-        "macs": {net.name: float(net.macs) for net in trained},
-        "first epoch": {net.name: net.first_epoch for net in trained if net.first_epoch is not None},
-        **{name: dict(values) for name, values in scores.items()},
-    }
-    for name, values in predictors.items():
-        judged = {
-            net.name: [(values[net.name], net.accuracy)]
-            for net in trained
-            if net.name in values and net.accuracy is not None
-        }
-        if len(judged) >= _FEWEST:
-            rows.append(_row(name, list(judged.values())))
-            of_several = [judged[net.name] for net in several if net.name in judged]
-            if _FEWEST <= len(of_several) < len(judged):
-                rows[-1]["spearman_of_several_seeds"] = _row(name, of_several)["spearman"]
-    return rows
-
-
-def reliability(nets: Sequence[TableNet], ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how well the means over seeds, by which nets are ranked, would agree with such means of other seeds.
-
-    Spearman and Brown's formula: of n seeds ``n·r / (1 + (n − 1)·r)``, where r is the rank correlation of single ones. The
-    number of seeds is that of the nets that have fewest; nothing is said of single ones, whose agreement is measured.
-
-    Args:
-        nets: of the table.
-        ranks: what `correlations` found, whose first row is one seed against another.
-    """
-    seeds = min((len(net.accuracies) for net in nets if net.accuracies), default=0)
-    if seeds < 2 or not ranks or ranks[0]["predictor"] != _ANOTHER_SEED:
-        return {}
-    single = ranks[0]["spearman"]
-    return {"seeds": seeds, **{key: seeds * r / (1 + (seeds - 1) * r) for key, r in single.items()}}
-
-
-def _row(name: str, blocks: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any]:
-    from scipy.stats import kendalltau, spearmanr
-
-    row: dict[str, Any] = {"predictor": name, "nets": len(blocks)}
-    for kind, function in (("spearman", spearmanr), ("kendall", kendalltau)):
-
-        def statistic(chosen: Sequence[Sequence[tuple[float, float]]], function: Any = function) -> float:
-            ones, twos = zip(*(pair for block in chosen for pair in block))
-            return float(function(ones, twos).statistic) if len(set(ones)) > 1 and len(set(twos)) > 1 else 0.0
-
-        low, high = _bootstrap(blocks, statistic)
-        row[kind] = {"value": statistic(blocks), "low": low, "high": high}
-    return row
-
-
 def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     """Return by space what its random nets reach, and how much more the mixed space's do at equal cost.
 
@@ -161,7 +94,8 @@ def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     every space as the smallest has. The limit is the median cost in the space whose nets cost most. They describe these
     nets; of a maximum no honest interval is to be had from so few. One is had of the points by which nets of the mixed
     space are above another's of the same cost: least squares of the accuracies on the logarithm of the cost, with one slope
-    for all and a level for every space.
+    and a level for either space, of the nets whose costs both spaces have. Where these are fewer than eight of one, nothing
+    is said: a slope would have to carry what no net shows.
 
     Args:
         nets: of the table.
@@ -171,50 +105,52 @@ def spaces(nets: Sequence[TableNet], cost: str) -> dict[str, Any]:
     groups = {name: [net for net in nets if net.space == name and net.accuracy is not None] for name in SPACES}
     groups = {name: group for name, group in groups.items() if group}
     number = min((len(group) for group in groups.values()), default=0)
-    if number < _FEWEST or len(groups) < 2:
+    if number < FEWEST or len(groups) < 2:
         return {}
     # Half of the nets of every space are within.
     limit = max(median(getattr(net, cost) for net in group) for group in groups.values())
     generator = Random(0)
+    whole = hypervolume(list(places.values()), REFERENCE)
     found: dict[str, Any] = {"nets": number, "cost_limit": limit}
     for name, group in groups.items():
         volumes: list[float] = []
         bests: list[float] = []
-        while len(bests) < _ROUNDS:
+        while len(bests) < ROUNDS:
             chosen = generator.sample(group, number)
             within = [net.accuracy for net in chosen if net.accuracy is not None and getattr(net, cost) <= limit]
             # A sample without a net within the limit is drawn again.
             if within:
-                volumes.append(hypervolume([places[net.name] for net in chosen], (1.0, 1.0)))
+                volumes.append(hypervolume([places[net.name] for net in chosen], REFERENCE) / whole)
                 bests.append(max(within))
         found[name] = {"hypervolume": mean(volumes), "best_percent": mean(bests)}
-    if "mixed" in groups:
-        for name, above in _at_equal_cost(groups, cost).items():
+    for name, group in groups.items():
+        above = _at_equal_cost(groups["mixed"], group, cost) if name != "mixed" and "mixed" in groups else {}
+        if above:
             found[name]["mixed_less_this"] = above
     return found
 
 
-def _at_equal_cost(groups: Mapping[str, Sequence[TableNet]], cost: str) -> dict[str, dict[str, float]]:
-    """Return the points by which mixed nets are above those of every other space, by least squares, with Student's interval."""
+def _at_equal_cost(mixed: Sequence[TableNet], others: Sequence[TableNet], cost: str) -> dict[str, Any]:
+    """Return the points by which mixed nets are above others, by least squares, with Student's interval and their numbers."""
     from numpy import array, linalg
     from scipy.stats import t
 
-    names = [name for name in groups if name != "mixed"]
-    nets = [(name, net) for name, group in groups.items() for net in group]
-    # The mixed space's level, the slope, and what every other space is below.
-    rows = array([[1.0, log(getattr(net, cost)), *(-float(name == other) for other in names)] for name, net in nets])
-    reached = array([net.accuracy for _, net in nets])
+    costs = [[getattr(net, cost) for net in group] for group in (mixed, others)]
+    low, high = max(map(min, costs)), min(map(max, costs))
+    groups = [[net for net in group if low <= getattr(net, cost) <= high] for group in (mixed, others)]
+    if min(map(len, groups)) < FEWEST:
+        return {}
+    # A level, the slope, and what mixed nets are above the level.
+    rows = array([[1.0, log(getattr(net, cost)), float(group is groups[0])] for group in groups for net in group])
+    reached = array([net.accuracy for group in groups for net in group])
     # Of nets that all cost the same the slope is any.
     inverse = linalg.pinv(rows.T @ rows)
     levels = inverse @ rows.T @ reached
-    freedom = len(nets) - int(linalg.matrix_rank(rows))
+    freedom = len(rows) - int(linalg.matrix_rank(rows))
     variance = float(((reached - rows @ levels) ** 2).sum()) / freedom
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
-    found = {}
-    for place, name in enumerate(names, 2):
-        middle, half = float(levels[place]), quantile * float(variance * inverse[place, place]) ** 0.5
-        found[name] = {"mean": middle, "low": middle - half, "high": middle + half}
-    return found
+    middle = float(levels[2])
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * float(variance * inverse[2, 2]) ** 0.5
+    return {"mean": middle, "low": middle - half, "high": middle + half, "nets": [len(group) for group in groups]}
 
 
 def placement(nets: Sequence[TableNet]) -> list[dict[str, Any]]:
@@ -226,42 +162,32 @@ def placement(nets: Sequence[TableNet]) -> list[dict[str, Any]]:
         (net for net in nets if net.space == "mixed" and net.accuracy is not None),
         key=lambda net: (net.params, net.name),
     )
-    if len(mixed) < 2 * _FEWEST:
+    if len(mixed) < 2 * FEWEST:
         return []
-    better, worse = [], []
+    halves = []
     for group in (mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]):
         ranked = sorted(group, key=lambda net: (net.accuracy, net.name))
-        worse += ranked[: len(ranked) // 2]
-        better += ranked[len(ranked) // 2 :]
+        halves.append((ranked[len(ranked) // 2 :], ranked[: len(ranked) // 2]))
     rows = []
     for stage in range(4):
-        shares = [[_share(net, stage) for net in part] for part in (better, worse)]
+        shares = [[[_share(net, stage) for net in part] for part in half] for half in halves]
+        better, worse = (mean(itertools.chain(*parts)) for parts in zip(*shares))
         generator = Random(stage)
-        drawn = [
-            mean(generator.choices(shares[0], k=len(shares[0]))) - mean(generator.choices(shares[1], k=len(shares[1])))
-            for _ in range(_ROUNDS)
-        ]
-        rows.append(
-            {"stage": stage + 1, "better": mean(shares[0]), "worse": mean(shares[1]), "difference": _summary(drawn)}
-        )
+        drawn = []
+        for _ in range(ROUNDS):
+            # As many of either size as there are.
+            again = [[generator.choices(part, k=len(part)) for part in half] for half in shares]
+            one, two = (mean(itertools.chain(*parts)) for parts in zip(*again))
+            drawn.append(one - two)
+        low, high = interval_of(drawn)
+        difference = {"mean": better - worse, "low": low, "high": high}
+        rows.append({"stage": stage + 1, "better": better, "worse": worse, "difference": difference})
     return rows
 
 
 def _share(net: TableNet, stage: int) -> float:
     layers = net.blocks.split("/")[stage].split()[1:]
     return mean(layer.startswith("i") for layer in layers)
-
-
-def _bootstrap(blocks: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> tuple[float, float]:
-    generator = Random(0)
-    values = sorted(statistic(generator.choices(blocks, k=len(blocks))) for _ in range(_ROUNDS))
-    tail = round((1 - CONFIDENCE) / 2 * _ROUNDS)
-    return values[tail], values[-1 - tail]
-
-
-def _summary(values: Sequence[float]) -> dict[str, float]:
-    ordered, tail = sorted(values), round((1 - CONFIDENCE) / 2 * len(values))
-    return {"mean": mean(values), "low": ordered[tail], "high": ordered[-1 - tail]}
 
 
 def figure(found: Mapping[str, Any]) -> Any:
@@ -297,12 +223,14 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines.append("")
     of_several = any("spearman_of_several_seeds" in row for row in found["ranks"])
     lines += [
-        f"| predictor of accuracy | nets | Spearman | Kendall |{' Spearman, nets of several seeds |' if of_several else ''}",
-        f"|---|--:|--:|--:|{'--:|' if of_several else ''}",
+        "| predictor of accuracy | nets | Spearman | Kendall | Spearman, less than the best's |"
+        f"{' Spearman, nets of several seeds |' if of_several else ''}",
+        f"|---|--:|--:|--:|--:|{'--:|' if of_several else ''}",
     ]
     for row in found["ranks"]:
         several = row.get("spearman_of_several_seeds")
         cells = [row["predictor"], str(row["nets"]), _interval(row["spearman"]), _interval(row["kendall"])]
+        cells.append(_interval(row["less_than_best"]) if "less_than_best" in row else "")
         if of_several:
             cells.append(_interval(several) if several else "")
         lines.append(f"| {' | '.join(cells)} |")
@@ -318,14 +246,16 @@ def markdown(found: Mapping[str, Any]) -> str:
             continue
         title = f"{part['nets']} random nets, {COSTS[cost]}"
         limit = f"{part['cost_limit']:,.0f}" if part["cost_limit"] >= 100 else f"{part['cost_limit']:.2f}"
-        lines += ["", f"| {title} | hypervolume | best, at most {limit} | mixed less this, points at equal cost |"]
+        lines += [
+            "",
+            f"| {title} | hypervolume of the table's | best, at most {limit} | mixed less this, points at equal cost |",
+        ]
         lines += ["|---|--:|--:|--:|"]
         for name in SPACES:
             if name in part:
                 row, less = part[name], part[name].get("mixed_less_this")
-                lines.append(
-                    f"| {name} | {row['hypervolume']:.2f} | {row['best_percent']:.2f} | {_interval(less) if less else ''} |"
-                )
+                nets = f"{_interval(less)}, {less['nets'][0]} mixed, {less['nets'][1]} of this" if less else ""
+                lines.append(f"| {name} | {row['hypervolume']:.2f} | {row['best_percent']:.2f} | {nets} |")
     if found["placement"]:
         lines += ["", "| stage | involutions in the better half | in the other | difference |", "|--:|--:|--:|--:|"]
         lines += [

@@ -14,10 +14,13 @@ from ...errors import CommandError, in_one_line
 from ..declared.results import read_record
 from .pareto import Point, hypervolume
 from .plan import ask, create_sampler, optuna
-from .space import Choices, Space, active
+from .space import SPACES, Choices, Space, active
 
-__all__ = ["TableNet", "curve", "points", "read", "replay", "usual_distances"]
+__all__ = ["REFERENCE", "TableNet", "curve", "points", "read", "replay", "usual_distances"]
 
+# Of hypervolumes, beyond the dearest and the worst: with their own corner the most accurate net would add nothing where it is
+# the dearest as well.
+REFERENCE = (1.1, 1.1)
 # Random proposals that say how near a net is to everything.
 _PROPOSALS = 300
 
@@ -51,7 +54,8 @@ class TableNet:
         params: number of parameters.
         macs: multiply-adds for an image.
         accuracies: percent after the last epoch, by seed, of the trainings that did not diverge.
-        first_epoch: percent after the first epoch, with the first seed; None of one that diverged before.
+        first_seed: of the training that is the first in the record.
+        first_epoch: percent after its first epoch; None of one that diverged before.
         latency_ms: milliseconds for an image; None where it was not measured.
     """
 
@@ -62,6 +66,7 @@ class TableNet:
     params: int
     macs: int
     accuracies: Mapping[int, float]
+    first_seed: int
     first_epoch: float | None
     latency_ms: float | None = None
 
@@ -69,6 +74,12 @@ class TableNet:
     def accuracy(self) -> float | None:
         """Mean percent over the seeds; None where all trainings diverged."""
         return mean(self.accuracies.values()) if self.accuracies else None
+
+    @property
+    def accuracy_of_other_seeds(self) -> float | None:
+        """Mean percent over the seeds but the first, of which `first_epoch` is; None where there are none."""
+        others = [accuracy for seed, accuracy in self.accuracies.items() if seed != self.first_seed]
+        return mean(others) if others else None
 
 
 def read(path: str | Path, latencies: Mapping[str, float] | None = None) -> tuple[Space, list[TableNet]]:
@@ -97,6 +108,12 @@ def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]], latency_ms:
     choices = space.completed(first["choices"])
     if str(space.net(choices)) != first["blocks"]:
         raise ValueError(f"the choices of {name} are not the net {first['blocks']}")
+    if first["space"] not in SPACES:
+        raise ValueError(f"{name} is of the space {first['space']!r}; expected one of {', '.join(SPACES)}")
+    costs = {"params": first["params"], "macs": first["macs"], "latency": latency_ms}
+    for kind, cost in costs.items():
+        if cost is not None and not cost > 0:
+            raise ValueError(f"{name} has {kind} of {cost}, which must be above zero")
     history = first["history"]
     return TableNet(
         name=name,
@@ -106,6 +123,7 @@ def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]], latency_ms:
         params=first["params"],
         macs=first["macs"],
         accuracies={row["seed"]: row["accuracy_percent"] for row in rows if row["accuracy_percent"] is not None},
+        first_seed=first["seed"],
         first_epoch=100 * history[0]["test_accuracy"] if history else None,
         latency_ms=latency_ms,
     )
@@ -207,6 +225,5 @@ def curve(order: Sequence[int], places: Sequence[Point]) -> list[float]:
         order: nets as they were trained.
         places: cost and error of every net, see `points`.
     """
-    reference = (1.0, 1.0)
-    whole = hypervolume(places, reference)
-    return [hypervolume([places[i] for i in order[:end]], reference) / whole for end in range(1, len(order) + 1)]
+    whole = hypervolume(places, REFERENCE)
+    return [hypervolume([places[i] for i in order[:end]], REFERENCE) / whole for end in range(1, len(order) + 1)]
