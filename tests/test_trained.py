@@ -239,6 +239,13 @@ def test_a_wrong_name_of_weights_is_a_sentence(capsys, monkeypatch):
     assert "there is no checkpoint at rednet26.nothing; name a file, a folder, or what comes with" in refusal(capsys)
 
 
+def test_a_wrong_tag_of_weights_names_those_that_there_are():
+    with pytest.raises(TrainingError, match=f"no weights 'rednet26_half.imagenet'; of rednet26_half there are {HALF}"):
+        ClassificationTask("rednet26_half.imagenet", num_classes=5)
+    with pytest.raises(TrainingError, match="no weights 'rednet26.imagenet'; of rednet26 there are none"):
+        ClassificationTask("rednet26.imagenet", num_classes=5)
+
+
 def test_a_training_starts_from_a_folder_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     net = timm.create_model("rednet26", layers=(1, 1, 1, 1), channels=(16, 16, 16, 16), num_classes=3)

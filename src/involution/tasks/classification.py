@@ -51,6 +51,10 @@ def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.M
             raise TrainingError(
                 f"unknown model {name!r}; expected rednet26, 38, 50, 101, 152 or another name of timm.list_models()"
             ) from error
+        net, dot, _ = name.partition(".")
+        if dot and "Invalid pretrained tag" in str(error):
+            known = ", ".join(timm.list_pretrained(f"{net}.*")) or "none"
+            raise TrainingError(f"there are no weights {name!r}; of {net} there are {known}") from error
         words = str(error)
         raise TrainingError(words if "cannot be built" in words else f"{name} cannot be built: {words}") from error
 
