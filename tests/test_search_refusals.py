@@ -18,10 +18,12 @@ def run(*arguments):
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def _elsewhere(tmp_path, monkeypatch):
+    """What is not refused shall write nothing into the checkout."""
+    monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.usefixtures("journal")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -54,6 +56,7 @@ def test_what_cannot_be_searched_is_refused(arguments, words, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("journal")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
