@@ -10,6 +10,7 @@ import yaml
 
 from involution import records
 from involution.counting import EXTRAS, MULTIPLY_ADDS, Cost
+from involution.errors import CommandError
 from involution.recipes import resolve
 from involution.studies.search import evaluate, table
 
@@ -36,6 +37,11 @@ def cost_of(recipe):
 def interrupted(recipe, **_):
     """Stands for `evaluate.train`, where Ctrl-C ends it."""
     raise KeyboardInterrupt
+
+
+def refused(recipe, **_):
+    """Stands for `evaluate.train`, where the data sets are not found."""
+    raise CommandError("there is no data set here")
 
 
 class FakeTraining:

@@ -7,7 +7,15 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from searches import DIGITS, FakeTraining, accuracy_of, begun, interrupted, journal_of_trainings  # noqa: F401
+from searches import (  # noqa: F401
+    DIGITS,
+    FakeTraining,
+    accuracy_of,
+    begun,
+    interrupted,
+    journal_of_trainings,
+    refused,
+)
 
 from involution import records
 from involution.errors import CommandError
@@ -109,11 +117,15 @@ def test_a_net_that_ends_every_process_is_given_up(journal, tmp_path):
     assert given_up["outcome"] == "ended its process 3 times, not trained again" and given_up["state"] == "fail"
 
 
-def test_whoever_interrupts_a_net_often_has_it_trained_nevertheless(tmp_path, journal, monkeypatch):
+@pytest.mark.parametrize(("end", "error"), [(interrupted, KeyboardInterrupt), (refused, CommandError)])
+@pytest.mark.parametrize("where", ["train", "cost"])
+def test_whatever_ends_a_net_often_but_a_kill_it_is_trained_nevertheless(
+    tmp_path, journal, monkeypatch, end, error, where
+):
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "train", interrupted)
+        patch.setattr(evaluate, where, end)
         for _ in range(4):
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(error):
                 search_in(tmp_path).work(1)
     search_in(tmp_path).work(1)
     (row,) = report.rows(search_in(tmp_path).study)
@@ -152,6 +164,37 @@ def test_nets_that_are_behind_are_given_up_early(journal, tmp_path):
     best = max(row["accuracy_percent"] for row in found if row["accuracy_percent"] is not None)
     assert best == pytest.approx(100 * max(accuracy_of(recipe_of(row)) for row in found))
     assert len(journal.read_text().splitlines()) == sum(len(row["history"]) for row in found)
+
+
+def test_a_net_is_laid_beside_those_given_up_too_and_once_beside_each(tmp_path, monkeypatch):
+    """Half of the nets that are known are worse than 0.3 after an epoch, though those that were trained to the end are not."""
+    monkeypatch.setattr(evaluate, "cost", lambda recipe: pytest.fail("not needed"))
+    search = search_in(tmp_path, objectives=("accuracy",))
+
+    def add(blocks, accuracies, state):
+        trial = search.study.ask()
+        trial.set_user_attr("blocks", blocks)
+        trial.set_user_attr("history", [{"test_accuracy": accuracy} for accuracy in accuracies])
+        search.study.tell(trial, 100 * accuracies[-1] if state == study.State.COMPLETE else None, state=state)
+
+    def is_behind(accuracy, blocks="new", epoch=1):
+        return search._is_behind({"blocks": blocks}, [{"test_accuracy": accuracy}] * epoch)
+
+    for number in range(4):
+        add(f"good {number}", [0.5, 0.6, 0.7], study.State.COMPLETE)
+    for _ in range(4):
+        add("good 0", [0.5, 0.6, 0.7], study.State.COMPLETE)
+    # Four nets, whatever they were proposed.
+    assert not is_behind(0.1)
+    for number in range(5):
+        add(f"bad {number}", [0.2], study.State.PRUNED)
+    assert is_behind(0.1) and not is_behind(0.3)
+    # Given up after one epoch, they say nothing of the second; after the last one nothing is given up.
+    assert not is_behind(0.1, epoch=2) and not is_behind(0.1, epoch=3)
+    add("good 4", [0.5, 0.6, 0.7], study.State.COMPLETE)
+    assert is_behind(0.1, epoch=2) and not is_behind(0.1, epoch=3)
+    # A net is not behind itself: without it there are four.
+    assert not is_behind(0.1, "good 4", epoch=2)
 
 
 def recipe_of(row):
@@ -220,6 +263,10 @@ def test_a_storage_that_cannot_be_opened_is_refused(tmp_path):
         study.open_storage(str(tmp_path / "missing" / "study.db"))
     with pytest.raises(CommandError, match=r"the storage nothing://here cannot be opened"):
         study.open_storage("nothing://here")
+    for place in (str(tmp_path / "typo.db"), f"sqlite:///{tmp_path / 'typo.db'}"):
+        with pytest.raises(CommandError, match=r"there is no storage .*typo.db; name the file or the address"):
+            study.open_storage(place, new=False)
+    assert not (tmp_path / "typo.db").exists()
 
 
 def test_a_page_and_a_picture_are_written_while_a_search_goes_on(journal, tmp_path):

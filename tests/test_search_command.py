@@ -1,8 +1,10 @@
 """The command `involution search` from end to end."""
 
 import json
+import shlex
 
 import pytest
+import torch
 import yaml
 from searches import DIGITS, ROOT, declared_table, journal_of_trainings, recorded_table  # noqa: F401
 
@@ -56,14 +58,31 @@ def test_a_search_finds_a_net_that_fit_trains_to_the_same_accuracy(quick, tmp_pa
 
 
 @pytest.mark.usefixtures("journal", "_here")
-def test_an_exported_net_can_be_trained_by_another_recipe(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("other", "size"),
+    [("cifar10/rednet14_eighth", (3, 32, 32)), ("search/digits", (1, 8, 8)), ("finetune/folder", (3, 64, 64))],
+)
+def test_an_exported_net_can_be_trained_by_another_recipe(other, size, tmp_path):
     assert run("run", "s", "--runs", tmp_path, "--trials", 1) == 0
-    other = ROOT / "recipes" / "cifar10" / "rednet14_eighth.yaml"
-    assert run("export", "s", "--runs", tmp_path, "--recipe", other, "--out", tmp_path / "long.yaml") == 0
-    recipe = yaml.safe_load((tmp_path / "long.yaml").read_text())
+    path = ROOT / "recipes" / f"{other}.yaml"
+    assert run("export", "s", "--runs", tmp_path, "--recipe", path, "--out", tmp_path / "long.yaml") == 0
+    recipe, theirs = yaml.safe_load((tmp_path / "long.yaml").read_text()), resolve(path)
     arguments = recipe["model"]["init_args"]["model_args"]
-    assert recipe["trainer"]["max_epochs"] == 30 and set(arguments) == {"blocks", "stem", "in_chans"}
-    evaluate.build(recipe)
+    assert recipe["trainer"] == theirs["trainer"] and recipe["data"]["class_path"] == theirs["data"]["class_path"]
+    assert set(arguments) == {"blocks", "stem", "in_chans"}
+    classes = theirs["model"]["init_args"]["num_classes"]
+    assert evaluate.build(recipe).eval()(torch.zeros(2, *size)).shape == (2, classes)
+
+
+@pytest.mark.usefixtures("journal", "_here")
+def test_a_study_is_exported_from_where_it_lies(tmp_path, capsys):
+    storage = tmp_path / "own.db"
+    assert run("run", "s", "--runs", tmp_path / "my runs", "--storage", storage, "--trials", 1) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].partition(": ")[2])
+    assert words == ["involution", "search", "export", "s", "--runs", f"{tmp_path}/my runs", "--storage", str(storage)]
+    assert main(words[1:]) == 0
+    recipe = yaml.safe_load((tmp_path / "my runs" / "s" / "recipe.yaml").read_text())
+    assert recipe["run"] == f"{tmp_path}/my runs/s/trial-0"
 
 
 @pytest.mark.usefixtures("journal", "_here")
@@ -87,6 +106,12 @@ def test_a_budget_ends_a_search(tmp_path, capsys):
     assert run("run", "s", "--runs", tmp_path, "--budget", "2s") == 0
     found = records.read(tmp_path / "s" / "s.json")["results"]
     assert 0 < len(found) < 5
+    # Of the first net nothing is known.
+    assert run("run", "first", "--runs", tmp_path, "--budget", "0.5s") == 0
+    assert len(records.read(tmp_path / "first" / "first.json")["results"]) == 1
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert "the first, of which nothing is known, excepted" in " ".join(capsys.readouterr().out.split())
     assert run("run", "s", "--runs", tmp_path, "--budget", "soon") == 2
     assert "--budget is a time such as 90s, 10min or 2h, got 'soon'" in capsys.readouterr().err
 
@@ -133,31 +158,6 @@ def test_latencies_of_a_table_become_a_cost(recorded, declared, tmp_path, capsys
     (tmp_path / "results" / "small_latency.json").write_text(json.dumps(found))
     assert run("--replay", recorded) == 0
     assert "latency is left out: 1 net was not measured; involution search latency does it" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("_here")
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["dance"], "unknown action 'dance'; expected one of run, export, table, score, latency"),
-        (["table"], "name the file of the table"),
-        (["table", "gone.yaml"], "there is no table gone.yaml"),
-        (["export"], "name the study"),
-        (["export", "gone"], "there is no study gone"),
-        (["--trials", "0"], "--trials must be at least 1"),
-        (["--data", "mnist1"], "unknown data 'mnist1'"),
-        (["--recipe", "gone.yaml"], "there is no recipe gone.yaml"),
-        (["--space", "all"], "unknown space 'all'"),
-        (["--widths", "8,16,32,63"], "multiples of 4"),
-        (["--limits", "params<5"], "a limit is a cost and the most of it"),
-        (["--replay", "gone.json"], "gone.json is no record of a table"),
-        (["--objectives", "accuracy,latency", "--engine", "abacus"], "unknown engine 'abacus'"),
-    ],
-)
-def test_what_cannot_be_searched_is_refused_in_a_sentence(arguments, words, capsys, tmp_path):
-    assert run(*arguments, "--runs", tmp_path, "--out", tmp_path) == 2
-    said = capsys.readouterr().err
-    assert words in said and said.startswith("involution search: ")
 
 
 def test_a_training_that_diverges_says_so_and_leaves_its_history(quick):

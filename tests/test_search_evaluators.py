@@ -184,6 +184,34 @@ def test_a_net_takes_what_its_parts_take_and_each_is_timed_once(tmp_path, monkey
     assert not Latencies(RECIPE, "eager", tmp_path / "new")._times
 
 
+@pytest.mark.usefixtures("_quick")
+def test_nets_of_other_stems_have_other_times(tmp_path):
+    """A small stem is as wide as the first stage; what else a recipe's nets share is in the name of the file."""
+    latencies = Latencies(RECIPE, "eager", tmp_path)
+    for text in ("16 c3 / 16 c3 / 32 c3 / 64 c3", "8 c3 / 16 c3 / 32 c3 / 64 c3"):
+        (prediction,) = latencies.check([Blocks.parse(text)])
+        assert prediction.error == pytest.approx(0)
+    assert sum(key.startswith("stem") for key in latencies._times) == 2
+
+    def changed(model=(), **data):
+        recipe = copy.deepcopy(RECIPE)
+        recipe["model"]["init_args"].update(model)
+        recipe["data"]["init_args"].update(data)
+        return Latencies(recipe, "eager", tmp_path)
+
+    arguments = RECIPE["model"]["init_args"]["model_args"]
+    others = [
+        changed({"num_classes": 100}),
+        changed({"model_args": {**arguments, "stem": "plain"}}),
+        changed({"model_args": {**arguments, "norm_layer": "groupnorm"}}),
+        changed(dataset="mnist"),
+    ]
+    assert len({other.file for other in [latencies, *others]}) == 5 and not any(other._times for other in others)
+    others[-1](Blocks.parse("8 c3 / 16 c3 / 32 c3 / 64 c3"))
+    same = changed({"model_args": {**arguments, "blocks": "8 c3 / 16 c3 / 32 c3 / 64 c3"}})
+    assert same.file == latencies.file and same._times == latencies._times
+
+
 def test_parts_are_timed_in_an_engine(tmp_path):
     latencies = Latencies(RECIPE, "folded", tmp_path, rounds=3)
     assert latencies(Blocks.parse("4 c3 / 4 i3g4l / 4 d3 / 4 a3")) > 0

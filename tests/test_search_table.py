@@ -21,6 +21,7 @@ from searches import (  # noqa: F401
     journal_of_trainings,
     make,
     recorded_table,
+    refused,
 )
 
 from involution import records
@@ -53,6 +54,14 @@ def test_every_table_can_be_read_and_its_parts_are_tables(file):
     assert schedule["epochs"] == found.recipe["trainer"]["max_epochs"]
     # What chooses sees no test image.
     assert found.recipe["data"]["init_args"]["validation_share"] > 0
+
+
+def test_a_table_whose_recipe_sets_no_images_apart_is_refused(declared):
+    recipe = resolve(DIGITS)
+    del recipe["data"]["init_args"]["validation_share"]
+    declared.with_name("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(CommandError, match="sets no images apart, so that the test images would choose; give"):
+        table.read(declared)
 
 
 @pytest.mark.parametrize("every", [0, -1])
@@ -100,11 +109,11 @@ def end_at_one_net(file, runs):
 
 def test_a_training_that_ends_every_process_failed(journal, declared, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
-    # Interruptions do not count.
-    for _ in range(4):
+    # Neither interruptions nor errors count.
+    for end, error in [(interrupted, KeyboardInterrupt), (refused, CommandError)] * 4:
         with monkeypatch.context() as patch:
-            patch.setattr(evaluate, "train", interrupted)
-            with pytest.raises(KeyboardInterrupt):
+            patch.setattr(evaluate, "train", end)
+            with pytest.raises(error):
                 table.work(table.read(declared), runs, say=lambda line: None)
     for status in (9, 9, 9, 0):
         process = get_context("fork").Process(target=end_at_one_net, args=(declared, runs))
@@ -149,19 +158,19 @@ def test_a_table_goes_on_from_its_record_where_the_folders_are_gone(journal, dec
 def test_a_record_of_another_table_is_not_taken_over(recorded, declared, tmp_path):
     found = table.read(declared)
 
-    def refused(words, content=None, of=found):
+    def is_refused(words, content=None, of=found):
         recorded.write_text(json.dumps(content or records.read(recorded)))
         with pytest.raises(CommandError, match=words):
             table.take_over(recorded, of, tmp_path / "elsewhere")
 
     whole = records.read(recorded)
-    refused("its widths differs from that of small", of=replace(found, widths=(8, 16, 32, 60)))
-    refused("its recipe differs from that of small", of=replace(found, recipe={**found.recipe, "trainer": {}}))
-    refused(r"holds mixed-000-2 \(.*\), which small does not train", of=replace(found, repeat_seeds=(1,)))
-    refused("which small does not train", of=replace(found, draw_seed=1))
+    is_refused("its widths differs from that of small", of=replace(found, widths=(8, 16, 32, 60)))
+    is_refused("its recipe differs from that of small", of=replace(found, recipe={**found.recipe, "trainer": {}}))
+    is_refused(r"holds mixed-000-2 \(.*\), which small does not train", of=replace(found, repeat_seeds=(1,)))
+    is_refused("which small does not train", of=replace(found, draw_seed=1))
     older = [{**row, "versions": {**row["versions"], "torch": "1.0"}} for row in whole["results"]]
-    refused("holds mixed-000-0 of torch 1.0; .* is installed", {**whole, "results": older})
-    refused("is no record of a table: ", {"results": 1})
+    is_refused("holds mixed-000-0 of torch 1.0; .* is installed", {**whole, "results": older})
+    is_refused("is no record of a table: ", {"results": 1})
     assert not (tmp_path / "elsewhere").exists()
 
 

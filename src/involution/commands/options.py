@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -21,6 +22,7 @@ __all__ = [
     "find_device",
     "kept_for_this_command",
     "make_writable",
+    "say",
     "told_when_interrupted",
 ]
 
@@ -68,15 +70,15 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def make_writable(folder: Path) -> None:
-    """Make the folder of the results, and refuse one that cannot be written."""
+def make_writable(folder: Path, option: str = "--out") -> None:
+    """Make the folder of the results, which ``option`` names, and refuse one that cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise CommandError(
-            f"cannot write the results to {folder}: {error.strerror}; name another folder with --out"
+            f"cannot write the results to {folder}: {error.strerror}; name another folder with {option}"
         ) from error
 
 
@@ -101,6 +103,11 @@ def kept_for_this_command(folder: Path) -> Iterator[None]:
         if left:
             print(f"{folder} was left by {left}, which ended without giving it up; it is taken over", file=sys.stderr)
         yield
+
+
+def say(line: str) -> None:
+    """Print a line of a log, with the time of the day."""
+    print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
 
 
 @contextmanager

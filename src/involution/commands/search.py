@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandError, in_one_line
-from .options import choice, make_writable, refuse_to_lose, told_when_interrupted
+from ..errors import CommandError
+from ..files import stays_inside
+from . import search_tables
+from .options import choice, make_writable, say, told_when_interrupted
 
 __all__ = ["search"]
 
 _ACTIONS = ("run", "export", "table", "score", "latency")
 _RECIPES = Path("recipes") / "search"
-# Times that a net of a table is timed; the median counts.
-_ROUNDS = 100
+_RUNS = "runs/search"
+# What each action takes besides its own name, a replay included.
+_TAKEN = {
+    "run": "name data recipe space widths objectives limits sampler engine trials budget seed prune storage data_root runs",
+    "export": "name recipe storage trial runs out",
+    "table": "name from_record show data_root runs out",
+    "score": "name epochs seed data_root out",
+    "latency": "name engine runs out",
+    "--replay": "replay out",
+}
 
 
 def search(
@@ -40,7 +52,7 @@ def search(
     from_record: str | None = None,
     show: bool = False,
     data_root: str | None = None,
-    runs: str = "runs/search",
+    runs: str = _RUNS,
     out: str | None = None,
 ) -> None:
     """Search for nets that have a layer of their own in every block: convolution, depthwise, involution or local attention.
@@ -59,11 +71,12 @@ def search(
         space: mixed, convolution (and depthwise) or involution.
         widths: of the four stages' spatial layers at their widest, multiples of 4; 8,16,32,64 by default.
         objectives: accuracy and any of params, macs, latency; accuracy,params by default.
-        limits: the most of a cost, such as latency=5 (ms) or params=100000; nets beyond are not trained.
+        limits: the most of a cost, such as latency=5 (ms) or params=100000, each once; nets beyond are not trained.
         sampler: tpe, nsga2 or random.
-        engine: in which latency is measured, one of those of ``involution benchmark``.
+        engine: in which latency is measured where a search or a table needs it, one of those of ``involution benchmark``.
         trials: nets of the whole study.
-        budget: time of this run, such as 90s, 10min or 2h; no net is begun that would not end within it.
+        budget: time of this run, such as 90s, 10min or 2h; no net is begun that would not end within it by the median of
+            this run's, the first, of which nothing is known, excepted.
         seed: of the sampler, or of the scores.
         prune: give up nets that are behind those that cost no more.
         storage: file of SQLite's, or address of a database that several machines share; study.db in the study's folder by
@@ -76,13 +89,17 @@ def search(
         show: for table: train nothing, write and print what is there.
         data_root: folder of the data sets; by default the variable INVOLUTION_DATA, else data.
         runs: folder of studies and trainings.
-        out: folder of records, results/search by default; for export, file of the recipe, FOLDER/recipe.yaml by default.
+        out: folder of records, of a table's results/search by default, of a replay the record's own; for export, file of the
+            recipe, recipe.yaml in the study's folder by default. A search writes into its folder in runs.
 
     Raises:
-        CommandError: an argument is unknown or out of range, a file is damaged, the study searches otherwise, or a record is
-            of another table, or would be overwritten by one of fewer trainings.
+        CommandError: an argument is unknown, out of range or nothing to this action, a file is damaged, the recipe sets no
+            images apart, the study searches otherwise, or a record is of another table, or would be overwritten by one of
+            fewer trainings or predictors.
     """
+    given = locals().copy()
     choice("action", action, _ACTIONS)
+    _refuse_ignored("--replay" if action == "run" and replay is not None else action, given)
     if trials < 1 or epochs < 0 or seed < 0:
         raise CommandError(f"--trials must be at least 1, --epochs and --seed 0, got {trials}, {epochs} and {seed}")
     if action in ("table", "score", "latency"):
@@ -91,17 +108,17 @@ def search(
         folder = Path(out or "results/search")
         make_writable(folder)
         if action == "table":
-            _table(name, data_root, Path(runs), folder, from_record, show)
+            search_tables.table(name, data_root, Path(runs), folder, from_record, show)
         elif action == "score":
-            _score(name, data_root, folder, epochs, seed)
+            search_tables.score(name, data_root, folder, epochs, seed)
         else:
-            _latency(name, engine, Path(runs), folder)
+            search_tables.latency(name, engine, Path(runs), folder)
     elif replay is not None:
-        _replay(Path(replay), Path(out) if out else None)
+        search_tables.replay(Path(replay), Path(out) if out else None)
     elif action == "export":
         if name is None:
             raise CommandError(f"name the study, one of the folders in {runs}")
-        _export(name, Path(runs), storage, trial, recipe, out)
+        _export(_study_name(name), Path(runs), storage, trial, recipe, out)
     else:
         from ..studies.search.plan import Plan
         from ..studies.search.space import Space
@@ -110,9 +127,10 @@ def search(
             nets = Space(space, tuple(widths)) if widths else Space(space)
         except ValueError as error:
             raise CommandError(str(error)) from error
+        own = _RECIPES / f"{choice('data', data, ('digits', 'cifar10'))}.yaml"
         plan = Plan(
-            name=name or f"{data}-{space}-{sampler}",
-            recipe=_recipe(recipe or str(_RECIPES / f"{choice('data', data, ('digits', 'cifar10'))}.yaml")),
+            name=_study_name(name or f"{data}-{space}-{sampler}"),
+            recipe=_recipe(recipe or str(own)),
             space=nets,
             objectives=tuple(objectives or ("accuracy", "params")),
             limits=_limits(limits or []),
@@ -121,29 +139,52 @@ def search(
             engine=engine,
             prune=prune,
         )
+        if engine != "eager" and not plan.needs_latency:
+            raise CommandError(
+                f"--engine {engine} measures latency, which this search does not ask for; add latency to --objectives or "
+                "--limits, or leave --engine out"
+            )
         _run(plan, Path(runs), storage, trials, _seconds(budget), data_root)
+
+
+def _refuse_ignored(action: str, given: dict[str, Any]) -> None:
+    """Refuse what was given and would mean nothing."""
+    taken = {"action", *_TAKEN[action].split()}
+    for key, parameter in inspect.signature(search).parameters.items():
+        if key not in taken and given[key] != parameter.default:
+            flag = f"the name {given[key]}" if key == "name" else f"--{key.replace('_', '-')}"
+            raise CommandError(f"{flag} means nothing to involution search {action}; leave it out")
+
+
+def _study_name(name: str) -> str:
+    if not stays_inside(name) or Path(name).name != name:
+        raise CommandError(
+            f"a study's name is that of its folder, such as digits-mixed-tpe, got {name!r}; leave out slashes"
+        )
+    return name
 
 
 def _run(plan: Any, runs: Path, storage: str | None, trials: int, seconds: float | None, data_root: str | None) -> None:
     from random import Random
 
-    from ..studies.search import report
+    from ..studies.search import evaluate, report
     from ..studies.search.latency import Latencies
     from ..studies.search.study import Search, count_finished
 
+    evaluate.check(plan.recipe)
     folder = runs / plan.name
-    make_writable(folder)
+    make_writable(folder, "--runs")
     latency_ms, predictions = None, []
     if plan.needs_latency:
         latency_ms = Latencies(plan.recipe, plan.engine, runs)
         nets = Random(0)
         predictions = latency_ms.check([plan.space.net(plan.space.draw(nets)) for _ in range(5)])
         for p in predictions:
-            _say(
+            say(
                 f"{p.predicted_ms:.2f} ms from parts, {p.measured_ms:.2f} measured ({100 * p.error:+.0f} %): {p.blocks}"
             )
     place = storage or str(folder / "study.db")
-    search = Search(plan, place, folder / "locks", latency_ms=latency_ms, data_root=data_root, say=_say)
+    search = Search(plan, place, folder / "locks", latency_ms=latency_ms, data_root=data_root, say=say)
 
     def show(search: Search) -> None:
         report.write(search.study, plan, folder, predictions=predictions)
@@ -154,11 +195,18 @@ def _run(plan: Any, runs: Path, storage: str | None, trials: int, seconds: float
     if not found:
         raise CommandError("no net was trained within the budget; raise --budget")
     files = report.write(search.study, plan, folder, predictions=predictions)
+    chosen = report.best(found, plan)
+    if not chosen:
+        print("\n".join(map(str, files)))
+        raise CommandError(f"no net was trained to the end; {folder / 'report.html'} says of each why")
     print(f"\n{len(found)} nets, those that none beats:")
-    for row in report.best(found, plan):
+    for row in chosen:
         print(f"  trial {row['trial']}: {row['accuracy_percent']:.2f} %, {row['params']:,} parameters: {row['blocks']}")
     print("\n".join(map(str, files)))
-    print(f"the most accurate as a recipe: involution search export {plan.name}", flush=True)
+    flags = ["--runs", str(runs)] if runs != Path(_RUNS) else []
+    flags += ["--storage", storage] if storage else []
+    words = shlex.join(["involution", "search", "export", plan.name, *flags])
+    print(f"the most accurate as a recipe: {words}", flush=True)
 
 
 def _export(name: str, runs: Path, storage: str | None, trial: int | None, recipe: str | None, out: str | None) -> None:
@@ -172,7 +220,7 @@ def _export(name: str, runs: Path, storage: str | None, trial: int | None, recip
     if storage is None and not file.is_file():
         raise CommandError(f"there is no study {name} in {runs}; name one of its folders, or --storage")
     try:
-        study = optuna.load_study(study_name=name, storage=open_storage(storage or str(file)))
+        study = optuna.load_study(study_name=name, storage=open_storage(storage or str(file), new=False))
     except KeyError as error:
         raise CommandError(f"the storage {storage or file} has no study {name}") from error
     trained = {t.number: t.user_attrs for t in finished(study) if t.user_attrs.get("accuracy_percent") is not None}
@@ -184,7 +232,7 @@ def _export(name: str, runs: Path, storage: str | None, trial: int | None, recip
     content = _exported(study.user_attrs["settings"]["recipe"], trained[chosen]["blocks"], recipe)
     path = Path(out) if out else runs / name / "recipe.yaml"
     make_writable(path.parent)
-    content["run"] = f"runs/search/{name}/trial-{chosen}"
+    content["run"] = str(runs / name / f"trial-{chosen}")
     note = f"# Trial {chosen} of the search {name}: {trained[chosen]['accuracy_percent']:.2f} % on its validation images.\n"
     write_atomically(path, note + yaml.safe_dump(content, sort_keys=False))
     print(f"{path}: {trained[chosen]['blocks']}\ninvolution fit --config {path}", flush=True)
@@ -193,103 +241,15 @@ def _export(name: str, runs: Path, storage: str | None, trial: int | None, recip
 def _exported(searched: dict[str, Any], blocks: str, recipe: str | None) -> dict[str, Any]:
     """Return the recipe of a net: as it was searched, or as another recipe trains, with what all nets of the search share."""
     from ..recipes import merge
-    from ..studies.search.evaluate import recipe_of
+    from ..studies.search.evaluate import channels, recipe_of
 
     if recipe is None:
         return recipe_of(searched, blocks, 0)
-    shared = searched["model"]["init_args"]
     other = _recipe(recipe)
+    shared = {**searched["model"]["init_args"].get("model_args", {}), "in_chans": channels(other)}
     # The arguments of the other recipe's own net mean nothing to this one.
     other["model"]["init_args"] = {**other["model"]["init_args"], "model_args": {}}
-    return recipe_of(merge(other, {"model": {"init_args": {"model_args": shared["model_args"]}}}), blocks, 0)
-
-
-def _table(name: str, data_root: str | None, runs: Path, out: Path, from_record: str | None, show: bool) -> None:
-    from .. import records
-    from ..studies.search import table
-
-    declared = table.read(name)
-    folder = runs / declared.name
-    if from_record is not None:
-        table.take_over(Path(from_record), declared, folder)
-    there = out / f"{declared.name}.json"
-    if there.exists():
-        here = {(row["net"], row["seed"]) for row in table.results(declared, folder)}
-        refuse_to_lose(there, len({(row["net"], row["seed"]) for row in table.rows_of(there)[1]} - here))
-
-    def write(rows: list[dict[str, Any]]) -> None:
-        records.write(declared.name, table.payload(declared, rows), out)
-
-    if not show:
-        asked = len(declared.entries())
-        with told_when_interrupted(lambda: len(table.results(declared, folder)), asked, folder):
-            table.work(declared, folder, data_root=data_root, say=_say, on_result=write)
-    rows = table.results(declared, folder)
-    if not rows:
-        raise CommandError(f"no training of {declared.name} is finished; leave out --show")
-    write(rows)
-    print(f"{len(rows)} trainings in {there}", flush=True)
-
-
-def _score(name: str, data_root: str | None, out: Path, epochs: int, seed: int) -> None:
-    from .. import records
-    from ..studies.search import replay, scores, table
-
-    declared = table.read(name)
-    space, nets = replay.read(out / f"{declared.name}.json")
-    found = scores.score(declared.recipe, space, nets, epochs=epochs, seed=seed, data_root=data_root, say=_say)
-    payload = {"seed": seed, "settings": {"recipe": declared.recipe, "epochs": epochs}, "results": found}
-    print(records.write(f"{declared.name}_scores", payload, out), flush=True)
-
-
-def _latency(name: str, engine: str, runs: Path, out: Path) -> None:
-    from .. import records
-    from ..models.searchable import Blocks
-    from ..studies.search import replay, table
-    from ..studies.search.latency import Latencies
-
-    declared = table.read(name)
-    nets = {net.name: Blocks.parse(net.blocks) for net in replay.read(out / f"{declared.name}.json")[1]}
-    # Few enough to be timed as a whole, each of them.
-    latencies = Latencies(declared.recipe, engine, runs, rounds=_ROUNDS)
-    found = {}
-    for net, blocks in nets.items():
-        found[net] = latencies.measured(blocks)
-        _say(f"{net}: {found[net]:.2f} ms")
-    payload = {"seed": 0, "engine": engine, "threads": latencies.threads, "results": found}
-    print(records.write(f"{declared.name}_latency", payload, out), flush=True)
-
-
-def _beside(path: Path, what: str) -> dict[str, Any]:
-    """Return the results of another record of a table, nothing where there is none."""
-    from .. import records
-
-    beside = path.with_name(f"{path.stem}_{what}.json")
-    try:
-        return dict(records.read(beside)["results"]) if beside.is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{beside} is damaged: {in_one_line(error)}; make it anew, or move it away") from error
-
-
-def _replay(path: Path, out: Path | None) -> None:
-    from .. import records
-    from ..files import write_atomically
-    from ..pictures.plots import png
-    from ..studies.search import answers, replay
-
-    space, nets = replay.read(path, _beside(path, "latency"))
-    unmeasured = sum(net.latency_ms is None for net in nets)
-    if unmeasured:
-        print(
-            f"latency is left out: {unmeasured} net{'s were' if unmeasured > 1 else ' was'} not measured; involution search "
-            "latency does it"
-        )
-    found = answers.answer(space, nets, scores=_beside(path, "scores"))
-    folder = out or path.parent
-    make_writable(folder)
-    written = records.write(f"{path.stem}_answers", {"seed": 0, "table": path.name, "results": found}, folder)
-    write_atomically(written.with_suffix(".png"), png(answers.figure(found)))
-    print(f"{answers.markdown(found)}\n{written}", flush=True)
+    return recipe_of(merge(other, {"model": {"init_args": {"model_args": shared}}}), blocks, 0)
 
 
 def _recipe(path: str) -> dict[str, Any]:
@@ -302,13 +262,15 @@ def _recipe(path: str) -> dict[str, Any]:
 
 
 def _limits(given: list[str]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for text in given:
         match = re.fullmatch(r"([a-z]+)=(\d+(?:\.\d+)?)", text)
         if match is None or float(match[2]) == 0:
             raise CommandError(
                 f"a limit is a cost and the most of it, such as latency=5 or params=100000, got {text!r}"
             )
+        if match[1] in found:
+            raise CommandError(f"the limit of {match[1]} is given twice; give it once")
         found[match[1]] = float(match[2])
     return found
 
@@ -320,9 +282,3 @@ def _seconds(budget: str | None) -> float | None:
     if match is None:
         raise CommandError(f"--budget is a time such as 90s, 10min or 2h, got {budget!r}")
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
-
-
-def _say(line: str) -> None:
-    from datetime import datetime
-
-    print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)

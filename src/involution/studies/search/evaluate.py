@@ -18,17 +18,23 @@ from ...counting import Cost, count
 from ...errors import CommandError, DivergenceError
 from ...models.searchable import Blocks
 from ...recipes import merge
+from ...schema import find_problem
 from ...tasks.callbacks import EpochSeed, History, Row
 from ..fitting import fit, quiet
 from ..logs import errors_alone
 
-__all__ = ["MOST_ENDED", "Training", "build", "cost", "input_size", "recipe_of", "train"]
+__all__ = ["MOST_ENDED", "Training", "build", "channels", "check", "cost", "input_size", "recipe_of", "train"]
 
 MODEL = "searchable_rednet"
 # Processes that may end at a net, without having been asked to, before it is taken for what ends them.
 MOST_ENDED = 3
 
 _SIZES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+# What of a recipe the search itself reads.
+_FORM = {
+    "model": {"class_path": str, "init_args": {"num_classes": int, "model_args?": dict}},
+    "data": {"class_path": str, "init_args?": {"dataset?": str, "validation_share?": float}},
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,30 @@ class Training:
     def accuracy(self) -> float | None:
         """Share of the validation images, from 0 to 1, after the last epoch; None of a training that failed."""
         return None if self.failure or not self.history else float(self.history[-1]["test_accuracy"])
+
+
+def check(recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe that nets cannot be chosen by: what chooses has to see images that are neither trained on nor tested.
+
+    Raises:
+        CommandError: it names no data or no classifier that a search can train, its net takes other images than its data
+            are, or it sets no training images apart: then validation would see the test images.
+    """
+    problem = find_problem(recipe, _FORM)
+    if problem:
+        raise CommandError(f"the recipe cannot train the nets of a search: {problem}")
+    channels = input_size(recipe)[0]
+    taken = recipe["model"]["init_args"].get("model_args", {}).get("in_chans", 3)
+    if taken != channels:
+        raise CommandError(
+            f"the recipe's nets take images of {taken} channels, its data have {channels}; give model.init_args.model_args "
+            f"in_chans: {channels}"
+        )
+    if not recipe["data"].get("init_args", {}).get("validation_share", 0) > 0:
+        raise CommandError(
+            "the recipe sets no images apart, so that the test images would choose; give data.init_args a "
+            "validation_share above 0, and a train_share that leaves it its images"
+        )
 
 
 def recipe_of(base: Mapping[str, Any], blocks: Blocks | str, seed: int) -> dict[str, Any]:
@@ -87,9 +117,24 @@ def input_size(recipe: Mapping[str, Any]) -> tuple[int, int, int]:
     name = data.get("init_args", {}).get("dataset", "digits")
     if not str(data.get("class_path")).endswith("SmallImages") or name not in _SIZES:
         raise CommandError(
-            f"a search trains on SmallImages; let the recipe name one of {', '.join(_SIZES)}, got {data}"
+            f"the nets of a search classify SmallImages; let the recipe's data be one of {', '.join(_SIZES)}, got {data}"
         )
     return _SIZES[name]
+
+
+def channels(recipe: Mapping[str, Any]) -> int:
+    """Return the channels of the images that a recipe trains a classifier on.
+
+    Raises:
+        CommandError: it trains none, or on data whose images are unknown here.
+    """
+    problem = find_problem(recipe, _FORM)
+    if problem:
+        raise CommandError(f"the recipe cannot train a net of a search: {problem}")
+    # The data that are read from files of colour images.
+    if recipe["data"]["class_path"].endswith(("ImageFolders", "ImageShards")):
+        return 3
+    return input_size(recipe)[0]
 
 
 def cost(recipe: Mapping[str, Any]) -> Cost:

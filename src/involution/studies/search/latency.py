@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -52,9 +53,10 @@ class Prediction:
 class Latencies:
     """Milliseconds of nets for one image, as the sum of stem, blocks and head, each timed once and kept in a file.
 
-    A block is known by the size of its input, its channels, its stride and its layer. What the engine takes for a call that
-    does nothing counts once for a net. The sum leaves out what parts cost one another (caches, an engine's work across them):
-    `check` says how far it is from whole nets.
+    A part is known by the sizes of its input and output, a block also by its channels, its stride and its layer; what all
+    nets share, such as the kind of stem and norm, has a file of its own. What the engine takes for a call that does nothing
+    counts once for a net. The sum leaves out what parts cost one another (caches, an engine's work across them): `check` says
+    how far it is from whole nets.
 
     Args:
         recipe: what all nets share, see `involution.studies.search.evaluate.recipe_of`.
@@ -75,14 +77,20 @@ class Latencies:
         self._recipe, self._engine, self._rounds = recipe, ENGINES[engine], rounds
         self.threads = torch.get_num_threads()
         self._size = evaluate.input_size(recipe)
-        name = f"latency-{engine}-{self.threads}-thread{'s' if self.threads > 1 else ''}.json"
-        self.file = folder / name
+        arguments = recipe["model"]["init_args"]
+        shared = {
+            "size": list(self._size),
+            "num_classes": arguments.get("num_classes"),
+            "model_args": {key: value for key, value in arguments.get("model_args", {}).items() if key != "blocks"},
+        }
+        digest = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+        self.file = folder / f"latency-{engine}-{self.threads}-thread{'s' if self.threads > 1 else ''}-{digest}.json"
         # Times of another machine or version are none of this one.
         self._here = {
             "processor": records.machine()["processor"],
             "torch": torch.__version__,
             "involution": __version__,
-            "size": list(self._size),
+            **shared,
         }
         self._times: dict[str, float] = self._kept()
 
@@ -90,12 +98,14 @@ class Latencies:
         """Return the milliseconds of a net; parts that are not known yet are timed first."""
         torch.manual_seed(_SEED)
         net, known = self._net(blocks), len(self._times)
-        total = call = self._part(_CALL, nn.Identity().eval(), torch.zeros(1, 1, 1, 1))
+        nothing = torch.zeros(1, 1, 1, 1)
+        total = call = self._part(_CALL, nn.Identity().eval(), nothing, nothing)
         x = torch.randn(1, *self._size)
         for name, part in _parts(net, blocks):
-            total += max(0.0, self._part(name, part, x) - call)
             with torch.no_grad():
-                x = part(x)
+                y = part(x)
+            total += max(0.0, self._part(name, part, x, y) - call)
+            x = y
         if len(self._times) > known:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             content = {**self._here, "median_ms": dict(sorted(self._times.items()))}
@@ -110,8 +120,9 @@ class Latencies:
         """Return the prediction for whole nets beside their times."""
         return [Prediction(str(blocks), self(blocks), self.measured(blocks)) for blocks in nets]
 
-    def _part(self, name: str, part: nn.Module, x: Tensor) -> float:
-        key = f"{name} at {'×'.join(map(str, x.shape[1:]))}"
+    def _part(self, name: str, part: nn.Module, x: Tensor, y: Tensor) -> float:
+        """Return the milliseconds of a part that makes ``y`` of ``x``."""
+        key = f"{name}, {' to '.join('×'.join(map(str, map_.shape[1:])) for map_ in (x, y))}"
         if key not in self._times:
             self._times[key] = self._timed(part, x)
         return self._times[key]

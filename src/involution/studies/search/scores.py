@@ -47,7 +47,11 @@ def score(
         seed: of weights and batches.
         data_root: folder of the data sets; None for what the recipe or the environment says.
         say: called with every line of the log.
+
+    Raises:
+        CommandError: the recipe is one that `involution.studies.search.evaluate.check` refuses.
     """
+    evaluate.check(recipe)
     change = {} if data_root is None else {"data_root": data_root}
     arguments = merge(deepcopy(recipe["data"].get("init_args", {})), {"seed": seed, **change})
     data = SmallImages(**arguments)

@@ -2,7 +2,8 @@
 
 A trial belongs to the process that has the lock of its folder, which the operating system takes back from a process that
 ends, however it ends. A trial that runs by the storage and whose lock is free was abandoned: it is told as failed, and its
-net is queued once to be trained anew; not where the net has ended its process several times.
+net is queued once to be trained anew; not where the net has ended its process several times. What ends by an error or an
+interruption, however early, is marked as interrupted: a net has ended only what was killed.
 """
 
 from __future__ import annotations
@@ -37,17 +38,33 @@ class _Behind(Exception):
     """A net is given up."""
 
 
-def open_storage(place: str) -> optuna.storages.BaseStorage:
-    """Open a storage of Optuna's, made where it does not exist.
+@contextmanager
+def _marked(trial: optuna.Trial) -> Iterator[None]:
+    """Mark a trial whose block ends by an error, an interruption included: its net is not what ended the process."""
+    try:
+        yield
+    except BaseException:
+        # Where the storage itself is gone, that is what is said.
+        with suppress(optuna.exceptions.OptunaError):
+            trial.set_user_attr("interrupted", True)
+        raise
+
+
+def open_storage(place: str, *, new: bool = True) -> optuna.storages.BaseStorage:
+    """Open a storage of Optuna's.
 
     Args:
         place: a file of SQLite's, or an address such as ``postgresql://…``.
+        new: make it where it does not exist.
 
     Raises:
-        CommandError: it cannot be opened.
+        CommandError: it cannot be opened, or does not exist and shall not be made.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
+    file = place.removeprefix("sqlite:///")
+    if not new and "://" not in file and not Path(file).is_file():
+        raise CommandError(f"there is no storage {place}; name the file or the address that the search was given")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     address = place if "://" in place else f"sqlite:///{place}"
     try:
@@ -122,7 +139,8 @@ class Search:
 
         Args:
             trials: of the study, those of earlier calls and other processes included.
-            seconds: of this call; no net is begun that would take longer, by the median of those before it.
+            seconds: of this call; no net is begun that would take longer, by the median of those before it. Of the first
+                one nothing is known.
             on_trial: called after every net.
 
         Raises:
@@ -139,7 +157,8 @@ class Search:
                 if trial is None:
                     return
                 start = time.monotonic()
-                self._evaluate(trial)
+                with _marked(trial):
+                    self._evaluate(trial)
                 self._durations.append(time.monotonic() - start)
             on_trial(self)
 
@@ -162,7 +181,8 @@ class Search:
             number = sum("retry_of" not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
             self.study.sampler = create_sampler(self.plan.sampler, (self.plan.seed, number))
             trial = ask(self.study, self.plan.distributions())
-            figures = self._figures(self.plan.space.net(trial.params))
+            with _marked(trial):
+                figures = self._figures(self.plan.space.net(trial.params))
             for name, value in figures.items():
                 trial.set_user_attr(name, value)
             excess = self.plan.excess(figures)
@@ -203,9 +223,6 @@ class Search:
         recipe = evaluate.recipe_of(self.plan.recipe, figures["blocks"], _SEED)
         try:
             training = evaluate.train(recipe, data_root=self._data_root, on_row=on_row)
-        except (KeyboardInterrupt, SystemExit):
-            trial.set_user_attr("interrupted", True)
-            raise
         except _Behind:
             self._tell(trial, "given up, behind nets that cost no more", None)
             return
@@ -233,15 +250,22 @@ class Search:
         return next((trial for trial in complete if trial.user_attrs["blocks"] == blocks), None)
 
     def _is_behind(self, figures: dict[str, Any], rows: Sequence[Row]) -> bool:
-        """Whether a net is worse, so early, than half of those that were trained and cost no more in any objective."""
+        """Whether a net is worse, so early, than half of the other ones that cost no more in any objective.
+
+        Those that were given up count as far as they were trained, or a net would be laid beside the best alone; a net that
+        was proposed again counts once.
+        """
         epoch, costs = len(rows), self.plan.costs(figures)
-        others = []
-        for trial in self.study.get_trials(deepcopy=False, states=(State.COMPLETE,)):
-            history = trial.user_attrs["history"]
-            cheaper = all(mine >= their for mine, their in zip(costs, self.plan.costs(trial.user_attrs)))
-            if cheaper and len(history) > epoch:
-                others.append(history[epoch - 1]["test_accuracy"])
-        return len(others) >= _FEWEST and rows[-1]["test_accuracy"] < median(others)
+        others: dict[str, float] = {}
+        for trial in self.study.get_trials(deepcopy=False, states=(State.COMPLETE, State.PRUNED)):
+            known, blocks = trial.user_attrs, trial.user_attrs["blocks"]
+            history = known.get("history", ())
+            # After the last epoch nothing is saved by giving up.
+            is_last = trial.state == State.COMPLETE and len(history) == epoch
+            is_cheaper = all(mine >= their for mine, their in zip(costs, self.plan.costs(known)))
+            if is_cheaper and len(history) >= epoch and not is_last and blocks != figures["blocks"]:
+                others[blocks] = history[epoch - 1]["test_accuracy"]
+        return len(others) >= _FEWEST and rows[-1]["test_accuracy"] < median(others.values())
 
     def _retry_abandoned(self) -> None:
         """Queue the nets of processes that are gone; a kill in the middle of it leaves nothing half done."""

@@ -23,7 +23,7 @@ from ..declared.results import keep, kept, read_record
 from . import evaluate
 from .space import SPACES, Choices, Space
 
-__all__ = ["Entry", "Net", "Table", "payload", "read", "results", "rows_of", "take_over", "work"]
+__all__ = ["Entry", "Net", "Table", "check_record", "payload", "read", "results", "rows_of", "take_over", "work"]
 
 
 # Of a record, what `take_over` needs.
@@ -134,7 +134,8 @@ def read(path: str | Path) -> Table:
     """Read the file of a table and the recipe that it names, relative to its own place.
 
     Raises:
-        CommandError: it is missing, damaged, or has not the form of a table.
+        CommandError: it is missing, damaged, or has not the form of a table, or its recipe is one that
+            `involution.studies.search.evaluate.check` refuses.
     """
     file = find(path)
     if not file.is_file():
@@ -158,10 +159,12 @@ def read(path: str | Path) -> Table:
         Space("mixed", tuple(source["widths"]))
     except ValueError as error:
         raise CommandError(f"{file} is no table: {error}") from error
+    recipe = resolve(beside(file, source["recipe"]))
+    evaluate.check(recipe)
     return Table(
         name=file.stem,
         title=source["title"],
-        recipe=resolve(beside(file, source["recipe"])),
+        recipe=recipe,
         widths=tuple(source["widths"]),
         draw=source["draw"],
         draw_seed=source["draw_seed"],
@@ -194,6 +197,22 @@ def rows_of(path: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     return record["settings"], record["results"]
 
 
+def check_record(path: Path, table: Table) -> None:
+    """Refuse a record that is not one of this table's.
+
+    Raises:
+        CommandError: see `rows_of`; or another recipe or other widths trained it.
+    """
+    _refuse_another(path, rows_of(path)[0], table)
+
+
+def _refuse_another(path: Path, settings: Mapping[str, Any], table: Table) -> None:
+    here = json.loads(json.dumps({"recipe": table.recipe, "widths": table.widths}))
+    for key, value in here.items():
+        if settings[key] != value:
+            raise CommandError(f"{path} is of another table: its {key} differs from that of {table.name}")
+
+
 def take_over(path: Path, table: Table, root: Path) -> None:
     """Lay the results of a table's record where those of its trainings lie, so that none of them is trained again.
 
@@ -209,10 +228,7 @@ def take_over(path: Path, table: Table, root: Path) -> None:
             this table does not ask for.
     """
     settings, rows = rows_of(path)
-    here = json.loads(json.dumps({"recipe": table.recipe, "widths": table.widths}))
-    for key, value in here.items():
-        if settings[key] != value:
-            raise CommandError(f"{path} is of another table: its {key} differs from that of {table.name}")
+    _refuse_another(path, settings, table)
     entries = {(entry.net.name, entry.seed): entry for entry in table.entries()}
     versions = records.versions()
     for row in rows:
@@ -241,7 +257,7 @@ def work(
 
     Several processes may work on one table: a training belongs to who has the lock of its folder, and a killed one gives it
     up; not for ever: what has ended its process `evaluate.MOST_ENDED` times, as where memory runs out, is a training that
-    failed. What others have at work in the end is left to them.
+    failed; errors and interruptions do not count. What others have at work in the end is left to them.
 
     Args:
         table: what to train.
@@ -309,7 +325,8 @@ def _trained(entry: Entry, folder: Path, data_root: str | None) -> evaluate.Trai
     write_atomically(begun, str(ended + 1))
     try:
         return evaluate.train(entry.recipe, data_root=data_root)
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:
+        # Only what leaves no time for this has ended its process: a wrong folder of the data sets, for one, does not count.
         write_atomically(begun, str(ended))
         raise
 
