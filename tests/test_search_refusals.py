@@ -187,6 +187,22 @@ def test_what_judges_a_table_says_of_which_nets(action, few, declared, capsys, m
     assert "is of another table: its widths differs from that of small" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("what", "results", "words"),
+    [
+        ("scores", {"x": 3}, "x must be a mapping, got 3"),
+        ("scores", {"x": {"mixed-000": "high"}}, "x.mixed-000 must be a finite number, got 'high'"),
+        ("latency", {"mixed-000": "slow"}, "results.mixed-000 must be a finite number, got 'slow'"),
+        ("latency", {"mixed-000": 0.0}, "milliseconds must be above zero, got 0.0"),
+    ],
+)
+def test_figures_beside_a_table_are_numbers(what, results, words, few, capsys):
+    beside = few.with_name(f"small_{what}.json")
+    beside.write_text(json.dumps({"results": results}))
+    assert run("--replay", few) == 2
+    assert f"{beside} is damaged: {words}; move it away" in capsys.readouterr().err
+
+
 def test_scores_are_not_written_over_by_fewer(few, declared, capsys):
     beside = few.with_name("small_scores.json")
     content = json.dumps({"results": {"gradient norm": {}, "supernet": {"mixed-000": 1.0}}})

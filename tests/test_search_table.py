@@ -258,7 +258,8 @@ def test_means_over_seeds_agree_better_than_single_ones(recorded):
 
 
 def test_latency_is_a_cost_where_every_net_has_one(recorded):
-    space, nets = replay.read(recorded, {net.name: 1.0 + len(net.blocks) for net in replay.read(recorded)[1]})
+    space, nets = replay.read(recorded)
+    nets = [replace(net, latency_ms=1.0 + len(net.blocks)) for net in nets]
     found = answers.answer(space, nets, seeds=2, budget=5)
     assert set(found["searches"]) == set(answers.COSTS) == set(found["spaces"])
     assert "| search, accuracy and latency, ms |" in answers.markdown(found)

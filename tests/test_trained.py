@@ -240,9 +240,9 @@ def test_a_wrong_name_of_weights_is_a_sentence(capsys, monkeypatch):
 
 
 def test_a_wrong_tag_of_weights_names_those_that_there_are():
-    with pytest.raises(TrainingError, match=f"no weights 'rednet26_half.imagenet'; of rednet26_half there are {HALF}"):
+    with pytest.raises(TrainingError, match=rf"no weights 'rednet26_half.imagenet'; of rednet26_half there are {HALF}"):
         ClassificationTask("rednet26_half.imagenet", num_classes=5)
-    with pytest.raises(TrainingError, match="no weights 'rednet26.imagenet'; of rednet26 there are none"):
+    with pytest.raises(TrainingError, match=r"no weights 'rednet26.imagenet'; of rednet26 there are none"):
         ClassificationTask("rednet26.imagenet", num_classes=5)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError, in_one_line
+from ..schema import find_problem
 from .options import make_writable, refuse_to_lose, say, told_when_interrupted
 
 __all__ = ["latency", "replay", "score", "table"]
@@ -126,7 +128,6 @@ def _recorded(name: str, out: Path) -> tuple[Any, Any, Any]:
 def _content(path: Path) -> dict[str, Any]:
     """Return a record that lies beside a table's, nothing where there is none."""
     from .. import records
-    from ..schema import find_problem
 
     try:
         record = dict(records.read(path)) if path.is_file() else {}
@@ -152,4 +153,20 @@ def _beside(path: Path, what: str, nets: Any) -> dict[str, Any]:
                 f"{beside} is of another table: its {net.name} is {blocks[net.name]}, not {net.blocks}; move it away, and "
                 "make it anew"
             )
-    return dict(record.get("results", {}))
+    results = dict(record.get("results", {}))
+    problem = _figures_problem({"results": results} if what == "latency" else results)
+    # Costs are compared by their logarithms.
+    if not problem and what == "latency" and results and min(results.values()) <= 0:
+        problem = f"milliseconds must be above zero, got {min(results.values())}"
+    if problem:
+        raise CommandError(f"{beside} is damaged: {problem}; move it away, and make it anew")
+    return results
+
+
+def _figures_problem(figures: Mapping[str, Any]) -> str:
+    """Say which of several mappings of nets to numbers is none; nothing where all are."""
+    for name, values in figures.items():
+        problem = find_problem(values, dict, name) or find_problem(values, dict.fromkeys(values, float), name)
+        if problem:
+            return problem
+    return ""

@@ -82,12 +82,11 @@ class TableNet:
         return mean(others) if others else None
 
 
-def read(path: str | Path, latencies: Mapping[str, float] | None = None) -> tuple[Space, list[TableNet]]:
+def read(path: str | Path) -> tuple[Space, list[TableNet]]:
     """Read the record of a table, of all its trainings or a part of them; return its mixed space and its nets.
 
     Args:
         path: of the record.
-        latencies: milliseconds of nets for an image, by their names.
 
     Raises:
         CommandError: it is missing, damaged, or no record of a table.
@@ -98,22 +97,21 @@ def read(path: str | Path, latencies: Mapping[str, float] | None = None) -> tupl
         rows: dict[str, list[dict[str, Any]]] = {}
         for row in record["results"]:
             rows.setdefault(row["net"], []).append(row)
-        return space, [_net(space, name, trainings, (latencies or {}).get(name)) for name, trainings in rows.items()]
+        return space, [_net(space, name, trainings) for name, trainings in rows.items()]
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{path} is no record of a table: {in_one_line(error)}") from error
 
 
-def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]], latency_ms: float | None) -> TableNet:
+def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]]) -> TableNet:
     first = rows[0]
     choices = space.completed(first["choices"])
     if str(space.net(choices)) != first["blocks"]:
         raise ValueError(f"the choices of {name} are not the net {first['blocks']}")
     if first["space"] not in SPACES:
         raise ValueError(f"{name} is of the space {first['space']!r}; expected one of {', '.join(SPACES)}")
-    costs = {"params": first["params"], "macs": first["macs"], "latency": latency_ms}
-    for kind, cost in costs.items():
-        if cost is not None and not cost > 0:
-            raise ValueError(f"{name} has {kind} of {cost}, which must be above zero")
+    for kind in ("params", "macs"):
+        if first[kind] < 1:
+            raise ValueError(f"{name} has {kind} of {first[kind]}, which must be above zero")
     history = first["history"]
     return TableNet(
         name=name,
@@ -125,7 +123,6 @@ def _net(space: Space, name: str, rows: Sequence[Mapping[str, Any]], latency_ms:
         accuracies={row["seed"]: row["accuracy_percent"] for row in rows if row["accuracy_percent"] is not None},
         first_seed=first["seed"],
         first_epoch=100 * history[0]["test_accuracy"] if history else None,
-        latency_ms=latency_ms,
     )
 
 
