@@ -40,7 +40,7 @@ def test_a_search_finds_a_net_that_fit_trains_to_the_same_accuracy(quick, tmp_pa
     arguments = ("s", "--recipe", quick, "--runs", tmp_path, "--widths", "4,4,8,8", "--sampler", "random")
     assert run("run", *arguments, "--trials", 2, "--objectives", "accuracy,latency", "--limits", "params=30000") == 0
     said = capsys.readouterr().out
-    assert "ms from parts" in said and "2 nets, those that none beats" in said
+    assert "ms from parts" in said and "2 nets, of them those that none beats" in said
     assert {"pareto.png", "report.html", "s.json", "study.db"} <= {path.name for path in (tmp_path / "s").iterdir()}
     assert run("export", "s", "--runs", tmp_path) == 0
     found = records.read(tmp_path / "s" / "s.json")["results"]

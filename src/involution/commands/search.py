@@ -199,7 +199,7 @@ def _run(plan: Any, runs: Path, storage: str | None, trials: int, seconds: float
     if not chosen:
         print("\n".join(map(str, files)))
         raise CommandError(f"no net was trained to the end; {folder / 'report.html'} says of each why")
-    print(f"\n{len(found)} nets, those that none beats:")
+    print(f"\n{len(found)} net{'s' if len(found) > 1 else ''}, of them those that none beats:")
     for row in chosen:
         print(f"  trial {row['trial']}: {row['accuracy_percent']:.2f} %, {row['params']:,} parameters: {row['blocks']}")
     print("\n".join(map(str, files)))
