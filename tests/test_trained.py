@@ -226,8 +226,8 @@ def test_a_fine_tuned_net_names_the_classes_of_its_data_alone(tmp_path):
         config = json.loads((tmp_path / folder / "config.json").read_text())
         assert config.get("label_names") == told.get("class_names")
         assert "label_names" not in config["pretrained_cfg"] and "n01440764" not in json.dumps(config)
-        # Nor does it give itself on under the licence of those weights.
-        assert not {"license", "origin_url"} & config["pretrained_cfg"].keys()
+        # Nor does it give itself on under the name and the licence of those weights.
+        assert not {"tag", "license", "origin_url"} & config["pretrained_cfg"].keys()
     net = timm.create_model(f"local-dir:{tmp_path / 'named'}", pretrained=True)
     assert class_names(net) == names
 

@@ -73,7 +73,7 @@ def test_a_training_leaves_logs_checkpoints_and_a_model(finished):
     assert config["architecture"] == "rednet26"
     assert config["pretrained_cfg"]["input_size"] == [3, 16, 16]
     # Whose net it is, and under which licence, says who trained it.
-    assert not {"license", "origin_url"} & config["pretrained_cfg"].keys()
+    assert not {"tag", "license", "origin_url"} & config["pretrained_cfg"].keys()
 
 
 def test_its_record_comes_with_its_starts_and_its_weights_with_their_licence(finished, tmp_path, monkeypatch):

@@ -115,15 +115,16 @@ def card(name: str, record: dict[str, Any], size_mib: float) -> str:
 
 
 def description(name: str, config: dict[str, Any]) -> str:
-    """Return the ``config.json`` of weights: with the licence that their card states, and without a foreign origin.
+    """Return the ``config.json`` of weights: with their tag and the licence that their card states, and without a foreign origin.
 
     Args:
         name: ``NAME.TAG``.
         config: as ``involution fit`` wrote it, or this function before.
     """
-    kept = {key: value for key, value in config["pretrained_cfg"].items() if key not in ("license", "origin_url")}
-    licence = f"{LICENCE} ({data_of(name.partition('.')[2]).licence})"
-    return json.dumps({**config, "pretrained_cfg": {**kept, "license": licence}}, indent=2)
+    tag = name.partition(".")[2]
+    kept = {key: value for key, value in config["pretrained_cfg"].items() if key not in ("tag", "license", "origin_url")}
+    own = {"tag": tag, "license": f"{LICENCE} ({data_of(tag).licence})"}
+    return json.dumps({**config, "pretrained_cfg": {**kept, **own}}, indent=2)
 
 
 def cards(results: Path) -> dict[Path, str]:

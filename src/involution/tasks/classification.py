@@ -25,9 +25,9 @@ from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
 from .watched import check_watched
 
-# What timm's description of weights says of their classes, their licence and where they came from. A net that was trained
-# on from them has classes of its own, and nobody here knows under which licence it is given on.
-_OF_FORMER_WEIGHTS = ("label_names", "label_descriptions", "license", "origin_url")
+# What timm's description of weights says of their name, their classes, their licence and where they came from. A net that was
+# trained on from them has a name and classes of its own, and nobody here knows under which licence it is given on.
+_OF_FORMER_WEIGHTS = ("tag", "label_names", "label_descriptions", "license", "origin_url")
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
