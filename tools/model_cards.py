@@ -122,7 +122,9 @@ def description(name: str, config: dict[str, Any]) -> str:
         config: as ``involution fit`` wrote it, or this function before.
     """
     tag = name.partition(".")[2]
-    kept = {key: value for key, value in config["pretrained_cfg"].items() if key not in ("tag", "license", "origin_url")}
+    kept = {
+        key: value for key, value in config["pretrained_cfg"].items() if key not in ("tag", "license", "origin_url")
+    }
     own = {"tag": tag, "license": f"{LICENCE} ({data_of(tag).licence})"}
     return json.dumps({**config, "pretrained_cfg": {**kept, **own}}, indent=2)
 

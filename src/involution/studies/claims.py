@@ -26,6 +26,7 @@ RULE = (
 # What tables and pictures call the figures of the library's own commands.
 _METRICS = {
     "val_accuracy": "accuracy (%)",
+    "test_accuracy": "accuracy on test images (%)",
     "test.map": "box AP on test images",
     "test.miou_percent": "mIoU on test images (%)",
     "gap_points": "training less test accuracy (points)",
