@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError
-from .options import make_writable, refuse_to_lose, told_when_interrupted
+from .options import make_writable, refuse_to_lose, say, told_when_interrupted
 
 __all__ = ["study"]
 
@@ -62,7 +62,7 @@ def study(
         processes=processes,
         threads=threads or max(1, _cores() // processes),
         data_root=data_root,
-        say=_say,
+        say=say,
         on_result=write,
     )
     there = Path(out) / f"{declared.name}.json"
@@ -103,7 +103,3 @@ def _cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

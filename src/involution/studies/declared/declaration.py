@@ -126,7 +126,7 @@ class Study:
         """
         found = list(rows)
         first = self.choice.seeds if self.choice else self.seeds
-        entries = [self._entry(n, d, s, seed) for seed in first for n, d in self._pairs() for s in self.settings]
+        entries = self._with_every_setting(first)
         later = [seed for seed in self.seeds if seed not in first]
         for seed in later:
             for net, data in self._pairs():
@@ -137,8 +137,7 @@ class Study:
 
     def every_entry(self) -> list[Entry]:
         """Return all trainings that could be asked for, whatever is chosen."""
-        pairs = list(self._pairs())
-        return [self._entry(n, d, s, seed) for seed in self.seeds for n, d in pairs for s in self.settings]
+        return self._with_every_setting(self.seeds)
 
     @property
     def folder(self) -> Path:
@@ -167,6 +166,9 @@ class Study:
             return found
         chosen = {(net, data): self.chosen(found, net, data) for net, data in self._pairs()}
         return [row for row in found if row["setting"] == chosen.get((row["net"], row["data"]))]
+
+    def _with_every_setting(self, seeds: Iterable[int]) -> list[Entry]:
+        return [self._entry(n, d, s, seed) for seed in seeds for n, d in self._pairs() for s in self.settings]
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for net in self.plans:

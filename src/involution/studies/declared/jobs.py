@@ -166,10 +166,9 @@ class Job:
         """Write the plan, or compare it with what the folder holds; return whether somebody else trained there."""
         path, mark = self._part / PLAN, self._part / "adopted"
         text = yaml.safe_dump(plain(self.entry.plan), sort_keys=False, allow_unicode=True)
-        configuration = self._run.configuration()
         if path.exists():
             problem, adopted = difference_of_plans(self.entry.plan, load(path)), mark.exists()
-        elif configuration is not None:
+        elif (configuration := self._run.configuration()) is not None:
             problem, adopted = difference_of_plans(self._whole(text), configuration, stated=self.entry.plan), True
         else:
             problem, adopted = "", False

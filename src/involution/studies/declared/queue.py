@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import datetime
 from typing import Any
 
 from ...errors import CommandError, InvolutionError
@@ -140,13 +139,13 @@ class Queue:
                 is_finished = job.poll()
             except InvolutionError as error:
                 self._failed[job.entry.key] = str(error)
-                self._line(f"{job.entry.name}: {error}")
+                self._say(f"{job.entry.name}: {error}")
                 self._end(job)
                 continue
             if is_finished:
                 self._end(job)
                 rows = self.results()
-                self._line(f"{job.entry.name}: {self._figures(job)}")
+                self._say(f"{job.entry.name}: {self._figures(job)}")
                 if self._on_result:
                     self._on_result(rows)
 
@@ -169,15 +168,15 @@ class Queue:
                 waiting = True
                 if entry.key not in self._waited_for:
                     self._waited_for.add(entry.key)
-                    self._line(f"{entry.name}: left to another process, {taken}".partition("; wait")[0])
+                    self._say(f"{entry.name}: left to another process, {taken}".partition("; wait")[0])
                 continue
             except InvolutionError as error:
                 self._failed[entry.key] = str(error)
-                self._line(f"{entry.name}: {error}")
+                self._say(f"{entry.name}: {error}")
                 continue
             self._jobs.append(job)
             where = f"goes on after epoch {job.epochs_before} of {entry.epochs}" if job.epochs_before else "begins"
-            self._line(f"{entry.name}: {'adopted, ' if job.adopted else ''}{where}")
+            self._say(f"{entry.name}: {'adopted, ' if job.adopted else ''}{where}")
         return waiting
 
     def _tell(self, finished: int, asked: int) -> None:
@@ -190,14 +189,11 @@ class Queue:
             epochs = job.epochs()
             new = epochs - job.epochs_before
             pace = f", {(now - job.started) / new / 60:.1f} min an epoch" if new > 0 else ""
-            self._line(f"{job.entry.name}: epoch {epochs} of {job.entry.epochs}{pace}")
-        self._line(f"{finished} of {asked} trainings finished, {len(self._jobs)} running")
+            self._say(f"{job.entry.name}: epoch {epochs} of {job.entry.epochs}{pace}")
+        self._say(f"{finished} of {asked} trainings finished, {len(self._jobs)} running")
 
     def _figures(self, job: Job) -> str:
         row = kept(part_of(job.entry)) or {}
         values = row.get("values", {})
         shown = [f"{name} {values[name]:.2f}" for name in self.study.metric if name in values]
         return f"{', '.join(shown[:3]) or 'finished'}, {(time.monotonic() - job.started) / 60:.1f} min"
-
-    def _line(self, text: str) -> None:
-        self._say(f"{datetime.now():%H:%M:%S}  {text}")

@@ -210,15 +210,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     """
     record = read_record(path, {"results": list, "not_chosen": list}, "a study")
     rows = [*record["results"], *record["not_chosen"]]
-    problem = next(filter(None, (find_problem(row, _ROW, "a result") for row in rows)), "") or next(
-        filter(
-            None,
-            (find_problem(list(row["values"].values()), [(float, None)], "values") for row in rows if row["values"]),
-        ),
-        "",
-    )
-    if problem:
-        raise CommandError(f"{path} is no record of a study: {problem}")
+    for row in rows:
+        problem = find_problem(row, _ROW, "a result") or find_problem(
+            row["values"], dict.fromkeys(row["values"], (float, None)), "values"
+        )
+        if problem:
+            raise CommandError(f"{path} is no record of a study: {problem}")
     return rows
 
 

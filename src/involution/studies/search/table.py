@@ -18,7 +18,7 @@ from ...errors import CommandError, FolderInUseError
 from ...files import locked, read_text, write_atomically
 from ...models.searchable import Blocks
 from ...recipes import beside, find, load, resolve
-from ...schema import find_problem
+from ...schema import find_problem, find_unknown
 from ..declared.results import keep, kept, read_record
 from . import evaluate
 from .space import SPACES, Choices, Space
@@ -141,8 +141,7 @@ def read(path: str | Path) -> Table:
     if not file.is_file():
         raise CommandError(f"there is no table {file}; name a file such as recipes/tables/random_nets_cifar10.yaml")
     source = load(file)
-    unknown = sorted(source.keys() - {key.removesuffix("?") for key in _FORM})
-    problem = find_problem(source, _FORM) or (f"the key {unknown[0]!r} is unknown" if unknown else "")
+    problem = find_problem(source, _FORM) or find_unknown(source, _FORM)
     if not problem:
         bad = [name for name, number in source["draw"].items() if name not in SPACES or not _is_number(number)]
         problem = f"draw must be numbers of nets by space ({', '.join(SPACES)}), got {source['draw']}" if bad else ""
