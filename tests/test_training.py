@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from trainings import assert_same_weights, kill_after_a_checkpoint, logged, refusal, weights
 
 from involution.commands.main import main
+from involution.studies.runs import RunFolder
 
 FLAGS = [
     "--model=involution.tasks.ClassificationTask",
@@ -66,6 +67,7 @@ def finished(folder, tmp_path_factory):
 def test_a_training_leaves_logs_checkpoints_and_a_model(finished):
     metrics = (finished / "logs" / "version_0" / "metrics.csv").read_text()
     assert {"train_loss", "val_accuracy", "lr-SGD"} <= set(metrics.splitlines()[0].split(","))
+    assert all(0 < epoch["epoch_s"] < 600 for epoch in RunFolder(finished).history())
     assert list((finished / "tensorboard").rglob("events.out.tfevents*"))
     assert (finished / "checkpoints" / "best.ckpt").exists()
     config = json.loads((finished / "model" / "config.json").read_text())

@@ -44,6 +44,19 @@ def test_a_study_names_the_commits_of_its_trainings_in_the_order_of_time():
     )
 
 
+def test_a_study_names_the_hours_of_its_trainings_by_the_median_epoch_of_each():
+    # An epoch of half an hour, one in which the machine stood still, and one that began in another process.
+    slow = {
+        "starts": [start(1, EARLY)],
+        "history": [{"epoch_s": 1800.0}, {"epoch_s": 9e4}, {"epoch_s": None}, {"epoch_s": 1800}],
+    }
+    fast = {"starts": [start(1, EARLY)], "history": [{"epoch_s": 360.0}] * 5}
+    silent = {"starts": [start(1, EARLY)], "history": [{"val_loss": 1.0}]}
+    assert "torch 2.11; 2.5 hours in all; written at" in line([slow, fast])
+    assert "torch 2.11; 2.5 hours in all of 2 of them; written at" in line([slow, silent, fast])
+    assert "hours" not in line([silent])
+
+
 def test_of_trainings_that_kept_nothing_the_machine_is_not_that_of_the_record():
     some = line([{"starts": []}, {"starts": [start(1, EARLY, modified=True)]}, {"starts": [start(2, None, "Slow")]}])
     assert some == (

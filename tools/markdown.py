@@ -36,7 +36,9 @@ def source(record: dict[str, Any], path: Path) -> str:
     commit, end = trainings.commit(record), f"{record['date'][:10]}; record: `{path.as_posix()}`."
     if starts := trainings.starts_of(record):
         writer = ", " if all(starts) else f" on {here}"
-        return f"`{record['command']}`, {trainings.ran(starts)}; written at {commit}{writer}{end}"
+        took = trainings.hours(record)
+        took = f"; {took}" if took else ""
+        return f"`{record['command']}`, {trainings.ran(starts)}{took}; written at {commit}{writer}{end}"
     return f"`{record['command']}`, commit {commit}, {here}{end}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from itertools import groupby
 from typing import Any
@@ -56,6 +57,22 @@ def ran(trainings: list[list[Start]]) -> str:
         places.append(f"{unknown} whose commit and machine were not kept")
         machines += " where it was kept"
     return f"{count}: {', '.join(places)}; on {machines}"
+
+
+def hours(record: dict[str, Any]) -> str:
+    """Return how long the trainings of a record took in all, those that logged their epochs' times; nothing where none did.
+
+    Of each its epochs times their median, for a machine may have stood still in one of them.
+    """
+    results = record.get("results", [])
+    rows = [results] if isinstance(results, dict) else [row for row in results if isinstance(row, dict)]
+    times = [[epoch["epoch_s"] for epoch in row.get("history", []) if epoch.get("epoch_s")] for row in rows]
+    took = [
+        statistics.median(seconds) * len(row["history"]) for row, seconds in zip(rows, times, strict=True) if seconds
+    ]
+    if not took:
+        return ""
+    return f"{sum(took) / 3600:.1f} hours in all{f' of {len(took)} of them' if len(took) < len(rows) else ''}"
 
 
 def _in_order(starts: list[Start]) -> list[Start]:

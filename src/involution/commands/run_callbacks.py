@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..models import checkpoints
 from ..tasks.checkpointing import TrainingEnd, last_checkpoint
 from ..tasks.sharding import is_sharded
 
-__all__ = ["Announcement", "KeepEnvironment", "SaveModel"]
+__all__ = ["Announcement", "EpochTime", "KeepEnvironment", "SaveModel"]
 
 
 class SaveModel(Callback):
@@ -95,6 +96,23 @@ class KeepEnvironment(Callback):
         if trainer.is_global_zero and folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             write_atomically(Path(folder) / "environment.json", json.dumps(records.environment(), indent=1) + "\n")
+
+
+class EpochTime(Callback):
+    """Log as ``epoch_s`` how many seconds every whole epoch took, its validation included."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock."""
+        self._began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the time since the epoch began; of one that began in another process nobody knows."""
+        if self._began is not None:
+            pl_module.log("epoch_s", time.monotonic() - self._began, sync_dist=True)
+        self._began = None
 
 
 class Announcement(Callback):

@@ -31,7 +31,7 @@ from ..tasks.interruption import InterruptionCheckpoint
 from .options import kept_for_this_command
 from .parsing import reason
 from .recipes import RecipeParser
-from .run_callbacks import Announcement, KeepEnvironment, SaveModel
+from .run_callbacks import Announcement, EpochTime, KeepEnvironment, SaveModel
 from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -178,7 +178,7 @@ class _Cli(LightningCLI):
                 ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
             )
             callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-        return [*callbacks, SaveModel(run, self.end), KeepEnvironment(), Announcement(run)]
+        return [*callbacks, EpochTime(), SaveModel(run, self.end), KeepEnvironment(), Announcement(run)]
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
