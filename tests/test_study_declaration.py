@@ -52,6 +52,12 @@ def claim(**more):
         (claim(seen=[7]), r"a claim has seen \[7\], which must be among the seeds"),
         ({"tables": {"x": [{"net": "seven", "lable": "K = 7"}]}}, "the key 'tables.lable' is unknown"),
         ({"tables": {"x": [{"net": "nine"}]}}, "a table names nine, which is no net"),
+        ({"curves": {"RedNet": ["nine"]}}, "a curve names nine, which the study does not train"),
+        ({"curves": {"RedNet": "seven"}}, "curves.RedNet must be a list with something in it"),
+        (
+            {"data": {"all": {}, "half": {}}, "claims": None, "curves": {"RedNet": ["seven"]}},
+            "a curve names seven without saying on which data; write seven/all",
+        ),
         ({"choose": {"by": "val", "seeds": [0], "of": 1}}, "the key 'choose.of' is unknown"),
         ({"choose": {"by": "val_accuracy", "seeds": [0]}}, "choose.by is val_accuracy, by which the nets are judged"),
         ({"choose": {"by": "test.map", "seeds": [0]}}, "choose.by is test.map, by which the nets are judged"),

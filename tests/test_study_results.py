@@ -7,7 +7,7 @@ from studies import changed, journal, saved_model, study_of_nothing  # noqa: F40
 
 from involution.commands.main import main
 from involution.errors import CommandError
-from involution.studies.declared import drawing, outcome
+from involution.studies.declared import costs_drawing, drawing, outcome
 from involution.studies.declared.jobs import Job
 from involution.studies.declared.queue import Queue
 from involution.studies.declared.results import difference_of_plans, judgement, values
@@ -53,6 +53,31 @@ def test_the_picture_shows_all_data_and_a_table_each():
     assert [text.get_text() for text in axes.get_yticklabels()] == ["x, all", "x, half", "y, all", "y, half"]
     assert [text.get_text() for text in axes.texts][:2] == ["3.50 ± 6.35", "4.50 ± 6.35"]
     assert outcome.markdown(record).count("| x |") == outcome.markdown(record).count("| y |") == 2
+
+
+def test_curves_lie_over_the_costs_that_all_their_nets_have():
+    rows = [
+        {
+            "net": net,
+            "data": "",
+            "setting": "",
+            "seed": seed,
+            "values": {"a": seed + macs},
+            "params": 2 * macs,
+            "macs": macs,
+        }
+        for net, macs in (("small", 1e6), ("large", 4e6))
+        for seed in (0, 1)
+    ]
+    record = {"title": "t", "metric": ["a"], "curves": {"Net": ["small", "large", "not_trained_yet"]}, "results": rows}
+    by_macs, by_params = costs_drawing.draw(record).axes
+    assert list(by_macs.lines[0].get_xdata()) == [1, 4] and list(by_params.lines[0].get_xdata()) == [2, 8]
+    assert list(by_macs.lines[0].get_ydata()) == [1e6 + 0.5, 4e6 + 0.5]
+    # The intervals of two seeds that are one apart.
+    assert list(by_macs.lines[1].get_ydata()) == pytest.approx([1e6 + 0.5 - 6.353, 1e6 + 0.5 + 6.353], abs=1e-3)
+    # Detectors have no multiply-adds.
+    assert costs_drawing.drawn_costs({**record, "results": [{**row, "macs": None} for row in rows]}) == ["params"]
+    assert costs_drawing.drawn_costs({**record, "results": []}) == costs_drawing.drawn_costs({"results": rows}) == []
 
 
 def test_a_training_from_before_seeds_were_the_images_too_is_one_of_seed_0():

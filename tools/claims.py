@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from involution import records
 from involution.recipes import load
 from involution.studies.claims import LESS, RULE, Judged, judge
 from involution.studies.comparison.results import REPORTED
+from involution.studies.declared import costs_drawing, drawing
 from involution.studies.declared.outcome import claims_table, markdown
 
 from .claims_picture import counts
@@ -171,7 +172,6 @@ def lines(results: Path) -> list[str]:
 
 def studies(results: Path) -> Iterator[str]:
     """Yield the tables of every study and property, and the pictures of `pictures`."""
-    drawn = dict(pictures(results))
     for folder, title in (("studies", "Studies"), ("properties", "Properties")):
         paths = sorted((results / folder).glob("*.json"))
         if paths:
@@ -179,12 +179,20 @@ def studies(results: Path) -> Iterator[str]:
         for path in paths:
             record = {**records.read(path), "claims": []}
             yield from ["", *markdown(record).rstrip().splitlines(), ""]
-            if path in drawn:
-                yield from [f"![{record['title']}: seeds, means and their intervals]({drawn[path]})", ""]
+            for picture, words, _ in pictures(path, record):
+                yield from [f"![{words}]({picture})", ""]
             yield f"- {source(record, path)}"
 
 
-def pictures(results: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the records of studies with the places, in the folder of pages, of their pictures."""
-    for path in sorted((results / "studies").glob("*.json")):
-        yield path, f"images/study_{path.stem}.png"
+def pictures(path: Path, record: dict[str, Any]) -> Iterator[tuple[str, str, Callable[[dict[str, Any]], Any]]]:
+    """Yield the pictures of a study's record: place in the folder of pages, what it shows, and who draws it.
+
+    Args:
+        path: of the record.
+        record: its content.
+    """
+    if path.parent.name == "studies":
+        title = record["title"]
+        yield f"images/study_{path.stem}.png", f"{title}: seeds, means and their intervals", drawing.draw
+        if costs_drawing.drawn_costs(record):
+            yield f"images/study_{path.stem}_costs.png", f"{title}: what nets reach at what cost", costs_drawing.draw

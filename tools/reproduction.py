@@ -13,7 +13,7 @@ from typing import Any
 from involution import records
 from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
-from involution.studies.declared import drawing, outcome
+from involution.studies.declared import outcome
 from involution.studies.declared.outcome import with_interval
 from involution.studies.statistics import estimate
 
@@ -126,8 +126,10 @@ def main() -> None:
     page, results = arguments.docs / "reproduction.md", arguments.results
     write_between(page, CLAIMS, CLAIMS_END, claims.lines(results))
     write_picture(arguments.docs / claims.PICTURE, claims_picture.draw(claims.judged(results)))
-    for path, picture in claims.pictures(results):
-        write_picture(arguments.docs / picture, drawing.draw(records.read(path)), dpi=90)
+    for path in sorted((results / "studies").glob("*.json")):
+        record = records.read(path)
+        for picture, _, draw in claims.pictures(path, record):
+            write_picture(arguments.docs / picture, draw(record), dpi=90)
     write_between(page, BEGIN, END, [*report(results), *cifar(results), *ablation(results), *claims.studies(results)])
 
 

@@ -86,16 +86,18 @@ def study(
 
 
 def _write(declared: Any, rows: list[dict[str, Any]], out: Path) -> tuple[Path, str]:
-    """Write record and picture; return the record's path and the tables."""
+    """Write record and pictures; return the record's path and the tables."""
     from .. import records
     from ..files import write_atomically
     from ..pictures.plots import png
-    from ..studies.declared import drawing, outcome
+    from ..studies.declared import costs_drawing, drawing, outcome
 
     content = outcome.payload(declared, rows)
     path = records.write(declared.name, content, out)
     record = records.read(path)
     write_atomically(path.with_suffix(".png"), png(drawing.draw(record)))
+    if costs_drawing.drawn_costs(record):
+        write_atomically(path.with_name(f"{path.stem}_costs.png"), png(costs_drawing.draw(record)))
     return path, outcome.markdown(record)
 
 

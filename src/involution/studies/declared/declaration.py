@@ -97,6 +97,7 @@ class Study:
         runs: folders of the trainings, with ``{name}``, ``{net}``, ``{data}``, ``{setting}`` and ``{seed}``.
         judge: ``"test"`` where the last checkpoint is judged by ``involution test``; None where its validation is.
         tables: rows by the table's title.
+        curves: nets, or nets on some of the data (``NET/DATA``), that are drawn over their costs, by the curve's name.
         published: what the published figures are.
         claims: as the file has them.
         source: the file's content, for the record.
@@ -113,6 +114,7 @@ class Study:
     runs: str
     judge: str | None
     tables: Mapping[str, tuple[Row, ...]]
+    curves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     published: str = ""
     claims: Sequence[Mapping[str, Any]] = ()
     source: Mapping[str, Any] = field(default_factory=dict)

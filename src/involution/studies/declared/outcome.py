@@ -35,6 +35,7 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "metric": list(study.metric),
         "published": study.published,
         "tables": {title: [vars(row) for row in part] for title, part in study.tables.items()},
+        "curves": {name: list(sides) for name, sides in study.curves.items()},
         "claims": [dict(claim) for claim in study.claims],
         "study": dict(study.source),
         "results": [dict(row) for row in study.reported(rows)],

@@ -32,6 +32,7 @@ _FORM = {
     "runs?": str,
     "judge?": (str, None),
     "tables?": (dict, None),
+    "curves?": (dict, None),
     "published?": str,
     "claims?": (list, None),
 }
@@ -74,6 +75,7 @@ def read(path: str | Path) -> Study:
         runs=source.get("runs", f"runs/studies/{file.stem}/{{name}}"),
         judge=source.get("judge"),
         tables=_tables(source),
+        curves={str(name): tuple(sides) for name, sides in (source.get("curves") or {}).items()},
         published=source.get("published", ""),
         claims=tuple(source.get("claims") or ()),
         source=source,
@@ -101,6 +103,8 @@ def _parts_problems(source: Mapping[str, Any]) -> Iterator[str]:
         yield find_unknown(source["choose"], _CHOICE, "choose")
     tables = source.get("tables") or {}
     yield find_problem(list(tables.values()), [[_ROW]], "tables") if tables else ""
+    for name, sides in (source.get("curves") or {}).items():
+        yield find_problem(sides, [str], f"curves.{name}")
     for row in (row for rows in tables.values() for row in rows):
         yield find_unknown(row, _ROW, "tables")
         yield "" if row["net"] in source["nets"] else f"a table names {row['net']}, which is no net"
@@ -150,6 +154,8 @@ def _study_problems(study: Study) -> Iterator[str]:
                 f"choose.by is {study.choice.by}, by which the nets are judged; choose by another figure, of validation "
                 "images, or the best of several counts as if it were any"
             )
+    for sides in study.curves.values():
+        yield from (_side_problem(study, "a curve", side) for side in sides)
     for data in study.claims:
         yield from _claim_problems(study, data)
 
@@ -163,8 +169,14 @@ def _claim_problems(study: Study, data: Any) -> Iterator[str]:
     if not set(claim.seen) <= set(study.seeds):
         yield f"a claim has seen {list(claim.seen)}, which must be among the seeds"
     for side in (one for both in (claim.of, claim.than) if both is not None for one in both.split(LESS)):
-        net, _, part = side.partition("/")
-        if net not in study.plans or (part and part not in study.data):
-            yield f"a claim names {side}, which the study does not train"
-        elif not part and len(study.data) > 1:
-            yield f"a claim names {side} without saying on which data; write {side}/{next(iter(study.data))}"
+        yield _side_problem(study, "a claim", side)
+
+
+def _side_problem(study: Study, what: str, side: str) -> str:
+    """Return what is wrong with a net, or a net on some of the data, that a claim or a curve names."""
+    net, _, part = side.partition("/")
+    if net not in study.plans or (part and part not in study.data):
+        return f"{what} names {side}, which the study does not train"
+    if not part and len(study.data) > 1:
+        return f"{what} names {side} without saying on which data; write {side}/{next(iter(study.data))}"
+    return ""
