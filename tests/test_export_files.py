@@ -3,6 +3,7 @@
 import shutil
 import sys
 import zipfile
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import pytest
@@ -97,6 +98,41 @@ def test_a_pt2_file_that_is_none_is_refused(tmp_path):
     file.write_bytes(content)
     with pytest.raises(ExportError, match=r"is damaged in|cannot be read|cannot be loaded here"):
         load_pt2(file)
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.mul_(3) + 1
+
+
+@dataclass
+class Outputs:
+    double: torch.Tensor
+    half: torch.Tensor
+
+
+torch.export.register_dataclass(Outputs, serialized_type_name="test_export_files.Outputs")
+
+
+class Difference(nn.Module):
+    def forward(self, x, y):
+        return Outputs(2 * x - y, y / 2)
+
+
+@HAS_ONNX
+def test_inputs_are_compared_as_they_were(tmp_path):
+    """A model may write into them, they may need gradients, and be given twice."""
+    x = torch.randn(2, 3)
+    other = torch.randn(2, 3, requires_grad=True)
+    parity = export(InPlace(), (x.clone(),), tmp_path / "a.onnx", others=[(x,), (other.detach(),)])
+    assert [value for _, value in parity.differences] == [0, 0, 0]
+    kept = x.clone()
+    export(InPlace(), (x,), tmp_path / "b.onnx")
+    torch.testing.assert_close(x, kept)
+    for format, file in (("onnx", "c.onnx"), ("pt2", "c.pt2")):
+        options = {} if format == "onnx" else {"compiled": False}
+        parity = export(Difference(), (x, x), tmp_path / file, format=format, others=[(x, other)], **options)
+        assert all(value < 1e-6 for _, value in parity.differences)
 
 
 @HAS_ONNX

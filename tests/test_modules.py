@@ -159,6 +159,20 @@ def test_padding_modes_with_spans_and_san():
     assert "padding=(2, 2), padding_mode=reflect, groups=1" in repr(layer)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(("padding", "stride"), [(1, 1), (2, 1), (3, 2), (4, 3)])
+def test_kernels_are_made_of_the_map_as_it_goes_on(mode, padding, stride):
+    """Also of windows whose middle lies outside the map: a layer without padding over the continued map is the same."""
+    x = torch.randn(2, 16, 9, 8, dtype=torch.float64)
+    wider = F.pad(x, [padding] * 4, mode="constant" if mode == "zeros" else mode)
+    for generator in ("bottleneck", "linear", *(["san_patchwise"] if mode == "reflect" else [])):
+        options = {"kernel_size": 3, "stride": stride, "kernel_generator": generator, "dtype": torch.float64}
+        layer = Involution2d(16, padding=padding, padding_mode=mode, **options).eval()
+        over_all = Involution2d(16, padding=0, padding_mode=mode, **options).eval()
+        over_all.load_state_dict(layer.state_dict())
+        torch.testing.assert_close(layer(x), over_all(wider))
+
+
 def test_any_callable_is_a_kernel_generator():
     average = Involution2d(
         8, 8, 3, groups=1, kernel_generator=lambda x: x.new_full((len(x), 1, 3, 3, *x.shape[2:]), 1 / 9)

@@ -148,7 +148,7 @@ class _Involution(nn.Module):
             The kernel field ``(B, G, K, K, H', W')``, or a `involution.Span`, whose ``field()`` it is.
         """
         if getattr(self.kernel_generator, "pooled", True):
-            input = to_output_grid(input, self.window)
+            input = to_output_grid(input, self.window, self.padding_mode)
         return self.kernel_generator(input)
 
     def _check_kernel(self, groups: int, kernel_size: Sequence[int]) -> None:

@@ -64,6 +64,20 @@ def export(
     for name, value in (("batch", batch), ("multiple", multiple)):
         if value < 1:
             raise CommandError(f"--{name} must be at least 1, got {value}")
+    for option, is_given, where in (
+        ("--multiple", multiple > 1 and not dynamic, "--dynamic"),
+        ("--opset", opset is not None and format != "onnx", "--format onnx"),
+        ("--compiled false", not compiled and format != "pt2", "--format pt2"),
+        (
+            "--operator custom",
+            operator == "custom" and format == "pt2",
+            "--format onnx or openvino; a .pt2 file has it anyway",
+        ),
+    ):
+        if is_given:
+            raise CommandError(f"{option} is of {where}; leave it out")
+    if output is not None and output.suffix != checked.ENDINGS[format]:
+        raise CommandError(f"--output must end in {checked.ENDINGS[format]} with --format {format}, got {output}")
     if tolerance is not None and not tolerance >= 0:
         raise CommandError(f"--tolerance must be a number from 0 on, got {tolerance}")
     net = named.load(model, weights)
@@ -76,7 +90,7 @@ def export(
         module, report = fold_batch_norms(module)
         print(f"{len(report.folded)} of {len(report.folded) + len(report.left)} batch norms folded")
     if format == "pt2":
-        # The layout that PyTorch's convolutions and the involutions are fastest in; images may have any.
+        # The layout that PyTorch's convolutions and the involutions are fastest in; load_pt2 copies images of another one.
         module = module.to(memory_format=torch.channels_last)
     least = min(64, height, width) if multiple == 1 else 2 * multiple
     if dynamic:

@@ -84,6 +84,8 @@ def export(
         The comparison, or why there was none: the engine is not installed.
 
     Raises:
+        TypeError: ``inputs`` is no tuple of tensors.
+        ValueError: an argument is unknown, or of another format.
         MissingPackageError: what writes the format is missing.
         ExportError: ``model`` cannot be exported, ``file`` cannot be written, the engine does not load it or gives
             something else, or the inputs are of a type that the engine cannot be compared in.
@@ -97,12 +99,18 @@ def export(
         ['1×16×8×8']
     """
     file = Path(file)
+    if format not in ENDINGS:
+        raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}, got {format!r}")
+    if not isinstance(inputs, tuple) or not all(isinstance(value, Tensor) for value in inputs):
+        raise TypeError(f"inputs must be a tuple of tensors, such as (x,), got {type(inputs).__name__}")
     if file.suffix != ENDINGS[format]:
         raise ExportError(
             f"cannot write {file}: a file of {format} is known by the ending {ENDINGS[format]}; name it so"
         )
     if opset_version is not None and format != "onnx":
         raise ValueError(f"opset_version is of ONNX, not of {format}; leave it out")
+    if not compiled and format != "pt2":
+        raise ValueError(f"compiled is of pt2, not of {format}; leave it out")
     if operator != "standard" and format == "pt2":
         raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
     _refuse_types(inputs, format, tolerance)
@@ -173,9 +181,10 @@ def _compared(model: nn.Module, engine: str, session: Session, tests: Sequence[t
     for inputs in tests:
         shapes = ", ".join("×".join(map(str, value.shape)) for value in inputs)
         with in_evaluation(model), torch.no_grad():
-            expected = flat(model(*inputs))
+            # Copies, for a model may write into its input.
+            expected = flat(model(*[value.clone() for value in inputs]))
         try:
-            actual = session(inputs)
+            actual = session([value.detach().clone() for value in inputs])
         except Exception as error:
             raise ExportError(
                 f"{engine} wrote no output for inputs of {shapes}: {reason(error)}; export the model for other sizes"

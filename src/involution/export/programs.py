@@ -26,6 +26,10 @@ def captured(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any =
         inputs: example inputs.
         dynamic_shapes: as ``torch.export.export`` takes them.
     """
+    # A tensor that is given twice would be one input to torch.export.
+    inputs = tuple(
+        value.clone() if any(value is one for one in inputs[:i]) else value for i, value in enumerate(inputs)
+    )
     # With gradients, scale, offset and ReLU after an involution would be steps of their own.
     with in_evaluation(model), torch.no_grad():
         return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes)

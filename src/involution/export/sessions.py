@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def flat(outputs: Any) -> list[Tensor]:
     """Return the tensors of what a model returned, one after the other, as exported files give them."""
     if isinstance(outputs, Tensor):
         return [outputs]
-    if isinstance(outputs, Mapping):
+    if is_dataclass(outputs):
+        outputs = [getattr(outputs, field.name) for field in fields(outputs)]
+    elif isinstance(outputs, Mapping):
         outputs = outputs.values()
     elif not isinstance(outputs, (list, tuple)):
         return []

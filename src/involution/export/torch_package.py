@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
+from .package_inputs import METADATA, CheckedPackage, forms_of
 from .programs import captured, refusal, written
 
 __all__ = ["load_pt2", "to_pt2"]
@@ -39,8 +40,9 @@ def to_pt2(
 
     Args:
         model: any module; it is exported in eval mode for inference, each module is left in the mode it had.
-        inputs: example inputs. A package takes its inputs in their memory layout: give those of a ``channels_last`` model
-            in ``channels_last``.
+        inputs: example inputs. The machine code of a package reads its inputs in their memory layout: give those of a
+            ``channels_last`` model in ``channels_last``. What `load_pt2` returns takes others and copies them; a program
+            without Python has to bring its inputs into that layout and these sizes, for nothing checks them there.
         file: where to write, ``*.pt2``.
         dynamic_shapes: as ``torch.export.export`` takes them, e.g. ``({0: Dim("batch"), 2: Dim("height")},)``.
         compiled: whether AOTInductor compiles it, which needs a C++ compiler and takes a minute for a net.
@@ -69,15 +71,18 @@ def to_pt2(
             )
     with written(file) as partial:
         try:
+            # Dense: machine code is made for the strides of the example.
+            inputs = tuple(value.clone() for value in inputs)
             program = captured(model, inputs, dynamic_shapes)
             if compiled:
+                options = {"freezing": True, "aot_inductor.metadata": {METADATA: forms_of(program, inputs)}}
                 with torch.no_grad():
                     torch._inductor.aoti_compile_and_package(
-                        program, package_path=str(partial), inductor_configs={"freezing": True}
+                        program, package_path=str(partial), inductor_configs=options
                     )
             else:
                 torch.export.save(program, partial)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, ExportError):
             # What the model itself says of its inputs.
             raise
         except Exception as error:
@@ -85,9 +90,10 @@ def to_pt2(
 
 
 def load_pt2(file: str | Path) -> Callable[..., Any]:
-    """Load what `to_pt2` wrote; the result is called as the model was.
+    """Load what `to_pt2` wrote; the result is called as the model was, with tensors by position.
 
-    A package holds machine code that runs when it is called: load only files that you trust.
+    A package takes inputs of the example's dtype, of its sizes where they are not dynamic, and of any memory layout; all
+    others are refused. It holds machine code that runs when it is called: load only files that you trust.
 
     Raises:
         ExportError: the file is missing or damaged, is of another kind, or was compiled for another processor.
@@ -102,7 +108,7 @@ def load_pt2(file: str | Path) -> Callable[..., Any]:
         raise ExportError(f"{file} is damaged in {broken}; write it anew with involution export")
     try:
         if any(name.startswith(_PACKAGE) for name in names):
-            return torch._inductor.aoti_load_package(str(file))
+            return CheckedPackage(torch._inductor.aoti_load_package(str(file)), str(file))
         if any(name.startswith(_PROGRAM) for name in names):
             return torch.export.load(file).module()
     except RuntimeError as error:

@@ -26,6 +26,7 @@ class QueryKeyKernelGenerator(KernelGenerator):
     """
 
     pooled = False
+    padding_mode = "zeros"
 
     def __init__(self, in_channels: int, groups: int, width: int, window: Window, *, bias: bool = False) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class QueryKeyKernelGenerator(KernelGenerator):
 
     def queries(self, x: Tensor) -> Tensor:
         """Return the query of every output pixel, ``(B, width, H', W')``, of the whole map ``x`` ``(B, C, H, W)``."""
-        queries: Tensor = self.query(to_output_grid(x, self.window))
+        queries: Tensor = self.query(to_output_grid(x, self.window, self.padding_mode))
         return queries
 
 

@@ -135,7 +135,7 @@ class SANPairwiseKernelGenerator(_SANKernelGenerator):
         key, window = self.continued(self.key(x))
         place = self.position(coordinates(x))
         content = differences(query, key, window)
-        offsets = differences(to_output_grid(place, self.window), self.continued(place)[0], window)
+        offsets = differences(to_output_grid(place, self.window, self.padding_mode), self.continued(place)[0], window)
         pairs = torch.cat([content, offsets.expand(x.shape[0], *[-1] * (1 + 2 * dims))], 1)
         field = self.relation(pairs.flatten(2, 1 + dims).flatten(3))
         field = field.unflatten(2, window.kernel_size).unflatten(-1, query.shape[2:])

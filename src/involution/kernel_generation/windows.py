@@ -154,22 +154,25 @@ def softmax_over_taps(field: Tensor, window: Window) -> Tensor:
     return normalised
 
 
-def to_output_grid(x: Tensor, window: Window) -> Tensor:
+def to_output_grid(x: Tensor, window: Window, padding_mode: str = "zeros") -> Tensor:
     """Average-pool ``x`` so that one pixel remains per window of the involution.
 
-    The paper pools with window and stride s. Here the map is first cropped (or padded) to the windows' centres where
+    The paper pools with window and stride s. Here the map is first cropped (or continued) to the windows' centres where
     ``padding`` is not ``d·(K − 1)/2``, and a last window that hangs over the border averages what it covers, so that
     the result fits the output grid for every size; on sizes divisible by s it is the paper's definition.
 
     Args:
         x: ``(B, C, H, W)``.
         window: of the involution whose output grid is meant.
+        padding_mode: what lies around the map, where windows have their centres outside of it; as of the involution.
     """
     if has_torch_function((x,)):
-        return handle_torch_function(to_output_grid, (x,), x, window)
+        return handle_torch_function(to_output_grid, (x,), x, window, padding_mode)
     if len(window.stride) == 3 and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
         # PyTorch pools no volumes of these on a CPU.
-        return to_output_grid(x.float(), window).to(x.dtype)
+        return to_output_grid(x.float(), window, padding_mode).to(x.dtype)
+    if any(2 * p > d * (k - 1) for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True)):
+        x, window = continued(x, window, padding_mode)
     stride, crops = window.stride, []
     for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True):
         margin = d * (k - 1) - 2 * p
