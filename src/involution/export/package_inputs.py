@@ -30,13 +30,10 @@ def forms_of(program: ExportedProgram, inputs: Sequence[Tensor]) -> str:
     places = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     forms = []
     for name, example in zip(program.graph_signature.user_inputs, inputs, strict=True):
-        forms.append(
-            {
-                "dtype": str(example.dtype).removeprefix("torch."),
-                "order": sorted(range(example.ndim), key=example.stride, reverse=True),
-                "sizes": [_size(program, size) for size in places[name].shape],
-            }
-        )
+        strides, dtype = example.stride(), str(example.dtype).removeprefix("torch.")
+        order = sorted(range(example.ndim), key=lambda axis: -strides[axis])
+        sizes = [_size(program, size) for size in places[name].shape]
+        forms.append({"dtype": dtype, "order": order, "sizes": sizes})
     return json.dumps(forms)
 
 
