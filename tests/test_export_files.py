@@ -120,6 +120,21 @@ class Difference(nn.Module):
 
 
 @HAS_ONNX
+@pytest.mark.parametrize(("stride", "padding", "kernel_size"), [(2, 2, 3), (3, 4, 3), (2, (3, 0), 5)])
+def test_windows_whose_middle_lies_outside_the_map(tmp_path, stride, padding, kernel_size):
+    layer = Involution2d(16, kernel_size=kernel_size, stride=stride, padding=padding).eval()
+    sizes = image_shapes(least=8)
+    parity = export(
+        layer,
+        (torch.randn(2, 16, 12, 13),),
+        tmp_path / "a.onnx",
+        dynamic_shapes=sizes,
+        others=[(torch.randn(1, 16, 9, 8),)],
+    )
+    assert all(value < 1e-5 for _, value in parity.differences)
+
+
+@HAS_ONNX
 def test_inputs_are_compared_as_they_were(tmp_path):
     """A model may write into them, they may need gradients, and be given twice."""
     x = torch.randn(2, 3)

@@ -180,7 +180,10 @@ def to_output_grid(x: Tensor, window: Window, padding_mode: str = "zeros") -> Te
     if any(map(any, crops)):
         # A map on which no window fits is refused here already, in the words of the operator: nothing would be left.
         window.output_size(x.shape[2:])
-        x = F.pad(x, [amount for pair in reversed(crops) for amount in pair])
+        if torch.compiler.is_exporting() and any(s > 1 for s in stride):
+            x = _with_zeros_joined(x, crops)
+        else:
+            x = F.pad(x, [amount for pair in reversed(crops) for amount in pair])
     if all(s == 1 for s in stride):
         return x
     pool = _POOL[len(stride)]
@@ -191,3 +194,15 @@ def to_output_grid(x: Tensor, window: Window, padding_mode: str = "zeros") -> Te
     hang = [amount for s in reversed(stride) for amount in (0, s - 1)]
     inside = F.pad(x.new_ones((1, 1, *x.shape[2:])), hang)
     return pool(F.pad(x, hang), stride, stride) / pool(inside, stride, stride)
+
+
+def _with_zeros_joined(x: Tensor, crops: list[tuple[int, int]]) -> Tensor:
+    """Return what ``F.pad`` makes of a map, the zeros as pixels that are joined to it.
+
+    ONNX Runtime moves a padding into the pooling behind it, and then refuses one as large as the window.
+    """
+    x = F.pad(x, [min(amount, 0) for pair in reversed(crops) for amount in pair])
+    for axis, (before, after) in enumerate(crops, 2):
+        zeros = torch.zeros_like(x.narrow(axis, 0, 1))
+        x = torch.cat([zeros] * before + [x] + [zeros] * after, axis)
+    return x
