@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from involution import fold_batch_norms
 from involution.commands.main import main
 from involution.models import named, saved
 from involution.models.detection import retinanet
@@ -46,6 +47,20 @@ def test_the_custom_operator_is_one_node_a_layer(tmp_path, capsys):
     graph = onnx.load(file).graph
     assert sum(node.domain == "involution" for node in graph.node) == 4
     assert not any(node.op_type == "MatMul" for node in graph.node)
+
+
+def test_a_net_that_folding_changes_is_not_exported(tmp_path, capsys, monkeypatch):
+    def wrongly(net):
+        folded, report = fold_batch_norms(net)
+        torch.nn.init.ones_(folded.conv1.weight)
+        return folded, report
+
+    monkeypatch.setattr("involution.surgery.fold_batch_norms", wrongly)
+    assert main(["export", str(TRAINED), "--output", str(tmp_path / "net.onnx")]) == 2
+    assert "of the largest output: its forward uses layers otherwise than torch.fx sees; export it with --no-fold" in (
+        capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("extension_cache")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import CommandError
 
 __all__ = ["export"]
+
+# Of the largest output, where norms are folded.
+_ROUNDING = 1e-3
 
 
 def export(
@@ -57,6 +61,7 @@ def export(
     import torch
 
     from ..export import checked, image_shapes
+    from ..export.sessions import flat
     from ..models import named
     from ..studies.logs import compiling_for_the_cpu
     from ..surgery import fold_batch_norms
@@ -86,21 +91,30 @@ def export(
         raise CommandError(f"--size must have multiples of {multiple}, got {height}×{width}")
     file = output or Path(f"{Path(model.partition(':')[2] or model).name}{checked.ENDINGS[format]}")
     module: Any = net.net
+    if dynamic:
+        # What is 1 in an example would be 1 for ever.
+        batch = max(2, batch)
+    images = torch.randn(batch, net.channels, height, width)
     if fold:
         module, report = fold_batch_norms(module)
         print(f"{len(report.folded)} of {len(report.folded) + len(report.left)} batch norms folded")
+        # What the net cannot compute is said by the export.
+        with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
+            change = checked.difference(flat(module(images)), flat(net.net(images)))
+            if not change <= _ROUNDING:
+                raise CommandError(
+                    f"folding changes what {model} computes, by {change:.1e} of the largest output: its forward uses layers "
+                    "otherwise than torch.fx sees; export it with --no-fold"
+                )
     if format == "pt2":
         # The layout that PyTorch's convolutions and the involutions are fastest in; load_pt2 copies images of another one.
         module = module.to(memory_format=torch.channels_last)
     least = min(64, height, width) if multiple == 1 else 2 * multiple
-    if dynamic:
-        # What is 1 in an example would be 1 for ever.
-        batch = max(2, batch)
     try:
         with compiling_for_the_cpu():
             parity = checked.export(
                 module,
-                (torch.randn(batch, net.channels, height, width),),
+                (images,),
                 file,
                 format=format,
                 dynamic_shapes=image_shapes(multiple=multiple, least=least) if dynamic else None,
