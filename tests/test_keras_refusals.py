@@ -86,7 +86,7 @@ def test_weights_keep_their_dtype_both_ways(dtype):
     [
         ({"filters": 0}, "filters must be at least 1, got 0"),
         ({"momentum": 5}, "momentum must be a number from 0 to 1, got 5"),
-        ({"epsilon": 0}, "epsilon must be a number above zero, got 0"),
+        ({"epsilon": -1}, "epsilon must be at least 0, got -1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, words):

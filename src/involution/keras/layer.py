@@ -95,8 +95,8 @@ class Involution2D(keras.layers.Layer):
             raise ValueError(f"padding must be 'same' or 'valid', got {padding!r}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must be a number from 0 to 1, got {momentum!r}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be a number above zero, got {epsilon!r}")
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon must be at least 0, got {epsilon!r}")
         self.padding, self.reduction, self.hidden_channels = padding, reduction, hidden_channels
         self.use_bias, self.epsilon, self.momentum = use_bias, epsilon, momentum
 
