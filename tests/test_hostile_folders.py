@@ -88,6 +88,30 @@ def test_a_description_may_name_a_hub_where_that_is_allowed(tmp_path, no_network
     assert saved.describe(tmp_path, allow_network=True).arguments["backbone"] == "hf-hub:user/net"
 
 
+def test_of_a_description_that_cannot_be_written_no_weights_come(tmp_path):
+    description = saved.Description(**{**DESCRIPTION, "classes": ("a", "b")})
+    (tmp_path / "config.json").mkdir()
+    (tmp_path / "model.safetensors").write_text("old")
+    with pytest.raises(IsADirectoryError):
+        saved.save(tmp_path, saved.build(description), description)
+    assert (tmp_path / "model.safetensors").read_text() == "old"
+
+
+def test_a_description_is_whole_on_the_disk_before_the_weights_are_replaced(tmp_path, monkeypatch):
+    description = saved.Description(**{**DESCRIPTION, "classes": ("a", "b")})
+    (tmp_path / "config.json").write_text("old")
+
+    def write(state, file, metadata):
+        (partial,) = (path for path in tmp_path.iterdir() if path.suffix == ".partial")
+        assert json.loads(partial.read_text())["classes"] == ["a", "b"]
+        raise CheckpointError("no place left")
+
+    monkeypatch.setattr(saved.checkpoints, "write", write)
+    with pytest.raises(CheckpointError, match="no place left"):
+        saved.save(tmp_path, saved.build(description), description)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", "old")]
+
+
 def test_sizes_that_no_file_has_take_no_memory(tmp_path, no_network):
     description = saved.Description(**{**DESCRIPTION, "classes": ("a", "b")})
     net = saved.build(description)

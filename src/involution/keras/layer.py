@@ -12,7 +12,7 @@ from keras import ops
 from torch import nn
 
 from .. import functional
-from ..geometry import IntOrTuple, to_tuple
+from ..geometry import IntOrTuple, Window, to_tuple
 from ..kernel_generation import BottleneckKernelGenerator
 from ..modules import Involution2d
 
@@ -56,7 +56,8 @@ class Involution2D(keras.layers.Layer):
         ``(B, H, W, C)`` to ``(B, ⌈H / s⌉, ⌈W / s⌉, filters)`` with ``padding="same"``.
 
     Raises:
-        ValueError: an argument is out of range, or the channels cannot be split into the groups.
+        ValueError: an argument is out of range, the channels cannot be split into the groups, or (of the call) the map is
+            smaller than a window with ``padding="valid"``.
 
     Example:
         >>> import numpy as np
@@ -83,7 +84,8 @@ class Involution2D(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.filters, self.groups, self.group_channels = filters, groups, group_channels
+        self.filters = None if filters is None else to_tuple(filters, 1, "filters")[0]
+        self.groups, self.group_channels = groups, group_channels
         self.kernel_size = to_tuple(kernel_size, 2, "kernel_size")
         self.strides = to_tuple(strides, 2, "strides")
         self.dilation_rate = to_tuple(dilation_rate, 2, "dilation_rate")
@@ -91,6 +93,10 @@ class Involution2D(keras.layers.Layer):
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
         if padding not in ("same", "valid"):
             raise ValueError(f"padding must be 'same' or 'valid', got {padding!r}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be a number from 0 to 1, got {momentum!r}")
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon must be at least 0, got {epsilon!r}")
         self.padding, self.reduction, self.hidden_channels = padding, reduction, hidden_channels
         self.use_bias, self.epsilon, self.momentum = use_bias, epsilon, momentum
 
@@ -130,6 +136,10 @@ class Involution2D(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the layer to ``inputs`` ``(B, H, W, C)``."""
+        if self.padding == "valid":
+            # Refuse a map that no window fits into; a size that is unknown while a function is traced is not compared.
+            sizes = [n if isinstance(n, int) else None for n in inputs.shape[1:3]]
+            self.compute_output_shape((None, *sizes, inputs.shape[-1]))
         value = inputs if self.value is None else self.value(inputs)
         hidden = ops.relu(self.norm(self.reduce(self._pooled(inputs)), training=training))
         field = self.span(hidden)
@@ -138,11 +148,17 @@ class Involution2D(keras.layers.Layer):
         return output if self.bias is None else output + ops.cast(self.bias, output.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Return the shape of the output, ``(B, H', W', filters)``."""
-        sizes = [
-            None if n is None else -(-(n - 2 * crop) // s)
-            for n, s, crop in zip(input_shape[1:3], self.strides, self._crops(), strict=True)
-        ]
+        """Return the shape of the output, ``(B, H', W', filters)``.
+
+        Raises:
+            ValueError: with ``padding="valid"``, the map is smaller than a window.
+        """
+        margins = self._margins()
+        padding = (0, 0) if self.padding == "valid" else tuple(margins)
+        # A size that is not known stands for one that fits.
+        known = [2 * margin + 1 if n is None else n for n, margin in zip(input_shape[1:3], margins, strict=True)]
+        found = Window(self.kernel_size, self.strides, padding, self.dilation_rate).output_size(known)
+        sizes = [None if n is None else size for n, size in zip(input_shape[1:3], found, strict=True)]
         return (input_shape[0], *sizes, self.filters or input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
@@ -199,21 +215,27 @@ class Involution2D(keras.layers.Layer):
 
 
 def from_torch(layer: Involution2d) -> Involution2D:
-    """Return the layer of Keras that computes what a layer of PyTorch does, with copies of its weights.
+    """Return the layer of Keras that computes what a layer of PyTorch does, with copies of its weights, in their dtype.
 
     Args:
         layer: with the bottleneck φ, batch norm with weights and running statistics and ReLU inside, padding ``"same"`` or
-            ``"valid"``.
+            ``"valid"``. A last matrix of φ without a bias gets one of zeros.
 
     Raises:
-        ValueError: the layer has another φ, norm, activation or padding, or was folded.
+        TypeError: it is no `involution.Involution2d`.
+        ValueError: the layer has another φ, norm, activation, value projection or padding, weights of several dtypes, or
+            was folded.
     """
+    # A subclass may compute anything else.
+    if type(layer) is not Involution2d:
+        raise TypeError(f"layer must be an involution.Involution2d itself, got {type(layer).__name__}")
     generator: Any = layer.kernel_generator
     value: Any = layer.value
     same = tuple(d * (k - 1) // 2 for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in layer.state_dict().values() if t.is_floating_point()})
     problem = (
         f"its φ is {type(generator).__name__}"
-        if not isinstance(generator, BottleneckKernelGenerator)
+        if type(generator) is not BottleneckKernelGenerator
         else f"its norm is {type(generator.norm).__name__} and its activation {type(generator.act).__name__}"
         if type(generator.norm) is not nn.BatchNorm2d or type(generator.act) is not nn.ReLU
         else "its norm has no weight and bias (affine=False)"
@@ -222,6 +244,10 @@ def from_torch(layer: Involution2d) -> Involution2D:
         if generator.norm.running_mean is None
         else "its first matrix has a bias"
         if generator.reduce.bias is not None
+        else f"its value projection is {value}, not the layer's own"
+        if not _is_own_value(layer)
+        else f"its weights are of the dtypes {', '.join(dtypes)}; cast the layer to one of them"
+        if len(dtypes) > 1
         else f"its padding is {layer.padding}"
         if layer.padding not in (same, (0, 0))
         else f"its padding_mode is {layer.padding_mode!r}"
@@ -245,13 +271,16 @@ def from_torch(layer: Involution2d) -> Involution2D:
         use_bias=layer.bias is not None,
         epsilon=generator.norm.eps,
         momentum=1 - (0.1 if generator.norm.momentum is None else generator.norm.momentum),
+        dtype=dtypes[0],
     )
     twin.build((None, None, None, layer.in_channels))
     if twin.value is not None:
         twin.value.set_weights([_to_keras(value.weight)])
     twin.reduce.set_weights([_to_keras(generator.reduce.weight)])
     twin.norm.set_weights([_array(getattr(generator.norm, name)) for name in _NORM])
-    twin.span.set_weights([_to_keras(generator.span.weight), _array(generator.span.bias)])
+    span = generator.span
+    bias = torch.zeros(len(span.weight)) if span.bias is None else span.bias
+    twin.span.set_weights([_to_keras(span.weight), _array(bias)])
     if layer.bias is not None:
         twin.bias.assign(_array(layer.bias))
     return twin
@@ -261,14 +290,18 @@ def to_torch(layer: Involution2D) -> Involution2d:
     """Return the layer of PyTorch that computes what a layer of Keras does, in evaluation mode, with copies of its weights.
 
     Args:
-        layer: that has seen an input, so that it has weights.
+        layer: that has seen an input, so that it has weights; their dtype is that of the copies.
 
     Raises:
+        TypeError: it is no `Involution2D`.
         ValueError: it has seen none.
     """
+    if not isinstance(layer, Involution2D):
+        raise TypeError(f"layer must be an involution.keras.Involution2D, got {type(layer).__name__}")
     if not layer.built:
         raise ValueError("the layer has no weights before it has seen an input; call it once, or its build(shape)")
-    twin = _torch_layer(layer, layer.reduce.kernel.shape[2])
+    dtype = keras.backend.standardize_dtype(layer.reduce.kernel.dtype)
+    twin = _torch_layer(layer, layer.reduce.kernel.shape[2]).to(dtype=getattr(torch, dtype))
     generator: Any = twin.kernel_generator
     state = {
         "kernel_generator.reduce.weight": _to_torch(layer.reduce.kernel),
@@ -307,6 +340,16 @@ def _torch_layer(layer: Involution2D, channels: int) -> Involution2d:
             channels, layer.kernel_size, twin.groups, hidden_channels=layer.hidden_channels, norm_layer=norm
         )
     return twin
+
+
+def _is_own_value(layer: Involution2d) -> bool:
+    """Whether the value projection is what the layer makes itself: nothing, or a 1×1 convolution without a bias."""
+    value: Any = layer.value
+    if layer.in_channels == layer.out_channels:
+        return type(value) is nn.Identity
+    shape = (layer.out_channels, layer.in_channels, 1, 1)
+    is_convolution = type(value) is nn.Conv2d and value.weight.shape == shape
+    return is_convolution and value.bias is None and value.stride == (1, 1) and value.padding == (0, 0)
 
 
 def _to_keras(weight: torch.Tensor) -> np.ndarray:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ..errors import CheckpointError, in_one_line
 
-__all__ = ["content", "unpickled"]
+__all__ = ["content", "of_their_own", "refuse_not_plain", "unpickled", "without_wrappers"]
+
+# What DataParallel and torch.compile put in front of every name of the net that they wrap.
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def content(path: Path) -> Any:
@@ -57,6 +61,53 @@ def unpickled(path: Path) -> Any:
         # Damaged pickles make the unpickler raise anything.
         reason = in_one_line(error).partition(". This is an internal miniz error")[0]
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}; copy or save it anew") from error
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the net inside ``DataParallel`` and ``torch.compile``, in whichever order they wrap it.
+
+    A name changes where all begin so: a net may well have one part of the name ``module``.
+    """
+    new = dict(state)
+    while new and (prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in new)), "")):
+        new = {key.removeprefix(prefix): value for key, value in new.items()}
+    return new
+
+
+def refuse_not_plain(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are no plain tables of numbers: nets have none such, and other formats no place for them.
+
+    Raises:
+        CheckpointError: a tensor is quantised, sparse or on the device ``meta``; the message names it and the remedy.
+    """
+    for name, value in state.items():
+        problem = (
+            ("is on the device meta and has no numbers", "save the net again once it has weights")
+            if value.is_meta
+            else ("is quantised", "save value.dequantize() in its place")
+            if value.is_quantized
+            else ("is sparse", "save value.to_dense() in its place")
+            if value.layout != torch.strided
+            else None
+        )
+        if problem:
+            raise CheckpointError(f"{path}: expected plain tensors, but {name} {problem[0]}; {problem[1]}")
+
+
+def of_their_own(state: Mapping[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
+    """Return the tensors with as much memory as they have numbers: of a view, the whole would be saved.
+
+    Args:
+        state: whose tensors may be views of larger ones, or the same under several names.
+        tied: whether those that share their memory go on doing so; they are copied where not.
+    """
+    new, seen = {}, set()
+    for name, value in state.items():
+        memory = value.untyped_storage()
+        is_copied = memory.nbytes() > value.nbytes or (not tied and memory.data_ptr() in seen)
+        seen.add(memory.data_ptr())
+        new[name] = value.detach().clone() if is_copied else value
+    return new
 
 
 def _refuse_missing(path: Path) -> None:

@@ -37,8 +37,9 @@ __all__ = [
 # What every checkpoint of Lightning's has.
 _TRAINING = {"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": dict, "loops": dict}
 
-# What a task of this library's has in front of the names of its net, and of what else it may have weights.
-_OF_TASK, _BESIDE = "model.", "loss."
+# What a task of this library's has in front of the names of its net (of a compiled one, too), and of what else it may have
+# weights.
+_OF_TASK, _BESIDE = ("model._orig_mod.", "model."), "loss."
 
 Layout = Literal["timm", "openmmlab", "paddle", "san"]
 State = dict[str, Tensor]
@@ -86,8 +87,11 @@ class Converted:
 def read(file: str | Path) -> State:
     """Read the tensors of a checkpoint: ``.safetensors``, ``.pdparams``, or what ``torch.save`` wrote.
 
+    What ``DataParallel`` (``module.``) and ``torch.compile`` (``_orig_mod.``) put in front of every name is taken off.
+
     Raises:
-        CheckpointError: the file is missing, damaged, holds no weights, or is a pickle that wants to run code.
+        CheckpointError: the file is missing, damaged, holds no weights or some that are quantised, sparse or without
+            numbers (``meta``), or is a pickle that wants to run code.
     """
     path = Path(file)
     content = checkpoint_files.content(path)
@@ -99,7 +103,8 @@ def read(file: str | Path) -> State:
     state = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"{path} holds no weights: expected a dictionary of tensors by name")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    checkpoint_files.refuse_not_plain(state, path)
+    return checkpoint_files.without_wrappers(state)
 
 
 def read_training(file: str | Path) -> dict[str, Any]:
@@ -151,10 +156,10 @@ def to_timm(state: Mapping[str, Tensor]) -> Converted:
     Raises:
         CheckpointError: a key is missing or unknown, or a shape is another one; the message lists them.
     """
-    of_net = _without_task(state)
-    if of_net is not None:
-        converted = to_timm(of_net)
-        converted.renamed = {_OF_TASK + key: name for key, name in converted.renamed.items()}
+    prefix = _prefix_of_task(state)
+    if prefix:
+        converted = to_timm(_behind(prefix, state))
+        converted.renamed = {prefix + key: name for key, name in converted.renamed.items()}
         converted.left_out = [key for key in state if key not in converted.renamed]
         return converted
     layout = layout_of(state)
@@ -175,7 +180,7 @@ def under_our_names(state: Mapping[str, Tensor]) -> State:
     Raises:
         CheckpointError: as `to_timm`, of weights that other people's code names.
     """
-    state = _without_task(state) or state
+    state = _behind(_prefix_of_task(state), state)
     try:
         foreign = layout_of(state) != "timm"
     except CheckpointError:
@@ -183,11 +188,16 @@ def under_our_names(state: Mapping[str, Tensor]) -> State:
     return to_timm(state).state if foreign else dict(state)
 
 
-def _without_task(state: Mapping[str, Tensor]) -> State | None:
-    """Return the weights of the net that a task trained; None where these are of no task."""
-    if not all(key.startswith((_OF_TASK, _BESIDE)) for key in state):
-        return None
-    return {key.removeprefix(_OF_TASK): value for key, value in state.items() if key.startswith(_OF_TASK)} or None
+def _prefix_of_task(state: Mapping[str, Tensor]) -> str:
+    """Return what stands in front of the names of the net that a task trained; "" where these are of no task."""
+    for prefix in _OF_TASK:
+        if all(key.startswith((prefix, _BESIDE)) for key in state) and any(key.startswith(prefix) for key in state):
+            return prefix
+    return ""
+
+
+def _behind(prefix: str, state: Mapping[str, Tensor]) -> State:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _rednet_to_timm(state: Mapping[str, Tensor], layout: Layout) -> Converted:
@@ -247,18 +257,24 @@ def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
 def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights as ``.safetensors``, ``.pdparams`` or (any other ending) with ``torch.save``; all or nothing.
 
+    Tensors that share their memory are written each for itself, but for those that `torch.save` writes as the same.
+
     Raises:
-        CheckpointError: the file cannot be written, or a ``.pdparams`` file has no such numbers (bfloat16).
+        CheckpointError: the file cannot be written, a tensor is quantised, sparse or without numbers (``meta``), or a
+            ``.pdparams`` file has no such numbers (bfloat16).
     """
     path, details = Path(file), dict(metadata or {})
+    checkpoint_files.refuse_not_plain(state, path)
     try:
         with replaced(path) as stream:
             if path.suffix == ".safetensors":
-                stream.write(save({name: value.contiguous() for name, value in state.items()}, details))
+                own = checkpoint_files.of_their_own(state, tied=False)
+                stream.write(save({name: value.contiguous() for name, value in own.items()}, details))
             elif path.suffix == ".pdparams":
                 pickle.dump({name: _array(path, name, value) for name, value in state.items()}, stream, protocol=2)
             else:
-                torch.save({"meta": details, "state_dict": dict(state)}, stream)
+                own = checkpoint_files.of_their_own(state, tied=True)
+                torch.save({"meta": details, "state_dict": own}, stream)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"could not write {path}: {error}") from error
 
@@ -267,9 +283,8 @@ def _array(path: Path, name: str, value: Tensor) -> Any:
     try:
         return value.detach().cpu().numpy()
     except TypeError as error:
-        dtype = str(value.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"could not write {path}: it holds NumPy's arrays, which have no {dtype} (in {name}); convert the weights to "
+            f"could not write {path}: it holds NumPy's arrays, which have no {_dtype(value)} (in {name}); convert the weights to "
             "float32, or write .safetensors"
         ) from error
 
@@ -302,7 +317,13 @@ def _check(state: State, model: str, arguments: dict[str, Any]) -> None:
 
 
 def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], listed: int = 8) -> str:
-    """Say in which keys and shapes ``state`` differs from ``expected``, the first ``listed`` of them; "" if in none."""
+    """Say in which keys, shapes and kinds of numbers ``state`` differs from ``expected``; "" if in none.
+
+    Args:
+        state: weights.
+        expected: those of the net; floating numbers of every width fit one another.
+        listed: how many differences are named.
+    """
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unknown {key}" for key in state if key not in expected]
     problems += [
@@ -310,8 +331,25 @@ def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], listed: 
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
+    problems += [
+        f"{key} has numbers of {_dtype(state[key])} instead of {_dtype(value)}"
+        for key, value in expected.items()
+        if key in state and not _fit(state[key], value)
+    ]
     more = f", and {len(problems) - listed} more" if len(problems) > listed else ""
     return "; ".join(problems[:listed]) + more
+
+
+def _fit(value: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor's numbers can be those expected: PyTorch would cast all into all, and drop an imaginary part."""
+    if expected.is_floating_point():
+        return value.is_floating_point()
+    # Counters may have fractions, as in the average of several checkpoints.
+    return expected.is_complex() or not value.is_complex()
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def refuse_not_finite(state: Mapping[str, Tensor], source: str | Path) -> None:

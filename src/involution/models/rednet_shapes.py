@@ -31,10 +31,15 @@ def architecture(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         state: under our names; whether it has all that the net has, and no more, is not looked at.
 
     Raises:
-        CheckpointError: a stage has no blocks, or an involution no matrix that its kernels come from.
+        CheckpointError: there are no stages, one has no blocks, or an involution no matrix that its kernels come from.
     """
     found = [{int(m[1]) for key in state if (m := re.match(rf"layer{i}\.(\d+)\.", key))} for i in range(1, 5)]
     blocks = tuple(map(len, found))
+    if not any(blocks):
+        raise CheckpointError(
+            "these are not the weights of a RedNet: expected keys such as 'layer1.0.conv1.weight', got "
+            f"{', '.join(map(repr, list(state)[:3]))}, …; of one inside another net, take off what stands in front of its names"
+        )
     if not all(blocks):
         raise CheckpointError(f"no RedNet has {blocks} blocks; expected one of {', '.join(map(str, _DEPTHS))}")
     channels = tuple(_size(state, f"layer{stage}.0.conv1.weight", 0) for stage in range(1, 5))

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError, in_one_line
-from ..files import read_json, write_atomically
+from ..files import read_json, replaced
 from ..schema import find_address, find_large, find_problem, shown
 from . import checkpoints
 from .blueprint import blueprint, size_of_weights
@@ -130,6 +130,10 @@ class Description:
 def save(folder: str | Path, net: nn.Module, description: Description) -> None:
     """Write ``net`` into ``folder``, which is made where it does not exist; each file is replaced as a whole.
 
+    The two take their places one directly after the other, once both are written: no file system replaces two at once. A
+    process that is killed just between leaves the new weights beside the old description; where that matters, save into a
+    new folder.
+
     Raises:
         CheckpointError: the weights cannot be written.
         OSError: the folder or the description cannot be written.
@@ -140,8 +144,10 @@ def save(folder: str | Path, net: nn.Module, description: Description) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu() for name, value in net.state_dict().items()}
-    checkpoints.write(state, folder / WEIGHTS, {"architecture": description.architecture})
-    write_atomically(folder / CONFIG, text)
+    with replaced(folder / CONFIG) as file:
+        file.write(text.encode(errors="backslashreplace"))
+        file.flush()  # what the disk has no place for is refused before the weights are replaced
+        checkpoints.write(state, folder / WEIGHTS, {"architecture": description.architecture})
 
 
 def describe(folder: str | Path, *, allow_network: bool = False) -> Description | None:
