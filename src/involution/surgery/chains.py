@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from . import attributes, norms
 from .hooks import has_hooks
-from .reach import Reach
-from .tracing import INVOLUTIONS, Trace, Untraceable, traces
+from .tracing import INVOLUTIONS, Untraceable, traces
 
 __all__ = ["CONVOLUTIONS", "INVOLUTIONS", "Chain", "Left", "find"]
 
@@ -80,22 +79,16 @@ class _Search:
                 self.untraced[name] = str(error)
             else:
                 self.search(prefix, found)
-                nodes = [node for trace in found for node in trace.graph.nodes if node.op == "call_module"]
+                nodes = [node for graph in found for node in graph.nodes if node.op == "call_module"]
                 for target in dict.fromkeys(str(node.target) for node in nodes):
                     self.visit(prefix + target, module.get_submodule(target))
                 return
-        reach = Reach(module) if name in self.untraced else None
         for child_name, child in module.named_children():
-            if reach is None or not reach.into(child) or norms.is_batch_norm(child):
-                self.visit(prefix + child_name, child)
-                continue
-            reason = f"{name or 'the model'}, which torch.fx cannot trace, may use a part of {prefix}{child_name}"
-            for norm in (n for n, part in child.named_modules(prefix=prefix + child_name) if norms.is_batch_norm(part)):
-                self.found[norm] = Left(norm, reason)
+            self.visit(prefix + child_name, child)
 
-    def search(self, prefix: str, found: list[Trace]) -> None:
+    def search(self, prefix: str, found: list[fx.Graph]) -> None:
         """Add a finding for every batch norm that the graphs of one module call: one that holds in all of them."""
-        paths = [_Path(prefix, trace, self.model) for trace in found]
+        paths = [_Path(prefix, graph, self.model) for graph in found]
         for path in paths:
             for node in path.graph.nodes:
                 if node.op == "call_module" and norms.is_batch_norm(path.module(node)):
@@ -169,9 +162,7 @@ class _Search:
                 return f"the forward of {name} has been replaced"
             if name in names and self.names[id(module)] > 1:
                 return f"{name} is registered under several names"
-        # What cannot be traced may use what it holds beside, and its parts.
-        for name in sorted(set().union(*paths) if self.untraced else inner):
-            where = self.beside.get(id(self.model.get_submodule(name)))
+            where = self.beside.get(id(module))
             if where is not None:
                 return f"{name} also stands in the attribute {where}, which would keep it"
         return None
@@ -180,16 +171,15 @@ class _Search:
 class _Path:
     """The graph of one module, with names as they are in the whole model."""
 
-    def __init__(self, prefix: str, trace: Trace, model: nn.Module) -> None:
-        self.prefix, self.graph, self.model = prefix, trace.graph, model
-        # Whoever reads a weight uses the module that holds it.
-        self.uses = Counter(f"{prefix}{weight}".rpartition(".")[0] for weight in trace.read)
-        for node in self.graph.nodes:
+    def __init__(self, prefix: str, graph: fx.Graph, model: nn.Module) -> None:
+        self.prefix, self.graph, self.model = prefix, graph, model
+        self.uses: Counter[str] = Counter()
+        for node in graph.nodes:
             if node.op == "call_module":
                 self.uses[self.name(node)] += 1
             elif node.op == "get_attr":
-                # A module stands here itself where it is handed to a function.
-                self.uses.update([self.name(node), self.name(node).rpartition(".")[0]])
+                # Whoever reads a weight uses the module that holds it.
+                self.uses[self.name(node).rpartition(".")[0]] += 1
 
     def name(self, node: fx.Node) -> str:
         return f"{self.prefix}{node.target}"

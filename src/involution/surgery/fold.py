@@ -25,8 +25,11 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
     ``nn.Identity``. The copy is for evaluation only, and ``model`` is not changed.
 
     A norm is folded where it is the only reader of the layer's output, both are called once in ``forward`` and nobody
-    watches or replaces either; ``nn.Identity`` in between counts as nothing. What ``torch.fx`` cannot trace is folded
-    child by child, each as its own ``forward`` says. Known are PyTorch's batch norms, torchvision's
+    watches or replaces either, whether optional arguments are given or not; ``nn.Identity`` in between counts as nothing.
+    That is what ``torch.fx`` sees: a ``forward`` that asks whether it is given a tensor, or reads its own weights, shows it
+    something else than it computes. A ``forward`` that cannot be traced is named in ``untraced`` of the report; its
+    children are folded, each as its own ``forward`` says, so it has to call them as wholes. Compare the outputs of both
+    models where one does otherwise (``involution export`` does in any case). Known are PyTorch's batch norms, torchvision's
     ``FrozenBatchNorm2d`` and timm's ``BatchNormAct2d``; inside φ it is the norm after ``reduce``.
 
     Args:
