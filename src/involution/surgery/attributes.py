@@ -11,27 +11,31 @@ from torch import Tensor, nn
 __all__ = ["modules_beside", "tensors_with_history"]
 
 
-def modules_beside(model: nn.Module) -> dict[int, str]:
-    """Return the ``id`` of every module that stands in an ordinary attribute, and the name of that attribute.
+def modules_beside(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
+    """Return, by ``id``, the modules in ordinary attributes, each with who holds it and the attribute, both by name.
 
     Looked through are lists, tuples, sets, dicts, bound methods and ``functools.partial``. Whoever puts another module into
     the registered place does not change what such an attribute holds.
     """
-    return {id(value): where for where, value in _values(model) if isinstance(value, nn.Module)}
+    beside: dict[int, list[tuple[str, str]]] = {}
+    for holder, where, value in _values(model):
+        if isinstance(value, nn.Module):
+            beside.setdefault(id(value), []).append((holder, where))
+    return beside
 
 
 def tensors_with_history(model: nn.Module) -> list[Tensor]:
     """Return the tensors in attributes of ``model`` that autograd computed, which PyTorch refuses to copy."""
-    return [value for _, value in _values(model) if isinstance(value, Tensor) and not value.is_leaf]
+    return [value for _, _, value in _values(model) if isinstance(value, Tensor) and not value.is_leaf]
 
 
-def _values(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _values(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             # The registered children are what the model knows.
             if attribute != "_modules":
                 where = f"{name}.{attribute}" if name else attribute
-                yield from ((where, found) for found in _inside(value, set()))
+                yield from ((name, where, found) for found in _inside(value, set()))
 
 
 def _inside(value: Any, seen: set[int]) -> Iterator[Any]:
