@@ -1,4 +1,4 @@
-"""What the modules of a model hold in ordinary attributes, where PyTorch does not know of it."""
+"""The modules that the modules of a model hold in ordinary attributes, where PyTorch does not know of them."""
 
 from __future__ import annotations
 
@@ -6,42 +6,31 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["modules_beside", "tensors_with_history"]
+__all__ = ["modules_beside"]
 
 
-def modules_beside(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
-    """Return, by ``id``, the modules in ordinary attributes, each with who holds it and the attribute, both by name.
+def modules_beside(model: nn.Module) -> dict[int, str]:
+    """Return the ``id`` of every module that stands in an ordinary attribute, and the name of that attribute.
 
     Looked through are lists, tuples, sets, dicts, bound methods and ``functools.partial``. Whoever puts another module into
     the registered place does not change what such an attribute holds.
     """
-    beside: dict[int, list[tuple[str, str]]] = {}
-    for holder, where, value in _values(model):
-        if isinstance(value, nn.Module):
-            beside.setdefault(id(value), []).append((holder, where))
-    return beside
-
-
-def tensors_with_history(model: nn.Module) -> list[Tensor]:
-    """Return the tensors in attributes of ``model`` that autograd computed, which PyTorch refuses to copy."""
-    return [value for _, _, value in _values(model) if isinstance(value, Tensor) and not value.is_leaf]
-
-
-def _values(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    beside = {}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             # The registered children are what the model knows.
             if attribute != "_modules":
                 where = f"{name}.{attribute}" if name else attribute
-                yield from ((name, where, found) for found in _inside(value, set()))
+                beside.update({id(found): where for found in _inside(value, set())})
+    return beside
 
 
-def _inside(value: Any, seen: set[int]) -> Iterator[Any]:
+def _inside(value: Any, seen: set[int]) -> Iterator[nn.Module]:
     if id(value) in seen:
         return
-    if isinstance(value, (nn.Module, Tensor)):
+    if isinstance(value, nn.Module):
         yield value
         return
     parts: Any = ()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import in_one_line
 from . import chains, norms
 from .chains import Chain
 from .report import FoldReport, NormReport
@@ -15,6 +16,8 @@ from .report import FoldReport, NormReport
 __all__ = ["fold_batch_norms"]
 
 
+# Weights made in inference mode could never have gradients, also for inputs alone.
+@torch.inference_mode(False)
 def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
     """Return a copy of ``model`` whose batch norms are part of the layers before them, and what became of each.
 
@@ -42,7 +45,7 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: ``model`` is in training mode.
+        ValueError: ``model`` is in training mode, or cannot be copied.
 
     Example:
         >>> import timm, involution.models
@@ -61,7 +64,14 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if model.training:
         raise ValueError("batch norms can be folded in evaluation mode only; call model.eval() first")
-    model = copy.deepcopy(model)
+    try:
+        model = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"model must be one that copy.deepcopy copies, got {type(error).__name__}: {in_one_line(error)}; take out of its "
+            "attributes what cannot be copied, such as open files and tensors with gradients; of weight norms and pruning, "
+            "torch.nn.utils.remove_weight_norm and prune.remove do"
+        ) from error
     found, untraced = chains.find(model)
     entries = []
     for finding in found:

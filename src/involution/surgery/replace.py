@@ -107,7 +107,7 @@ def replace_convolutions(
             )
         reason = _obstacle(module)
         if not reason and id(module) in beside:
-            reason = f"it also stands in the attribute {beside[id(module)][0][1]}, which would keep it"
+            reason = f"it also stands in the attribute {beside[id(module)]}, which would keep it"
         if where is None:
             reason = reason or _unsuitable(module, depthwise) or _misfit(module, kernel_size)
         if reason:
