@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..modules import Involution1d, Involution2d, Involution3d
-from . import norms
+from . import attributes, norms
 from .hooks import has_hooks
+from .tracing import INVOLUTIONS, Untraceable, traces
 
 __all__ = ["CONVOLUTIONS", "INVOLUTIONS", "Chain", "Left", "find"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-INVOLUTIONS = (Involution1d, Involution2d, Involution3d)
 _RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 
 
@@ -54,16 +53,6 @@ def find(model: nn.Module) -> tuple[list[Chain | Left], dict[str, str]]:
     return [search.found.get(name) or Left(name, default) for name in names], search.untraced
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        known = type(module) in INVOLUTIONS or norms.is_batch_norm(module)
-        return known or super().is_leaf_module(module, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        # Not the call ``forward`` but the method: nobody's hooks shall see symbols.
-        return super().call_module(m, m.forward, args, kwargs)
-
-
 class _Search:
     """Walks through a traced copy; the facts about modules are those of ``model`` itself."""
 
@@ -72,6 +61,7 @@ class _Search:
         self.found: dict[str, Chain | Left] = {}
         self.untraced: dict[str, str] = {}
         self.names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+        self.beside = attributes.modules_beside(model)
         self.owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
 
     def visit(self, name: str, module: nn.Module) -> None:
@@ -84,32 +74,35 @@ class _Search:
             self.untraced[name] = "its forward has been replaced"
         elif type(module) not in INVOLUTIONS and type(module).forward is not nn.Module.forward:
             try:
-                graph = _Tracer().trace(module)
-            # Tracing runs the forward of any class with symbols for tensors and may raise whatever that raises.
-            except Exception as error:
-                lines = str(error).strip().splitlines()
-                self.untraced[name] = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+                found = traces(module)
+            except Untraceable as error:
+                self.untraced[name] = str(error)
             else:
-                self.search(prefix, module, graph)
-                for target in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
+                self.search(prefix, found)
+                nodes = [node for graph in found for node in graph.nodes if node.op == "call_module"]
+                for target in dict.fromkeys(str(node.target) for node in nodes):
                     self.visit(prefix + target, module.get_submodule(target))
                 return
         for child_name, child in module.named_children():
             self.visit(prefix + child_name, child)
 
-    def search(self, prefix: str, root: nn.Module, graph: fx.Graph) -> None:
-        """Add a finding for every batch norm that ``graph`` calls."""
-        path = _Path(prefix, graph, self.model)
-        for node in graph.nodes:
-            if node.op == "call_module" and norms.is_batch_norm(path.module(node)):
-                name = path.name(node)
-                self.found.setdefault(name, self.examine(path, node))
+    def search(self, prefix: str, found: list[fx.Graph]) -> None:
+        """Add a finding for every batch norm that the graphs of one module call: one that holds in all of them."""
+        paths = [_Path(prefix, graph, self.model) for graph in found]
+        for path in paths:
+            for node in path.graph.nodes:
+                if node.op == "call_module" and norms.is_batch_norm(path.module(node)):
+                    name, finding = path.name(node), self.examine(path, node)
+                    self.found[name] = _agreed(self.found.get(name, finding), finding)
+        for name, finding in self.found.items():
+            if isinstance(finding, Chain) and any(path.uses[finding.layer] > path.uses[name] for path in paths):
+                self.found[name] = Left(name, f"{finding.layer} before it is called without it for some arguments")
 
     def examine(self, path: _Path, node: fx.Node) -> Chain | Left:
         """Say what can be done about the norm that ``node`` calls."""
         norm, name = path.module(node), path.name(node)
-        before = list(path.before(node))
-        source, between = before[-1], before[:-1]
+        # A norm that is given None where an argument is left out has nothing before it.
+        *between, source = list(path.before(node)) or [node]
         reason = norms.obstacle(norm) or path.repeated(node)
         layer: Any = path.module(source) if source.op == "call_module" else None
         if reason is None and type(layer) not in (*CONVOLUTIONS, *INVOLUTIONS):
@@ -121,7 +114,7 @@ class _Search:
         weights = [getattr(layer, attribute, None) for attribute in ("weight", "bias", "scale")]
         if path.repeated(source):
             reason = f"{layer_name} before it is called several times"
-        elif any(len(n.users) > 1 for n in before):
+        elif any(len(n.users) > 1 for n in (*between, source)):
             reason = f"the output of {layer_name} is also read by something else"
         elif any(self.owners[id(weight)] > 1 for weight in weights) and self.names[id(layer)] == 1:
             reason = f"{layer_name} shares a weight with another module"
@@ -169,6 +162,9 @@ class _Search:
                 return f"the forward of {name} has been replaced"
             if name in names and self.names[id(module)] > 1:
                 return f"{name} is registered under several names"
+            where = self.beside.get(id(module))
+            if where is not None:
+                return f"{name} also stands in the attribute {where}, which would keep it"
         return None
 
 
@@ -176,7 +172,7 @@ class _Path:
     """The graph of one module, with names as they are in the whole model."""
 
     def __init__(self, prefix: str, graph: fx.Graph, model: nn.Module) -> None:
-        self.prefix, self.model = prefix, model
+        self.prefix, self.graph, self.model = prefix, graph, model
         self.uses: Counter[str] = Counter()
         for node in graph.nodes:
             if node.op == "call_module":
@@ -220,6 +216,17 @@ class _Path:
             return f"the input of {self.prefix[:-1] or 'the model'}"
         called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         return f"a call of {called}"
+
+
+def _agreed(first: Chain | Left, second: Chain | Left) -> Chain | Left:
+    """Return what both findings about one norm allow."""
+    if isinstance(first, Left) or isinstance(second, Left):
+        return first if isinstance(first, Left) else second
+    if first.layer != second.layer:
+        return Left(first.norm, f"it follows {first.layer} or {second.layer}, as the arguments are")
+    if first.relu != second.relu:
+        return first._replace(relu=None, note="the ReLU after it does not follow for all arguments and stays")
+    return first
 
 
 def _path(name: str) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import in_one_line
 from . import chains, norms
 from .chains import Chain
 from .report import FoldReport, NormReport
@@ -15,6 +16,8 @@ from .report import FoldReport, NormReport
 __all__ = ["fold_batch_norms"]
 
 
+# Weights made in inference mode could never have gradients, also for inputs alone.
+@torch.inference_mode(False)
 def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
     """Return a copy of ``model`` whose batch norms are part of the layers before them, and what became of each.
 
@@ -25,8 +28,11 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
     ``nn.Identity``. The copy is for evaluation only, and ``model`` is not changed.
 
     A norm is folded where it is the only reader of the layer's output, both are called once in ``forward`` and nobody
-    watches or replaces either; ``nn.Identity`` in between counts as nothing. What ``torch.fx`` cannot trace is folded
-    child by child, each as its own ``forward`` says. Known are PyTorch's batch norms, torchvision's
+    watches or replaces either, whether optional arguments are given or not; ``nn.Identity`` in between counts as nothing.
+    That is what ``torch.fx`` sees: a ``forward`` that asks whether it is given a tensor, or reads its own weights, shows it
+    something else than it computes. A ``forward`` that cannot be traced is named in ``untraced`` of the report; its
+    children are folded, each as its own ``forward`` says, so it has to call them as wholes. Compare the outputs of both
+    models where one does otherwise (``involution export`` does in any case). Known are PyTorch's batch norms, torchvision's
     ``FrozenBatchNorm2d`` and timm's ``BatchNormAct2d``; inside φ it is the norm after ``reduce``.
 
     Args:
@@ -39,7 +45,7 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: ``model`` is in training mode.
+        ValueError: ``model`` is in training mode, or cannot be copied.
 
     Example:
         >>> import timm, involution.models
@@ -58,7 +64,14 @@ def fold_batch_norms(model: nn.Module) -> tuple[nn.Module, FoldReport]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if model.training:
         raise ValueError("batch norms can be folded in evaluation mode only; call model.eval() first")
-    model = copy.deepcopy(model)
+    try:
+        model = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"model must be one that copy.deepcopy copies, got {type(error).__name__}: {in_one_line(error)}; take out of its "
+            "attributes what cannot be copied, such as open files and tensors with gradients; of weight norms and pruning, "
+            "torch.nn.utils.remove_weight_norm and prune.remove do"
+        ) from error
     found, untraced = chains.find(model)
     entries = []
     for finding in found:

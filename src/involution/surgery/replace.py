@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrize
 from ..counting import count
 from ..errors import in_one_line
 from ..modules import Involution1d, Involution2d, Involution3d
+from .attributes import modules_beside
 from .hooks import has_hooks
 from .report import ConvolutionReport, ReplacementReport
 
@@ -38,14 +40,16 @@ def replace_convolutions(
     also where those of the convolution were frozen (``requires_grad``), and none is another module's, also where the
     convolution shared its weight with one. Where 16 channels do not make a group, the groups have the largest number of channels below
     that divides the layer's. A convolution that stands in several places is replaced by one involution in all of them; one
-    that is watched by a hook is left.
+    that is watched by a hook, or that an ordinary attribute (a list, a tuple, a dict) holds as well, is left. In what another
+    object holds, or a global variable, the convolution would stay.
 
     Args:
         model: any module; a convolution that is ``model`` itself cannot be replaced in place.
         where: which convolutions, from the name in ``model`` and the module; by default all with a kernel larger
             than 1 and at least 16 input channels, so that a stem that sees pixels stays.
         kernel_size: K of the involutions, the convolution's own by default. A convolution whose output could not keep
-            its size, for its kernel is even and K odd, is left where ``where`` did not choose it.
+            its size, for its kernel is even and K odd, or K even and its padding ``"same"``, is left where ``where`` did not
+            choose it, and so is one whose padding mode the φ of ``arguments`` does not take.
         depthwise: whether depthwise convolutions are replaced, too, which are cheaper than an involution is; one that
             ``where`` chooses is.
         input_size: size of one input without the batch, such as ``(3, 224, 224)``, for which the model is run before
@@ -95,18 +99,28 @@ def replace_convolutions(
             places.setdefault(module, []).append(name)
     made: dict[nn.Module, nn.Module] = {}
     reasons: dict[nn.Module, str] = {}
+    beside = modules_beside(model)
     for module, names in places.items():
         if not isinstance(module, tuple(_LAYERS)):
             raise ValueError(
                 f"{names[0]} is no convolution but a {type(module).__name__}; choose convolutions with where="
             )
         reason = _obstacle(module)
+        if not reason and id(module) in beside:
+            reason = f"it also stands in the attribute {beside[id(module)]}, which would keep it"
         if where is None:
             reason = reason or _unsuitable(module, depthwise) or _misfit(module, kernel_size)
         if reason:
             reasons[module] = reason
-        else:
+            continue
+        try:
             made[module] = _involution(names[0], module, kernel_size, arguments)
+        except ValueError as error:
+            if where is not None or "padding_mode" in arguments:
+                raise
+            # With zeros around raises again what is not the padding mode's fault.
+            _involution(names[0], module, kernel_size, {**arguments, "padding_mode": "zeros"})
+            reasons[module] = in_one_line(str(error.__cause__))
     generator = arguments.get("kernel_generator")
     if len(made) > 1 and isinstance(generator, nn.Module):
         raise TypeError(
@@ -220,12 +234,16 @@ def _sizes(module: Any, kernel_size: int | None) -> tuple[tuple[int, ...], Any]:
 def _misfit(module: Any, kernel_size: int | None) -> str:
     """Say why the output would have another size; nothing if it would not."""
     new_size, padding = _sizes(module, kernel_size)
+    old, new = ("×".join(map(str, size)) for size in (module.kernel_size, new_size))
+    if padding == "same" and any(k % 2 == 0 for k in new_size):
+        return f"its padding is 'same', which an involution has for odd kernels alone, not for one of {new}"
     if padding is not None:
         return ""
-    old, new = ("×".join(map(str, size)) for size in (module.kernel_size, new_size))
     return f"its kernel is {old}, with one of {new} its output would have another size"
 
 
+# Weights made in inference mode could never be trained.
+@torch.inference_mode(False)
 def _involution(name: str, module: Any, kernel_size: int | None, arguments: dict[str, Any]) -> nn.Module:
     new_size, padding = _sizes(module, kernel_size)
     if padding is None:
