@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -32,27 +29,10 @@ from .options import kept_for_this_command
 from .parsing import reason
 from .recipes import RecipeParser
 from .run_callbacks import Announcement, EpochTime, KeepEnvironment, SaveModel
+from .silence import without_advertisements, without_known_warnings, without_tracebacks_of_writers
 from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
-_TALKERS = (
-    "utilities.rank_zero",
-    "trainer.connectors.checkpoint_connector",
-    "trainer.connectors.signal_connector",
-)
-_KNOWN_WARNINGS = (
-    "LightningCLI's args parameter",
-    "Checkpoint directory .* exists and is not empty",
-    ".*callbacks used to create",
-    ".*does not have many workers",
-    "The number of training batches .* is smaller than the logging interval",
-    ".*isinstance.treespec, LeafSpec.",
-    "You're using the WeightAveraging callback with a model that overrides",
-)
-# Whose uses of old names are no news; what keeps the configuration hands on those of Lightning's.
-_OLD_FASHIONED = r"lightning|jsonargparse|involution\.commands\.recipes"
-# Of the checkpoints that an evaluation would write if it were a training.
-_MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
 _PROCESSES_PER_PROCESSOR = 4
 _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
@@ -63,8 +43,6 @@ _INTERVALS = (
 )
 # Of a number that are looked at, for Python converts no more than 4,300.
 _DIGITS = 40
-# What the sentence at the end says better, one of them from inside the handler of a signal.
-_INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 
 
 class _Cli(LightningCLI):
@@ -200,9 +178,9 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
     try:
         with (
             terminable(delay),
-            _without_advertisements(),
-            _without_known_warnings(subcommand),
-            _without_tracebacks_of_writers(),
+            without_advertisements(),
+            without_known_warnings(subcommand),
+            without_tracebacks_of_writers(),
             ExitStack() as folders,
         ):
             _Cli(
@@ -251,25 +229,6 @@ def _with_found_recipes(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-@contextmanager
-def _without_advertisements() -> Iterator[None]:
-    """Keep back Lightning's tips for its products, and what is said twice."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        # Checkpoints are read by this library's own reader, which takes weights alone.
-        is_known = str(record.msg).startswith(("💡", "`weights_only` was not set"))
-        return not is_known and not any(words in str(record.msg) for words in _INTERRUPTIONS)
-
-    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
-    for logger in loggers:
-        logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_news)
-
-
 def _refuse_what_cannot_be_had(trainer: Any) -> None:
     """Refuse what Lightning takes at its word: it divides by intervals, and on a CPU starts a process for every device."""
     strategy = str(trainer.get("strategy"))
@@ -291,42 +250,6 @@ def _refuse_what_cannot_be_had(trainer: Any) -> None:
         number = int(text[:_DIGITS]) if text.isdigit() else 0
         if number > most:
             raise CommandError(f"--trainer.{name} must be at most {most:,}, got {shown(number)}: {remedy}")
-
-
-@contextmanager
-def _without_known_warnings(subcommand: str) -> Iterator[None]:
-    """Keep back what Lightning warns of in its own uses here, none of which the user can or should change."""
-    with warnings.catch_warnings():
-        for words in _KNOWN_WARNINGS if subcommand == "fit" else (*_KNOWN_WARNINGS, _MOVED):
-            warnings.filterwarnings("ignore", words)
-        for kind in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=kind, module=_OLD_FASHIONED)
-        yield
-
-
-@contextmanager
-def _without_tracebacks_of_writers() -> Iterator[None]:
-    """Let TensorBoard's thread end without a word where the disk refuses it: it hands its error on to the training."""
-    shown, before = threading.excepthook, threading.enumerate()
-
-    def is_writer(thread: Any) -> bool:
-        return type(thread).__module__.startswith("tensorboard.")
-
-    def show(args: threading.ExceptHookArgs) -> None:
-        if not (is_writer(args.thread) and isinstance(args.exc_value, OSError)):
-            shown(args)
-
-    threading.excepthook = show
-    try:
-        yield
-    except Exception:
-        # Before the hook is gone: what has been refused elsewhere may not have come to this one yet.
-        for thread in threading.enumerate():
-            if is_writer(thread) and thread not in before:
-                thread.stop()  # type: ignore[attr-defined]
-        raise
-    finally:
-        threading.excepthook = shown
 
 
 @contextmanager
