@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,7 +23,7 @@ from ..models import checkpoints
 from ..schema import find_seed_problem, shown
 from ..studies.runs import takes_seed_of_training
 from ..tasks.callbacks import EpochSeed, LastValidation
-from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
+from ..tasks.checkpointing import RunCheckpoint, TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
 from .options import kept_for_this_command
 from .parsing import reason
@@ -121,7 +121,7 @@ class _Cli(LightningCLI):
             kwargs["enable_model_summary"] = False
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
         if self.subcommand == "fit":
-            callbacks += self._callbacks(run, callbacks, has_logger=bool(kwargs.get("logger") or config.get("logger")))
+            callbacks = self._callbacks(run, callbacks, has_logger=bool(kwargs.get("logger") or config.get("logger")))
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -134,29 +134,30 @@ class _Cli(LightningCLI):
         return trainer
 
     def _callbacks(self, run: Path, given: Sequence[Any], has_logger: bool) -> list[Any]:
-        """Return what a training has beside the callbacks that are ``given``."""
+        """Return what a training has beside the callbacks that are ``given``, around them."""
         arguments = self.config_init[self.subcommand]
-        callbacks: list[Any] = [EpochSeed(_seed_of(arguments)), LastValidation()]
+        callbacks: list[Any] = [*given, EpochSeed(_seed_of(arguments)), LastValidation()]
         if arguments.trainer.get("fast_dev_run"):
             # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
             return callbacks
+        folder = run / "checkpoints"
+        monitor, mode = getattr(self.model, "monitor", None), getattr(self.model, "monitor_mode", "min")
+        if monitor:
+            # The first of all checkpoints is the one that Lightning, and who looks for the best net, asks for it.
+            callbacks.insert(0, RunCheckpoint(folder, "best", monitor=monitor, mode=mode))
         if has_logger:
             callbacks.append(LearningRateMonitor("epoch"))
-        if not any(isinstance(callback, ModelCheckpoint) for callback in given):
-            folder = run / "checkpoints"
-            monitor = getattr(self.model, "monitor", None)
-            if monitor:
-                mode = getattr(self.model, "monitor_mode", "min")
-                callbacks.append(
-                    ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-                )
-            # Of its own: save_last would write it only when there is a new best one. After it, to hold its state; and after
-            # every epoch, where Lightning would wait for the next validation.
-            callbacks.append(
-                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-            )
-            callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-        return [*callbacks, EpochTime(), SaveModel(run, self.end), KeepEnvironment(), Announcement(run)]
+        return [
+            *callbacks,
+            # Of its own: save_last would write it only when there is a new best one. After all others, to hold their
+            # states; and after every epoch, where Lightning would wait for the next validation.
+            RunCheckpoint(folder, "last", save_on_train_epoch_end=True),
+            InterruptionCheckpoint(folder / "last.ckpt", self.delay),
+            EpochTime(),
+            SaveModel(run, self.end),
+            KeepEnvironment(),
+            Announcement(run),
+        ]
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
