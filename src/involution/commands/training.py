@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -72,9 +73,10 @@ class _Cli(LightningCLI):
         if problem:
             raise CommandError(f"--seed_everything {problem}")
         _refuse_what_cannot_be_had(config.trainer)
+        _refuse_what_would_be_ignored(config)
         config.ckpt_path = _find_checkpoint(self.config.subcommand, Path(config.run), config.ckpt_path)
         path = config.ckpt_path
-        is_elsewhere = path in (None, "last", "hpc") or "://" in path or path.startswith("registry")
+        is_elsewhere = path in (None, "hpc") or "://" in path or path.startswith("registry")
         if not is_elsewhere and config.get("weights_only") is not False:
             # Lightning is about to look into it for arguments.
             checkpoints.read_training(path)
@@ -86,14 +88,13 @@ class _Cli(LightningCLI):
         if data is not None and takes_seed_of_training(data):
             # In the configuration that is kept, too: the order of the images is the same wherever it is taken.
             data.init_args.seed = _seed_of(config)
-        run = Path(config.run)
-        last = run / "checkpoints" / "last.ckpt"
         if self.subcommand != "fit":
             return
+        run = Path(config.run)
         if _is_first_process():
             self.folders.enter_context(kept_for_this_command(run))
-        if last.exists() and not config.ckpt_path and not config.trainer.fast_dev_run:
-            raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
+        if not config.ckpt_path and not config.trainer.fast_dev_run:
+            _refuse_to_replace_another(run)
 
     def instantiate_classes(self) -> None:
         """Make what the configuration says; what a constructor refuses is a sentence of its own."""
@@ -253,6 +254,32 @@ def _refuse_what_cannot_be_had(trainer: Any) -> None:
             raise CommandError(f"--trainer.{name} must be at most {most:,}, got {shown(number)}: {remedy}")
 
 
+def _refuse_what_would_be_ignored(config: Any) -> None:
+    """Refuse flags of Lightning's in whose place this library has its own, which would win without a word."""
+    if config.trainer.get("default_root_dir") is not None:
+        raise CommandError(
+            f"--trainer.default_root_dir={config.trainer.default_root_dir} is not taken: the folder of a training is --run"
+        )
+    task = config.model.get("init_args", {})
+    for name in ("optimizer", "lr_scheduler"):
+        # A task of the user's may have none of its own.
+        if config.get(name) is not None and name in task:
+            raise CommandError(f"--{name} is not taken: the task has its own; say it with --model.{name}")
+
+
+def _refuse_to_replace_another(run: Path) -> None:
+    """Refuse a new training where it would write over what is left of another one."""
+    last = run / "checkpoints" / "last.ckpt"
+    if last.exists():
+        raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
+    for left in (last.with_name("best.ckpt"), run / "model"):
+        if left.exists():
+            raise CommandError(
+                f"{run} holds {left.relative_to(run)} of a training whose checkpoints/last.ckpt is gone; choose another "
+                f"--run, or remove {left}"
+            )
+
+
 @contextmanager
 def _without_logs_of_nothing(trainer: Trainer, loggers: Sequence[CSVLogger | TensorBoardLogger]) -> Iterator[None]:
     """Take the folders of this start's logs away where it is refused, or fails, before it has logged a step."""
@@ -269,7 +296,7 @@ def _without_logs_of_nothing(trainer: Trainer, loggers: Sequence[CSVLogger | Ten
 
 
 def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:
-    """Return the path of the checkpoint that a command means, ``"last"`` where a training may find none, or None."""
+    """Return the path of the checkpoint that a command means; None for none, and where a training has no last one yet."""
     if given is None and subcommand != "fit":
         raise CommandError(
             f"{subcommand} judges trained weights; say which with --ckpt_path: best or last of those in --run, the path of "
@@ -283,8 +310,10 @@ def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:
     if file.exists():
         return str(file)
     if subcommand == "fit" and str(given) == "last":
-        # For the first of many equal commands; callbacks of the user's may have one elsewhere, too.
-        return "last"
+        # For the first of many equal commands.
+        if _is_first_process():
+            print(f"there is no checkpoint at {file}; a new training begins", file=sys.stderr)
+        return None
     raise CommandError(f"there is no checkpoint at {file}; name the --run that has it, or the path of a checkpoint")
 
 
