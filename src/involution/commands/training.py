@@ -26,6 +26,7 @@ from ..studies.runs import takes_seed_of_training
 from ..tasks.callbacks import EpochSeed, LastValidation
 from ..tasks.checkpointing import RunCheckpoint, TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
+from ..tasks.watched import PlateauSteps
 from .options import kept_for_this_command
 from .parsing import reason
 from .recipes import RecipeParser
@@ -137,7 +138,7 @@ class _Cli(LightningCLI):
     def _callbacks(self, run: Path, given: Sequence[Any], has_logger: bool) -> list[Any]:
         """Return what a training has beside the callbacks that are ``given``, around them."""
         arguments = self.config_init[self.subcommand]
-        callbacks: list[Any] = [*given, EpochSeed(_seed_of(arguments)), LastValidation()]
+        callbacks: list[Any] = [*given, EpochSeed(_seed_of(arguments)), LastValidation(), PlateauSteps()]
         if arguments.trainer.get("fast_dev_run"):
             # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
             return callbacks
