@@ -252,6 +252,16 @@ def test_several_processes_finish_the_step():
     assert ended is not None
 
 
+@pytest.mark.parametrize(("size", "batches"), [(8, 169), (32, 43)])
+def test_the_rest_of_an_epoch_has_the_batches_of_its_beginning(tmp_path, interrupted, capsys, size, batches):
+    assert interrupted(FLAGS, tmp_path / "run", signal.SIGTERM, 0, 2) == (0, 3)
+    assert main(["fit", *FLAGS, f"--run={tmp_path / 'run'}", "--ckpt_path=last", f"--data.batch_size={size}"]) == 2
+    words = (
+        f"an epoch of 85 batches of 16 images, and an epoch has {batches} of {size} now; go on with the same data and"
+    )
+    assert words in refusal(capsys)
+
+
 # Worker processes
 
 
