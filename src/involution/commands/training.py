@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -122,9 +122,14 @@ class _Cli(LightningCLI):
             # Its table has a column of operations, of which none are counted.
             kwargs["enable_model_summary"] = False
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
-        if self.subcommand == "fit":
-            callbacks = self._callbacks(run, callbacks, has_logger=bool(kwargs.get("logger") or config.get("logger")))
         try:
+            if self.subcommand == "fit":
+                if config.get("max_time") is not None and not any(isinstance(one, Timer) for one in callbacks):
+                    # Before LastValidation, which looks whether it asked to stop; Lightning would put it at the end.
+                    callbacks.append(Timer(config.max_time))
+                    kwargs["max_time"] = None
+                has_logger = bool(kwargs.get("logger") or config.get("logger"))
+                callbacks = self._callbacks(run, callbacks, has_logger)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             words = in_one_line(reason(str(error)), 250).rstrip(".!")
