@@ -62,6 +62,13 @@ def test_a_number_of_steps_ends_within_an_epoch(whole, tmp_path):
     assert_same_weights(whole, tmp_path)
 
 
+def test_a_number_of_steps_ends_with_an_epoch_that_counts_once(whole, tmp_path):
+    assert fit(tmp_path, "--trainer.max_epochs=-1", "--trainer.max_steps=4") == 0
+    assert fit(tmp_path, "--trainer.max_epochs=-1", "--trainer.max_steps=8", "--ckpt_path=last") == 0
+    assert checkpoint(tmp_path)["global_step"] == 8
+    assert_same_weights(whole, tmp_path)
+
+
 def test_what_ends_by_the_clock_is_judged_where_it_ends(whole, tmp_path, monkeypatch):
     """Within an epoch, whose rest a longer training goes on with."""
     with monkeypatch.context() as patched:

@@ -49,8 +49,14 @@ class LastValidation(Callback):
         self._ends_within_epoch = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember how often the training is validated."""
+        """Remember how often the training is validated; begin the next epoch where a checkpoint is of the end of one."""
         self._interval = trainer.check_val_every_n_epoch
+        if trainer.fit_loop.restarted_on_epoch_end:
+            # As Lightning does where epochs end the training. Where steps do, it would end that epoch once more, after
+            # another batch if the epoch was not validated, and go on with the images of the next but one.
+            trainer.fit_loop.reset_restart_stage()
+            trainer.fit_loop.epoch_progress.increment_completed()
+            trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
