@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from lightning.pytorch.callbacks import Timer
 from trainings import TINY, assert_same_weights, checkpoint, logged
 
 pytest.importorskip("lightning")
@@ -59,6 +60,36 @@ def test_a_number_of_steps_ends_within_an_epoch(whole, tmp_path):
     assert fit(tmp_path, "--trainer.max_epochs=-1", "--trainer.max_steps=8", "--ckpt_path=last") == 0
     assert checkpoint(tmp_path)["global_step"] == 8
     assert_same_weights(whole, tmp_path)
+
+
+def test_a_number_of_steps_ends_with_an_epoch_that_counts_once(whole, tmp_path):
+    assert fit(tmp_path, "--trainer.max_epochs=-1", "--trainer.max_steps=4") == 0
+    assert fit(tmp_path, "--trainer.max_epochs=-1", "--trainer.max_steps=8", "--ckpt_path=last") == 0
+    assert checkpoint(tmp_path)["global_step"] == 8
+    assert_same_weights(whole, tmp_path)
+
+
+def test_what_ends_by_the_clock_is_judged_where_it_ends(whole, tmp_path, monkeypatch):
+    """Within an epoch, whose rest a longer training goes on with."""
+    with monkeypatch.context() as patched:
+        # Whatever the clock says: after the third step.
+        patched.setattr(Timer, "on_train_batch_end", lambda _, trainer, *__: stop(trainer, 3))
+        assert fit(tmp_path, "--trainer.max_epochs=4", "--trainer.max_time=10:00:00:00") == 0
+    assert validated(tmp_path) == [(1, 2)]
+    assert checkpoint(tmp_path)["global_step"] == checkpoint(tmp_path, "best")["global_step"] == 3
+    assert fit(tmp_path, "--trainer.max_epochs=4", "--ckpt_path=last") == 0
+    assert_same_weights(whole, tmp_path)
+
+
+def stop(trainer, step):
+    trainer.should_stop = trainer.should_stop or trainer.global_step >= step
+
+
+def test_a_training_that_may_not_end_yet_is_judged_as_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(Timer, "on_train_batch_end", lambda _, trainer, *__: stop(trainer, 1))
+    flags = ["--trainer.max_epochs=4", "--trainer.min_epochs=2", "--trainer.max_time=10:00:00:00"]
+    assert fit(tmp_path, *flags) == 0
+    assert validated(tmp_path) == [(1, 3)]
 
 
 def test_a_training_that_is_not_judged_is_left_so(tmp_path):

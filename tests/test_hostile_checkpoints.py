@@ -190,7 +190,7 @@ def test_what_a_checkpoint_calls_an_old_one_is_not_removed(run, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     content = checkpoint(run)
     for key, state in content["callbacks"].items():
-        if "ModelCheckpoint" in key:
+        if "RunCheckpoint" in key:
             outside = f"{tmp_path}/run/checkpoints/../../precious"
             state.update(best_model_path=outside, last_model_path=outside, kth_best_model_path=outside)
             state.update(best_k_models={outside: torch.tensor(-1.0)}, best_model_score=torch.tensor(-1.0))

@@ -153,6 +153,46 @@ def test_a_schedule_that_ends_with_the_training_leaves_the_batches_alone(tmp_pat
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 
 
+PLATEAU = [
+    *FLAGS,
+    "--trainer.max_epochs=4",
+    "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+    *(f"--model.lr_scheduler.{word}" for word in ("patience=0", "factor=0.1", "threshold=100", "threshold_mode=abs")),
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "left"),
+    [
+        (["monitor=val_loss"], (2, 3)),
+        # Of an epoch's figure the rest knows only its own part: the whole epoch is trained again.
+        (["monitor=train_loss"], (1, 4)),
+    ],
+    ids=["validation", "training"],
+)
+def test_a_schedule_that_waits_for_a_plateau_misses_no_epoch(tmp_path, interrupted, more, left):
+    """The first value is always better than none, each later one never."""
+    run, flags = tmp_path / "run", [*PLATEAU, *(f"--model.lr_scheduler.{word}" for word in more)]
+    assert main(["fit", *flags, f"--run={tmp_path / 'whole'}"]) == 0
+    assert main(["fit", *flags, f"--run={run}", "--trainer.max_epochs=2"]) == 0
+    assert interrupted(flags, run, signal.SIGINT, 2, 2) == left
+    finish(flags, run)
+    assert_same_weights(tmp_path / "whole", run)
+    ends = [checkpoint(folder)["lr_schedulers"] for folder in (tmp_path / "whole", run)]
+    assert ends[0] == ends[1] and ends[0][0]["_last_lr"] == [pytest.approx(0.05 * 0.1**3)]
+
+
+def test_a_schedule_that_waits_for_a_plateau_knows_the_validation_before_the_interruption(tmp_path, interrupted):
+    """Of five batches the third is followed by one; the interruption comes after the fourth."""
+    run, flags = tmp_path / "run", [*PLATEAU, "--model.lr_scheduler.monitor=val_loss"]
+    flags += ["--trainer.max_epochs=3", "--trainer.limit_train_batches=5", "--trainer.val_check_interval=3"]
+    assert main(["fit", *flags, f"--run={tmp_path / 'whole'}"]) == 0
+    assert interrupted(flags, run, signal.SIGINT, 1, 3) == (1, 4)
+    finish(flags, run)
+    assert_same_weights(tmp_path / "whole", run)
+    assert checkpoint(tmp_path / "whole")["lr_schedulers"] == checkpoint(run)["lr_schedulers"]
+
+
 def test_where_no_step_can_be_saved_the_beginning_of_the_epoch_is(whole, tmp_path, interrupted):
     """In the last step of an epoch, in validation, and before the first step."""
     run = tmp_path / "run"
@@ -210,6 +250,16 @@ def test_several_processes_finish_the_step():
         with pytest.raises(SIGTERMException) as ended:
             callback.on_train_batch_start(trainer, None, None, 1)
     assert ended is not None
+
+
+@pytest.mark.parametrize(("size", "batches"), [(8, 169), (32, 43)])
+def test_the_rest_of_an_epoch_has_the_batches_of_its_beginning(tmp_path, interrupted, capsys, size, batches):
+    assert interrupted(FLAGS, tmp_path / "run", signal.SIGTERM, 0, 2) == (0, 3)
+    assert main(["fit", *FLAGS, f"--run={tmp_path / 'run'}", "--ckpt_path=last", f"--data.batch_size={size}"]) == 2
+    words = (
+        f"an epoch of 85 batches of 16 images, and an epoch has {batches} of {size} now; go on with the same data and"
+    )
+    assert words in refusal(capsys)
 
 
 # Worker processes

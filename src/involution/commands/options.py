@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -84,13 +84,16 @@ def make_writable(folder: Path, option: str = "--out") -> None:
 
 @contextmanager
 def kept_for_this_command(folder: Path) -> Iterator[None]:
-    """Keep a folder from other processes, and say where one that is gone had it.
+    """Keep a folder from other processes, and say where one that is gone had it; an empty one that it made is removed.
 
     Raises:
         FolderInUseError: another process writes into it.
         CommandError: it cannot be made or written.
     """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with ExitStack() as stack:
+        # After its lock is gone.
+        stack.callback(_remove_empty, missing)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             left = stack.enter_context(locked(folder))
@@ -103,6 +106,13 @@ def kept_for_this_command(folder: Path) -> Iterator[None]:
         if left:
             print(f"{folder} was left by {left}, which ended without giving it up; it is taken over", file=sys.stderr)
         yield
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, each inside the next one, up to the first that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def say(line: str) -> None:

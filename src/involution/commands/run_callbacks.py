@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 import warnings
@@ -140,4 +141,5 @@ class Announcement(Callback):
             return
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         reached = "" if score is None else f" reaches a {getattr(pl_module, 'monitor', 'score')} of {float(score):.4f};"
-        print(f"{model}{reached} to use it: involution predict IMAGE --model {model}", flush=True)
+        command = f"involution predict IMAGE --model {shlex.quote(str(model))}"
+        print(f"{model}{reached} to use it: {command}", flush=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import threading
-import warnings
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,33 +24,17 @@ from ..models import checkpoints
 from ..schema import find_seed_problem, shown
 from ..studies.runs import takes_seed_of_training
 from ..tasks.callbacks import EpochSeed, LastValidation
-from ..tasks.checkpointing import TrainingEnd, WholeCheckpointIO
+from ..tasks.checkpointing import RunCheckpoint, TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
+from ..tasks.watched import PlateauSteps
 from .options import kept_for_this_command
 from .parsing import reason
 from .recipes import RecipeParser
 from .run_callbacks import Announcement, EpochTime, KeepEnvironment, SaveModel
+from .silence import without_advertisements, without_known_warnings, without_tracebacks_of_writers
 from .termination import Delay, Terminated, terminable
 
 SUBCOMMANDS = ("fit", "validate", "test")
-_TALKERS = (
-    "utilities.rank_zero",
-    "trainer.connectors.checkpoint_connector",
-    "trainer.connectors.signal_connector",
-)
-_KNOWN_WARNINGS = (
-    "LightningCLI's args parameter",
-    "Checkpoint directory .* exists and is not empty",
-    ".*callbacks used to create",
-    ".*does not have many workers",
-    "The number of training batches .* is smaller than the logging interval",
-    ".*isinstance.treespec, LeafSpec.",
-    "You're using the WeightAveraging callback with a model that overrides",
-)
-# Whose uses of old names are no news; what keeps the configuration hands on those of Lightning's.
-_OLD_FASHIONED = r"lightning|jsonargparse|involution\.commands\.recipes"
-# Of the checkpoints that an evaluation would write if it were a training.
-_MOVED = "The dirpath has changed"
 # More are slower than one, and thousands take the machine away from everybody.
 _PROCESSES_PER_PROCESSOR = 4
 _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
@@ -63,8 +45,6 @@ _INTERVALS = (
 )
 # Of a number that are looked at, for Python converts no more than 4,300.
 _DIGITS = 40
-# What the sentence at the end says better, one of them from inside the handler of a signal.
-_INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 
 
 class _Cli(LightningCLI):
@@ -94,9 +74,10 @@ class _Cli(LightningCLI):
         if problem:
             raise CommandError(f"--seed_everything {problem}")
         _refuse_what_cannot_be_had(config.trainer)
+        _refuse_what_would_be_ignored(config)
         config.ckpt_path = _find_checkpoint(self.config.subcommand, Path(config.run), config.ckpt_path)
         path = config.ckpt_path
-        is_elsewhere = path in (None, "last", "hpc") or "://" in path or path.startswith("registry")
+        is_elsewhere = path in (None, "hpc") or "://" in path or path.startswith("registry")
         if not is_elsewhere and config.get("weights_only") is not False:
             # Lightning is about to look into it for arguments.
             checkpoints.read_training(path)
@@ -108,14 +89,13 @@ class _Cli(LightningCLI):
         if data is not None and takes_seed_of_training(data):
             # In the configuration that is kept, too: the order of the images is the same wherever it is taken.
             data.init_args.seed = _seed_of(config)
-        run = Path(config.run)
-        last = run / "checkpoints" / "last.ckpt"
         if self.subcommand != "fit":
             return
+        run = Path(config.run)
         if _is_first_process():
             self.folders.enter_context(kept_for_this_command(run))
-        if last.exists() and not config.ckpt_path and not config.trainer.fast_dev_run:
-            raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
+        if not config.ckpt_path and not config.trainer.fast_dev_run:
+            _refuse_to_replace_another(run)
 
     def instantiate_classes(self) -> None:
         """Make what the configuration says; what a constructor refuses is a sentence of its own."""
@@ -142,9 +122,14 @@ class _Cli(LightningCLI):
             # Its table has a column of operations, of which none are counted.
             kwargs["enable_model_summary"] = False
         kwargs["plugins"] = [*_as_list(config.get("plugins")), WholeCheckpointIO()]
-        if self.subcommand == "fit":
-            callbacks += self._callbacks(run, callbacks, has_logger=bool(kwargs.get("logger") or config.get("logger")))
         try:
+            if self.subcommand == "fit":
+                if config.get("max_time") is not None and not any(isinstance(one, Timer) for one in callbacks):
+                    # Before LastValidation, which looks whether it asked to stop; Lightning would put it at the end.
+                    callbacks.append(Timer(config.max_time))
+                    kwargs["max_time"] = None
+                has_logger = bool(kwargs.get("logger") or config.get("logger"))
+                callbacks = self._callbacks(run, callbacks, has_logger)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             words = in_one_line(reason(str(error)), 250).rstrip(".!")
@@ -156,29 +141,30 @@ class _Cli(LightningCLI):
         return trainer
 
     def _callbacks(self, run: Path, given: Sequence[Any], has_logger: bool) -> list[Any]:
-        """Return what a training has beside the callbacks that are ``given``."""
+        """Return what a training has beside the callbacks that are ``given``, around them."""
         arguments = self.config_init[self.subcommand]
-        callbacks: list[Any] = [EpochSeed(_seed_of(arguments)), LastValidation()]
+        callbacks: list[Any] = [*given, EpochSeed(_seed_of(arguments)), LastValidation(), PlateauSteps()]
         if arguments.trainer.get("fast_dev_run"):
             # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
             return callbacks
+        folder = run / "checkpoints"
+        monitor, mode = getattr(self.model, "monitor", None), getattr(self.model, "monitor_mode", "min")
+        if monitor:
+            # The first of all checkpoints is the one that Lightning, and who looks for the best net, asks for it.
+            callbacks.insert(0, RunCheckpoint(folder, "best", monitor=monitor, mode=mode))
         if has_logger:
             callbacks.append(LearningRateMonitor("epoch"))
-        if not any(isinstance(callback, ModelCheckpoint) for callback in given):
-            folder = run / "checkpoints"
-            monitor = getattr(self.model, "monitor", None)
-            if monitor:
-                mode = getattr(self.model, "monitor_mode", "min")
-                callbacks.append(
-                    ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-                )
-            # Of its own: save_last would write it only when there is a new best one. After it, to hold its state; and after
-            # every epoch, where Lightning would wait for the next validation.
-            callbacks.append(
-                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-            )
-            callbacks.append(InterruptionCheckpoint(folder / "last.ckpt", self.delay))
-        return [*callbacks, EpochTime(), SaveModel(run, self.end), KeepEnvironment(), Announcement(run)]
+        return [
+            *callbacks,
+            # Of its own: save_last would write it only when there is a new best one. After all others, to hold their
+            # states; and after every epoch, where Lightning would wait for the next validation.
+            RunCheckpoint(folder, "last", save_on_train_epoch_end=True),
+            InterruptionCheckpoint(folder / "last.ckpt", self.delay),
+            EpochTime(),
+            SaveModel(run, self.end),
+            KeepEnvironment(),
+            Announcement(run),
+        ]
 
 
 def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None:
@@ -200,9 +186,9 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
     try:
         with (
             terminable(delay),
-            _without_advertisements(),
-            _without_known_warnings(subcommand),
-            _without_tracebacks_of_writers(),
+            without_advertisements(),
+            without_known_warnings(subcommand),
+            without_tracebacks_of_writers(),
             ExitStack() as folders,
         ):
             _Cli(
@@ -251,25 +237,6 @@ def _with_found_recipes(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-@contextmanager
-def _without_advertisements() -> Iterator[None]:
-    """Keep back Lightning's tips for its products, and what is said twice."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        # Checkpoints are read by this library's own reader, which takes weights alone.
-        is_known = str(record.msg).startswith(("💡", "`weights_only` was not set"))
-        return not is_known and not any(words in str(record.msg) for words in _INTERRUPTIONS)
-
-    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _TALKERS]
-    for logger in loggers:
-        logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_news)
-
-
 def _refuse_what_cannot_be_had(trainer: Any) -> None:
     """Refuse what Lightning takes at its word: it divides by intervals, and on a CPU starts a process for every device."""
     strategy = str(trainer.get("strategy"))
@@ -293,40 +260,30 @@ def _refuse_what_cannot_be_had(trainer: Any) -> None:
             raise CommandError(f"--trainer.{name} must be at most {most:,}, got {shown(number)}: {remedy}")
 
 
-@contextmanager
-def _without_known_warnings(subcommand: str) -> Iterator[None]:
-    """Keep back what Lightning warns of in its own uses here, none of which the user can or should change."""
-    with warnings.catch_warnings():
-        for words in _KNOWN_WARNINGS if subcommand == "fit" else (*_KNOWN_WARNINGS, _MOVED):
-            warnings.filterwarnings("ignore", words)
-        for kind in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=kind, module=_OLD_FASHIONED)
-        yield
+def _refuse_what_would_be_ignored(config: Any) -> None:
+    """Refuse flags of Lightning's in whose place this library has its own, which would win without a word."""
+    if config.trainer.get("default_root_dir") is not None:
+        raise CommandError(
+            f"--trainer.default_root_dir={config.trainer.default_root_dir} is not taken: the folder of a training is --run"
+        )
+    task = config.model.get("init_args", {})
+    for name in ("optimizer", "lr_scheduler"):
+        # A task of the user's may have none of its own.
+        if config.get(name) is not None and name in task:
+            raise CommandError(f"--{name} is not taken: the task has its own; say it with --model.{name}")
 
 
-@contextmanager
-def _without_tracebacks_of_writers() -> Iterator[None]:
-    """Let TensorBoard's thread end without a word where the disk refuses it: it hands its error on to the training."""
-    shown, before = threading.excepthook, threading.enumerate()
-
-    def is_writer(thread: Any) -> bool:
-        return type(thread).__module__.startswith("tensorboard.")
-
-    def show(args: threading.ExceptHookArgs) -> None:
-        if not (is_writer(args.thread) and isinstance(args.exc_value, OSError)):
-            shown(args)
-
-    threading.excepthook = show
-    try:
-        yield
-    except Exception:
-        # Before the hook is gone: what has been refused elsewhere may not have come to this one yet.
-        for thread in threading.enumerate():
-            if is_writer(thread) and thread not in before:
-                thread.stop()  # type: ignore[attr-defined]
-        raise
-    finally:
-        threading.excepthook = shown
+def _refuse_to_replace_another(run: Path) -> None:
+    """Refuse a new training where it would write over what is left of another one."""
+    last = run / "checkpoints" / "last.ckpt"
+    if last.exists():
+        raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
+    for left in (last.with_name("best.ckpt"), run / "model"):
+        if left.exists():
+            raise CommandError(
+                f"{run} holds {left.relative_to(run)} of a training whose checkpoints/last.ckpt is gone; choose another "
+                f"--run, or remove {left}"
+            )
 
 
 @contextmanager
@@ -345,7 +302,7 @@ def _without_logs_of_nothing(trainer: Trainer, loggers: Sequence[CSVLogger | Ten
 
 
 def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:
-    """Return the path of the checkpoint that a command means, ``"last"`` where a training may find none, or None."""
+    """Return the path of the checkpoint that a command means; None for none, and where a training has no last one yet."""
     if given is None and subcommand != "fit":
         raise CommandError(
             f"{subcommand} judges trained weights; say which with --ckpt_path: best or last of those in --run, the path of "
@@ -359,8 +316,10 @@ def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:
     if file.exists():
         return str(file)
     if subcommand == "fit" and str(given) == "last":
-        # For the first of many equal commands; callbacks of the user's may have one elsewhere, too.
-        return "last"
+        # For the first of many equal commands.
+        if _is_first_process():
+            print(f"there is no checkpoint at {file}; a new training begins", file=sys.stderr)
+        return None
     raise CommandError(f"there is no checkpoint at {file}; name the --run that has it, or the path of a checkpoint")
 
 

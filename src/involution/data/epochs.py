@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import DataError
+
 __all__ = ["EpochLoader", "random_states", "restore_random_states"]
 
 
@@ -90,8 +92,22 @@ class EpochLoader(DataLoader):
             return {}
         # A batch that was drawn, or is being drawn, and not trained on will be drawn again.
         is_behind = self._is_drawing or self._drawn > batches
-        return {"batches": batches, "random": self._before if is_behind else random_states()}
+        random = self._before if is_behind else random_states()
+        return {"batches": batches, "random": random, "batch_size": self.batch_size, "length": len(self)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Begin the next iteration there."""
+        """Begin the next iteration there.
+
+        Raises:
+            DataError: an epoch of these batches is not that of the checkpoint.
+        """
         self._resumed = dict(state_dict)
+        if not self._resumed:
+            return
+        # Older checkpoints do not know them.
+        length, size = state_dict.get("length", len(self)), state_dict.get("batch_size", self.batch_size)
+        if (length, size) != (len(self), self.batch_size) or state_dict["batches"] > len(self):
+            raise DataError(
+                f"the checkpoint is from the middle of an epoch of {length} batches of {size} images, and an epoch has "
+                f"{len(self)} of {self.batch_size} now; go on with the same data and batch size until the epoch is done"
+            )

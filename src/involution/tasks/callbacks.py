@@ -40,7 +40,8 @@ class LastValidation(Callback):
     """Validate after the last step of a training, also where it ends between two validations.
 
     Lightning validates after every n-th epoch (``check_val_every_n_epoch``), or every so many steps; the rest of a training
-    that is no multiple, or ends within an epoch (``max_steps``), it judges by nothing.
+    that is no multiple, or ends within an epoch (``max_steps``, or a ``Timer`` that stands before this callback), it judges
+    by nothing. What is stopped when an epoch has ended, as `EarlyStopping` may do, is judged where Lightning does so.
     """
 
     def __init__(self) -> None:
@@ -48,14 +49,21 @@ class LastValidation(Callback):
         self._ends_within_epoch = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember how often the training is validated."""
+        """Remember how often the training is validated; begin the next epoch where a checkpoint is of the end of one."""
         self._interval = trainer.check_val_every_n_epoch
+        if trainer.fit_loop.restarted_on_epoch_end:
+            # As Lightning does where epochs end the training. Where steps do, it would end that epoch once more, after
+            # another batch if the epoch was not validated, and go on with the images of the next but one.
+            trainer.fit_loop.reset_restart_stage()
+            trainer.fit_loop.epoch_progress.increment_completed()
+            trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Let Lightning, which is about to see whether it validates, do so where this was the last step."""
         is_last = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        is_last = is_last or (trainer.should_stop and _may_stop(trainer))
         if trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs:
             is_last = is_last or trainer.is_last_batch
         self._ends_within_epoch = is_last and not trainer.is_last_batch
@@ -72,6 +80,12 @@ class LastValidation(Callback):
         if self._ends_within_epoch:
             for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
                 progress["processed"] = progress["completed"]
+
+
+def _may_stop(trainer: Trainer) -> bool:
+    """Whether a training that is asked to stop has the least length that it shall have."""
+    has_epochs = trainer.current_epoch + trainer.is_last_batch >= (trainer.min_epochs or 0)
+    return has_epochs and trainer.global_step >= (trainer.min_steps or 0)
 
 
 class History(Callback):

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..errors import CheckpointError, InvolutionError, TrainingError, in_one_line
 from ..files import replaced
 from ..models import checkpoints
 
-__all__ = ["TrainingEnd", "WholeCheckpointIO", "last_checkpoint"]
+__all__ = ["RunCheckpoint", "TrainingEnd", "WholeCheckpointIO", "last_checkpoint"]
 
 # Beside what Lightning keeps: the classes of the optimisers, whose states do not say whose they are.
 _OPTIMIZERS = "involution_optimizers"
@@ -67,6 +68,46 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Remove a checkpoint and nothing else: one that a training goes on from may name any path as an old one."""
         if "://" in str(path) or (".." not in Path(path).parts and Path(path).suffix == self.ENDING):
             super().remove_checkpoint(path)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint of a run's folder: the folder may be moved, and a ``ModelCheckpoint`` of the user's may stand beside it.
+
+    Two callbacks of one class and with the same arguments would not know whose state a checkpoint holds.
+
+    Args:
+        folder: of the checkpoints.
+        name: of the file, without its ending.
+        options: of ``ModelCheckpoint``.
+    """
+
+    def __init__(self, folder: Path, name: str, **options: Any) -> None:
+        super().__init__(folder, name, enable_version_counter=False, **options)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Find the files of a folder that was moved; where they are not there, Lightning says that it begins anew.
+
+        A checkpoint of another folder knows other files, which this training neither replaces nor removes.
+        """
+        states, folder = checkpoint["callbacks"], Path(str(self.dirpath))
+        if self.state_key not in states:
+            # Of an older version, which had Lightning's own class.
+            older = ModelCheckpoint.__qualname__ + self.state_key.removeprefix(type(self).__qualname__)
+            if older not in states:
+                return
+            states[self.state_key] = states[older]
+        if Path(str(trainer.ckpt_path)).resolve().parent != folder:
+            return
+
+        def here(path: str) -> str:
+            moved = folder / Path(path).name
+            return str(moved) if path and moved.is_file() else path
+
+        state = dict(states[self.state_key], dirpath=self.dirpath)
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[key] = here(state[key])
+        state["best_k_models"] = {here(path): score for path, score in state["best_k_models"].items()}
+        states[self.state_key] = state
 
 
 class TrainingEnd(Callback):

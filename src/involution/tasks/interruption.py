@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..data.epochs import EpochLoader
+from .watched import watches_training
 
 __all__ = ["InterruptionCheckpoint"]
 
@@ -40,8 +41,8 @@ class InterruptionCheckpoint(Callback):
     """Leave a checkpoint where Ctrl-C or SIGTERM ends a training, after the step that runs.
 
     Between two steps of one process the training can be saved as it is. Elsewhere (in validation, where several
-    processes train, with data that cannot be gone on with from the middle of an epoch) the checkpoint of the last whole
-    epoch stands; in the first epoch, one that was written before it. Several processes end before the same step, whichever
+    processes train, with data that cannot be gone on with from the middle of an epoch, where a figure of the whole epoch is
+    watched) the checkpoint of the last whole epoch stands; in the first epoch, one that was written before it. Several processes end before the same step, whichever
     of them was asked to; Lightning would let them exchange in the handler of the signal what the others do not expect
     there. The first signal breaks nothing off but waits for the next of the places below, between two steps or two batches
     of the validation: an exception in the midst of a queue to a thread or a process, of which loaders and what writes
@@ -136,7 +137,8 @@ class InterruptionCheckpoint(Callback):
 
 def _is_resumable(trainer: Trainer) -> bool:
     """Whether the training can be gone on with from the middle of an epoch as if nothing had been."""
-    return isinstance(trainer.train_dataloader, EpochLoader) and trainer.world_size == 1
+    is_one_with_position = isinstance(trainer.train_dataloader, EpochLoader) and trainer.world_size == 1
+    return is_one_with_position and not watches_training(trainer)
 
 
 def _is_within_epoch(trainer: Trainer) -> bool:

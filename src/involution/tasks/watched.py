@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import TrainingError
 
-__all__ = ["check_watched", "plateau"]
+__all__ = ["PlateauSteps", "check_watched", "plateau", "watches_training"]
 
 _BETTER = {"min": "smaller", "max": "larger"}
+# An interval that Lightning knows no moment of.
+_NEVER = "never"
 
 
 class _Watched(NamedTuple):
@@ -74,6 +76,54 @@ def check_watched(trainer: Trainer) -> None:
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and str(config.monitor).startswith("val_"):
             config.frequency = trainer.check_val_every_n_epoch or 1
+
+
+def watches_training(trainer: Trainer) -> bool:
+    """Whether something watches a figure of the training's epochs: of one that began in another process nobody has it whole."""
+    return any(not watched.monitor.startswith("val_") for watched in _watched(trainer))
+
+
+class PlateauSteps(Callback):
+    """Step the schedules that wait for a plateau before the last checkpoint of an epoch is written, and in every epoch.
+
+    Lightning does so after it, and not in an epoch that began in another process: every interruption would lose a step. It
+    still does where a figure is logged later than this callback looks.
+    """
+
+    def __init__(self) -> None:
+        # By name, those of validations: of one before an interruption the trainer that goes on knows nothing.
+        self._figures: dict[str, float] = {}
+        self._last_epoch = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what the schedules watch."""
+        for config in _waiting(trainer):
+            if str(config.monitor).startswith("val_") and config.monitor in trainer.callback_metrics:
+                self._figures[config.monitor] = float(trainer.callback_metrics[config.monitor])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step where the epoch is whole; Lightning may end one once more that a checkpoint knows as ended."""
+        if not trainer.is_last_batch or trainer.current_epoch <= self._last_epoch:
+            return
+        self._last_epoch = trainer.current_epoch
+        for config in _waiting(trainer):
+            figure = trainer.callback_metrics.get(config.monitor, self._figures.get(config.monitor))
+            config.interval = "epoch" if figure is None else _NEVER
+            if figure is not None and (trainer.current_epoch + 1) % config.frequency == 0:
+                pl_module.lr_scheduler_step(config.scheduler, float(figure))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"figures": self._figures, "last_epoch": self._last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._figures, self._last_epoch = dict(state_dict["figures"]), state_dict["last_epoch"]
+
+
+def _waiting(trainer: Trainer) -> list[Any]:
+    """Return what Lightning is told of the schedules that wait for a plateau of epochs."""
+    return [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau and c.interval in ("epoch", _NEVER)]
 
 
 def _watched(trainer: Trainer) -> Iterator[_Watched]:
