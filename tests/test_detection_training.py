@@ -87,13 +87,20 @@ def test_a_training_logs_losses_and_both_average_precisions(finished):
 
 
 def test_validate_and_test_take_the_checkpoint(finished, folder, capsys):
-    for command, name in (("validate", "val_mask_map_50"), ("test", "test_mask_map_50")):
-        checkpoint = f"--ckpt_path={finished}/checkpoints/best.ckpt"
+    # By its path and by its address.
+    for command, name, place in (("validate", "val_mask_map_50", ""), ("test", "test_mask_map_50", "file://")):
+        checkpoint = f"--ckpt_path={place}{finished}/checkpoints/best.ckpt"
         assert main([command, *FLAGS, f"--data.root={folder}", f"--run={finished}", checkpoint]) == 0
         assert name in capsys.readouterr().out
     record = json.loads((finished / "detection-test.json").read_text())
     assert (record["model"], record["checkpoint"], record["images"]) == ("mask_rcnn", "best.ckpt", 3)
-    assert record["epochs"] in (1, 2) and set(record["results"]) >= {"map", "map_50", "mask_map", "mask_map_50"}
+    assert record["epochs"] == torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] + 1
+    assert set(record["results"]) >= {"map", "map_50", "mask_map", "mask_map_50"}
+    limited = ["validate", *FLAGS, f"--data.root={folder}", f"--run={finished}", "--trainer.limit_val_batches=1"]
+    limited.append("--ckpt_path=none")
+    assert main(limited) == 0
+    record = json.loads((finished / "detection-val.json").read_text())
+    assert (record["checkpoint"], record["epochs"], record["images"]) == (None, None, 2), "one batch was judged"
 
 
 def test_predict_draws_and_writes_coco(finished, folder, tmp_path, capsys):
@@ -196,6 +203,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
             ["--model.optimizer.lr=1e30", "--model.warmup_iterations=0"],
             "the training diverged; lower the learning rate",
         ),
+        (["--trainer.precision=bf16-true"], "a detector does not compute in bf16-true, which rounds the boxes of the"),
         (["--data.val_annotations=none.json"], "there are no annotations at"),
         (["--data.train_images=images/val"], "train0.png, which the annotations name"),
     ],
