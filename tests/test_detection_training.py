@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,7 +204,6 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
             ["--model.optimizer.lr=1e30", "--model.warmup_iterations=0"],
             "the training diverged; lower the learning rate",
         ),
-        (["--trainer.precision=bf16-true"], "a detector does not compute in bf16-true, which rounds the boxes of the"),
         (["--data.val_annotations=none.json"], "there are no annotations at"),
         (["--data.train_images=images/val"], "train0.png, which the annotations name"),
     ],
@@ -278,6 +278,10 @@ def test_a_detector_of_ones_own(tmp_path):
     assert not (tmp_path / "model").exists()
     with pytest.raises(TrainingError, match="warmup_iterations must not be negative"):
         DetectionTask(net, warmup_iterations=-1)
+    for precision in ("bf16-true", "16-true"):
+        task.trainer = SimpleNamespace(precision=precision)
+        with pytest.raises(TrainingError, match=f"a detector does not compute in {precision}, .*; use .* bf16-mixed"):
+            task.setup("fit")
 
 
 def test_real_cells_are_read():
