@@ -136,3 +136,48 @@ def test_a_batch_norm_with_a_single_value_is_explained():
     loader = DataLoader(TensorDataset(torch.randn(1, 1, 4, 4), torch.tensor([1])))
     with pytest.raises(TrainingError, match="a batch of 1 leaves a batch norm with one value per channel; train with"):
         trainer().fit(ClassificationTask(net, 2), loader)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        partial(ClassificationTask, class_weights=[1.0, 3.0, 0.5]),
+        partial(ClassificationTask, loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.5]))),
+    ],
+    ids=["of the task", "of the loss"],
+)
+def test_with_weights_of_classes_a_loss_is_their_mean(task):
+    """Batches of unequal weights, the last one shorter: a mean over images of the batches' means would be another."""
+    images, labels = torch.randn(5, 1, 1, 3), torch.tensor([0, 0, 1, 2, 1])
+    loader = DataLoader(TensorDataset(images, labels), 2)
+    run = trainer()
+    task = task(Same(), 3, optimizer=partial(torch.optim.SGD, lr=0.0))
+    run.fit(task, loader, loader)
+    logits, weights = images.flatten(1), torch.tensor([1.0, 3.0, 0.5])
+    expected = nn.functional.cross_entropy(logits, labels, weight=weights).item()
+    assert run.callback_metrics["train_loss"].item() == pytest.approx(expected)
+    assert run.callback_metrics["val_loss"].item() == pytest.approx(expected)
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    assert run.callback_metrics["val_accuracy"].item() == pytest.approx(accuracy)
+
+
+def test_checkpoints_fit_with_weights_of_classes_and_without():
+    weighted, plain = ClassificationTask(Same(), 2, class_weights=[1, 2]), ClassificationTask(Same(), 2)
+    assert weighted.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("weights", "loss", "words"),
+    [
+        ([1.0], None, "class_weights must be one number for each of the 2 classes, got 1; give them in the order"),
+        ([1.0, 0.0], None, "class_weights must be finite numbers above zero, got 0.0; give"),
+        ([1.0, -2.0], None, "class_weights must be finite numbers above zero, got -2.0"),
+        ([float("inf"), 1.0], None, "class_weights must be finite numbers above zero, got inf"),
+        ([float("nan"), 1.0], None, "class_weights must be finite numbers above zero, got nan"),
+        ([1.0, 2.0], nn.MultiMarginLoss(), "class_weights are for CrossEntropyLoss and NLLLoss, and the loss is Multi"),
+        ([1.0, 2.0], nn.NLLLoss(weight=torch.ones(2)), "the loss NLLLoss has weights of its own, and class_weights"),
+    ],
+)
+def test_weights_of_classes_that_do_not_fit_are_refused(weights, loss, words):
+    with pytest.raises(TrainingError, match=words):
+        ClassificationTask(Same(), 2, loss=loss, class_weights=weights)

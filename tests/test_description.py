@@ -7,7 +7,14 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from involution.data import DataDescription, DescribedImages, DigitObjects, DigitScenes, SmallImages
+from involution.data import (
+    DataDescription,
+    DescribedImages,
+    DigitObjects,
+    DigitScenes,
+    SegmentationFolders,
+    SmallImages,
+)
 from involution.tasks import ClassificationTask, TrainingError
 
 
@@ -19,9 +26,10 @@ def test_our_modules_describe_themselves():
     assert scenes.class_names[:2] == ("ground", "0") and scenes.data_config["mean"] == [0.5] * 3
     module = DigitObjects(count=8)
     objects = DataDescription(module)
-    assert not objects.lacks_masks and objects.ids_of(10) == tuple(range(1, 11)) and objects.count("val") is None
-    module.setup()
-    assert objects.count("train") == 8 and objects.count("val") == 2
+    assert not objects.lacks_masks and objects.ids_of(10) == tuple(range(1, 11))
+    folders = DataDescription(SegmentationFolders("streets", val="later"))
+    assert objects.source("val") == {"module": "DigitObjects", "root": None, "part": None}
+    assert folders.data.parts["test"] == "later"
 
 
 def test_a_module_that_lacks_what_it_declares_cannot_be_made():
@@ -62,7 +70,7 @@ def fit(data, num_classes=2):
 def test_a_module_that_says_nothing_trains(tmp_path):
     for unknown in (DataDescription(Plain()), DataDescription(None)):
         assert unknown.class_names == () and unknown.names_of(3) == ("0", "1", "2") and unknown.ids_of(2) == (1, 2)
-        assert unknown.data_config == {} and not unknown.lacks_masks and unknown.count("val") is None
+        assert unknown.data_config == {} and not unknown.lacks_masks
     task = fit(Plain())
     assert task.trainer.callback_metrics["val_loss"].isfinite()
     task.save_model(tmp_path)

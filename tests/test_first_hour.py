@@ -44,3 +44,21 @@ def test_the_page_as_it_is_followed(tmp_path, monkeypatch, page_copies, copies):
         assert (tmp_path / path).stat().st_size > 1000, path
     for name in ("metrics.csv", "config.yaml", "environment.json"):
         assert (tmp_path / "runs/photos/logs/version_0" / name).is_file(), name
+
+
+def test_the_report_has_the_epochs_of_every_start(tmp_path, monkeypatch, capsys):
+    """A training that was interrupted eleven times: text order would put the last start before the third."""
+    for number in (0, 1, 2, 9, 10):
+        folder = tmp_path / "runs" / "photos" / "logs" / f"version_{number}"
+        folder.mkdir(parents=True)
+        # The epoch in which a start ended begins anew in the next one.
+        rows = "".join(f"{epoch},{value}\n" for epoch, value in ((number, 0.5), (number + 1, number / 100)))
+        (folder / "metrics.csv").write_text("epoch,val_accuracy\n" + rows)
+    (tmp_path / "runs" / "photos" / "logs" / "version_11").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (text,) = (b.text for b in pages.blocks("python") if b.page == PAGE and "metrics.csv" in b.text)
+    exec(text.partition("\nnet = ")[0], {})
+    said = capsys.readouterr().out.splitlines()
+    shown = [(int(number), value) for number, value in re.findall(r"epoch (\d+): (\S+) %", "\n".join(said))]
+    expected = {0: "50.0", 1: "50.0", 2: "50.0", 3: "2.0", 9: "50.0", 10: "50.0", 11: "10.0"}
+    assert dict(shown) == expected and len(shown) == len(expected) and shown[-1][0] == 11

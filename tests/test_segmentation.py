@@ -81,13 +81,17 @@ def test_test_writes_the_confusion_matrix(finished, root):
     assert matrix.sum(1)[2] == sum((values == 7).sum() for values in labels)
     assert results["pixel_accuracy_percent"] == pytest.approx(100 * np.trace(matrix) / matrix.sum())
     assert list(results["iou_percent"]) == list(street_scenes.CLASSES)
-    assert record["checkpoint"] == "best.ckpt"
+    assert record["checkpoint"] == "best.ckpt" and record["image_size"] is None
+    assert record["data"] == {"module": "SegmentationFolders", "root": str(root), "part": "val"}
+    assert record["images"] == len(labels)
     assert Image.open(finished / "segmentation-test.png").width > 200
     views = ["--model.window=[32, 32]", "--model.scales=[0.5, 1.0]", "--model.flip=true"]
+    views.append("--data.transforms.image_size=[30, 40]")
     run = finished.parent / "views"
     assert main(["validate", *FLAGS, f"--data.root={root}", f"--run={run}", checkpoint, *views]) == 0
     other = json.loads((run / "segmentation-val.json").read_text())
     assert other["views"] == {"window": [32, 32], "stride": None, "scales": [0.5, 1.0], "flip": True}
+    assert other["image_size"] == [30, 40]
     assert np.array(other["results"]["confusion_matrix"]).sum() == matrix.sum()
     assert other["results"]["confusion_matrix"] != results["confusion_matrix"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CommandError, in_one_line
+from .input_images import InputImages
 
 __all__ = ["batches", "class_names", "load_classifier", "visible"]
 
@@ -62,8 +63,8 @@ def _described(names: list[str]) -> list[str]:
     return [words.get(name, name) for name in names]
 
 
-def batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Tensor]]:
-    """Yield images as the net was evaluated on them, with their files."""
+def batches(net: Any, images: InputImages, size: int) -> Iterator[tuple[list[Path], Tensor]]:
+    """Yield images as the net was evaluated on them, with their files; those that cannot be read are left out."""
     from timm.data import create_transform, resolve_data_config
 
     from ..data.image_transforms import transformed
@@ -74,14 +75,15 @@ def batches(net: Any, files: Sequence[Path], size: int) -> Iterator[tuple[list[P
     except Exception as error:
         # Out of a description of the right form that still says what timm does not know.
         raise CommandError(f"the net does not say how it sees an image: {in_one_line(error)}; save it anew") from error
-    channels = getattr(net, "in_chans", 3)
-    for start in range(0, len(files), size):
-        chunk = list(files[start : start + size])
-        images = (read_image(file, "L" if channels == 1 else "RGB") for file in chunk)
-        yield (
-            chunk,
-            torch.stack([transformed(image, transform, file) for image, file in zip(images, chunk, strict=True)]),
-        )
+    mode: Literal["L", "RGB"] = "L" if getattr(net, "in_chans", 3) == 1 else "RGB"
+
+    def read(file: Path) -> Tensor:
+        return transformed(read_image(file, mode), transform, file)
+
+    for start in range(0, len(images.files), size):
+        seen = images.read_each(images.files[start : start + size], read)
+        if seen:
+            yield [file for file, _ in seen], torch.stack([pixels for _, pixels in seen])
 
 
 def visible(inputs: Tensor) -> Tensor:

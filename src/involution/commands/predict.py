@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import CommandError, InvolutionError
 from .classifiers import batches, class_names, visible
+from .input_images import InputImages
 from .options import find_device
 from .output_files import name_outputs, refuse_overwriting
 
@@ -20,6 +22,13 @@ from .output_files import name_outputs, refuse_overwriting
 _PREDICTORS = {
     "detection": "involution.commands.predict_detection",
     "segmentation": "involution.commands.predict_segmentation",
+}
+
+# What nets of one task alone take: it is handed to them, and refused where the net is another's.
+_OPTIONS = {
+    "classification": ("weights", "top", "heatmaps"),
+    "detection": ("min_score", "labels", "colours"),
+    "segmentation": ("window", "scales", "flip"),
 }
 
 # By what is laid over the image, where the user names none: masks, classes, heat maps.
@@ -57,7 +66,7 @@ def predict(
         top: how many classes of an image a classifier prints.
         heatmaps: names of involutions of a classifier whose kernels are drawn, e.g. ``layer3.0.conv2``; ``all`` for
             every one.
-        min_score: least score of the objects that a detector draws and prints.
+        min_score: least score of the objects that a detector draws and prints, from 0 to 1.
         labels: what is written at an object of a detector, where there is room: its name and score, the score alone, or
             nothing.
         colours: whether the classes or the single objects of a detector have colours of their own.
@@ -67,7 +76,7 @@ def predict(
         flip: let a segmentation net see the flipped image, too.
         out: folder of what is drawn or written.
         json: print one JSON object a line instead of text.
-        batch_size: images that pass the net together.
+        batch_size: images that pass the net together; a segmentation net takes each alone.
         device: auto, cpu, cuda, cuda:N or mps.
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
     """
@@ -76,35 +85,44 @@ def predict(
 
     if top < 1 or batch_size < 1:
         raise CommandError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
-    if opacity is not None and not 0 <= opacity <= 1:
-        raise CommandError(f"opacity must be from 0 to 1, got {opacity}")
+    for name, share in (("opacity", opacity), ("min_score", min_score)):
+        if share is not None and not 0 <= share <= 1:
+            raise CommandError(f"{name} must be from 0 to 1, got {share}")
+    given: dict[str, Any] = {
+        "weights": weights,
+        "top": top,
+        "heatmaps": heatmaps,
+        "min_score": min_score,
+        "labels": labels,
+        "colours": colours,
+        "window": window,
+        "scales": scales,
+        "flip": flip,
+    }
     try:
         files = list_images(images)
         place = find_device(device)
         described = named.find_described(model, weights, allow_network=allow_network)
         task = "classification" if described is None else described[1].task
+        _refuse_options_of_others(task, model, given)
         strength = _OPACITY[task] if opacity is None else opacity
         if described is not None:
-            folder, description = described
-            if weights is not None or heatmaps:
-                raise CommandError(f"--weights and --heatmaps are for classifiers; {model} is a {description.task} net")
-            predictor = import_module(_PREDICTORS[description.task])
-            options: dict[str, dict[str, Any]] = {
-                "detection": {
-                    "batch_size": batch_size,
-                    "min_score": min_score,
-                    "labels": labels,
-                    "colours": colours,
-                },
-                "segmentation": {"window": window, "scales": scales, "flip": flip},
-            }
+            options = {name: given[name] for name in _OPTIONS[task]}
+            if task == "detection":
+                options["batch_size"] = batch_size
             common: dict[str, Any] = {"out": out, "json": json, "device": place, "allow_network": allow_network}
-            predictor.predict_images(files, folder, opacity=strength, **common, **options[description.task])
+            predictor = import_module(_PREDICTORS[task])
+            predictor.predict_images(files, described[0], opacity=strength, **common, **options)
             return
+        if opacity is not None and not heatmaps:
+            raise CommandError(
+                "--opacity is that of heat maps, for a classifier draws nothing else; add --heatmaps all"
+            )
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)
         stems = _stems(files, out) if heatmaps else {}
-        for chunk, inputs in batches(net, files, batch_size):
+        read = InputImages(files)
+        for chunk, inputs in batches(net, read, batch_size):
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
             for file, row in zip(chunk, probabilities, strict=True):
@@ -118,6 +136,22 @@ def predict(
         raise CommandError(str(error)) from error
     if heatmaps and not json:
         print(f"heat maps in {out}")
+    read.refuse_left_out()
+
+
+def _refuse_options_of_others(task: str, model: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing to a net of this task; one with its default value is not told from none.
+
+    Raises:
+        CommandError: there is one.
+    """
+    defaults = inspect.signature(predict).parameters
+    for owner, names in _OPTIONS.items():
+        for name in names if owner != task else ():
+            if given[name] != defaults[name].default:
+                raise CommandError(
+                    f"--{name.replace('_', '-')} is for {owner} nets, and {model} is a {task} net; leave it out"
+                )
 
 
 def _print(file: Path, probabilities: Tensor, names: Sequence[str], top: int, json: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..data.images import read_image, write_png
@@ -17,6 +19,7 @@ from ..files import write_atomically
 from ..models import saved
 from ..models.building import check_proportions
 from ..pictures.objects import draw_objects
+from .input_images import InputImages
 from .output_files import name_outputs, refuse_overwriting
 
 __all__ = ["predict_images"]
@@ -44,7 +47,8 @@ def predict_images(
         files: of the images.
         model: folder that ``involution fit`` wrote.
         out: folder for ``<image>.png`` and ``predictions.json``: images, categories and annotations with scores, the
-            annotations in the form of COCO's results. Images are numbered in the order of ``files``.
+            annotations in the form of COCO's results. Images are numbered in the order of ``files``. The file holds those
+            that are done, also where others cannot be read or the command is interrupted.
         json: print one JSON object per image instead of text.
         batch_size: images that pass the net together.
         device: where the net runs.
@@ -56,7 +60,7 @@ def predict_images(
 
     Raises:
         CommandError: an image would be overwritten.
-        DataError: an image cannot be read, or is too narrow for the net.
+        DataError: images cannot be read, or are too narrow for the net; they are left out.
         CheckpointError: the folder holds no net of ours.
     """
     pictures = {file: target for file, (target,) in zip(files, name_outputs(files, out, (".png",)), strict=True)}
@@ -65,49 +69,57 @@ def predict_images(
     net.to(device)
     out.mkdir(parents=True, exist_ok=True)
     ids = description.details.get("category_ids", range(1, len(description.classes) + 1))
+    read = partial(_pixels, net)
+    given = InputImages(files)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for start in range(0, len(files), batch_size):
-        chunk = files[start : start + batch_size]
-        pixels = [pil_to_tensor(read_image(file)) for file in chunk]
-        check_proportions(
-            net, [(file, image.shape[2], image.shape[1]) for file, image in zip(chunk, pixels, strict=True)]
-        )
-        with torch.inference_mode():
-            found = net([image.to(device).float() / 255 for image in pixels])
-        for number, (file, image, objects) in enumerate(zip(chunk, pixels, found, strict=True), start + 1):
-            objects = {name: value.cpu() for name, value in objects.items()}
-            if "masks" in objects:
-                objects["masks"] = objects["masks"][:, 0] > 0.5
-            images.append({"id": number, "file_name": str(file), "width": image.shape[2], "height": image.shape[1]})
-            for annotation in _annotations(objects, number, ids):
-                annotations.append({"id": len(annotations) + 1, **annotation})
-            shown = {name: value[objects["scores"] >= min_score] for name, value in objects.items()}
-            kinds, scores = shown["labels"].tolist(), shown["scores"].tolist()
-            texts = {
-                "names": [
-                    f"{description.classes[kind]} {score:.2f}" for kind, score in zip(kinds, scores, strict=True)
-                ],
-                "scores": [f"{score:.2f}" for score in scores],
-                "none": [""] * len(kinds),
-            }[labels]
-            picture = draw_objects(
-                image,
-                shown["boxes"],
-                kinds,
-                texts,
-                shown.get("masks"),
-                opacity,
-                description.classes,
-                range(len(kinds)) if colours == "instances" else None,
-            )
-            write_png(picture, pictures[file])
-            _print(file, shown, description.classes, json)
-    categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    write_atomically(out / JSON_NAME, json_module.dumps(content, ensure_ascii=False) + "\n")
+    try:
+        for start in range(0, len(files), batch_size):
+            chunk = given.read_each(files[start : start + batch_size], read)
+            with torch.inference_mode():
+                found = net([image.to(device).float() / 255 for _, image in chunk]) if chunk else []
+            for (file, image), objects in zip(chunk, found, strict=True):
+                objects = {name: value.cpu() for name, value in objects.items()}
+                if "masks" in objects:
+                    objects["masks"] = objects["masks"][:, 0] > 0.5
+                shown = {name: value[objects["scores"] >= min_score] for name, value in objects.items()}
+                picture = _picture(image, shown, description.classes, labels, colours, opacity)
+                write_png(picture, pictures[file])
+                _print(file, shown, description.classes, json)
+                number, (height, width) = len(images) + 1, image.shape[1:]
+                made = enumerate(_annotations(objects, number, ids), len(annotations) + 1)
+                images.append({"id": number, "file_name": str(file), "width": width, "height": height})
+                annotations += [{"id": id, **annotation} for id, annotation in made]
+    finally:
+        # What hours have found is kept, whatever ends them; where nothing was done, a file of an earlier run is.
+        if images:
+            categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]
+            content = {"images": images, "categories": categories, "annotations": annotations}
+            write_atomically(out / JSON_NAME, json_module.dumps(content, ensure_ascii=False) + "\n")
     if not json:
         print(f"pictures and {JSON_NAME} in {out}")
+    given.refuse_left_out()
+
+
+def _pixels(net: nn.Module, file: Path) -> Tensor:
+    """Return an image ``(3, H, W)`` of 8 bits that the detector takes."""
+    pixels = pil_to_tensor(read_image(file))
+    check_proportions(net, [(file, pixels.shape[2], pixels.shape[1])])
+    return pixels
+
+
+def _picture(
+    image: Tensor, objects: Mapping[str, Tensor], classes: Sequence[str], labels: str, colours: str, opacity: float
+) -> Image.Image:
+    """Draw the objects over the image."""
+    kinds, scores = objects["labels"].tolist(), objects["scores"].tolist()
+    texts = {
+        "names": [f"{classes[kind]} {score:.2f}" for kind, score in zip(kinds, scores, strict=True)],
+        "scores": [f"{score:.2f}" for score in scores],
+        "none": [""] * len(kinds),
+    }[labels]
+    own_colours = range(len(kinds)) if colours == "instances" else None
+    return draw_objects(image, objects["boxes"], kinds, texts, objects.get("masks"), opacity, classes, own_colours)
 
 
 def _annotations(objects: Mapping[str, Tensor], image_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from ..models import saved
 from ..models.segmentation_inference import segment
 from ..pictures.overlays import class_shares, percent, with_legend
+from .input_images import InputImages
 from .output_files import name_outputs
 
 __all__ = ["predict_images"]
@@ -50,7 +51,7 @@ def predict_images(
 
     Raises:
         CommandError: an image would be overwritten.
-        DataError: an image cannot be read.
+        DataError: images cannot be read, which are left out.
         CheckpointError: the folder holds no net of ours.
         ValueError: the views are out of range.
     """
@@ -71,15 +72,17 @@ def predict_images(
     if flip:
         views["flip"] = True
     out.mkdir(parents=True, exist_ok=True)
+    images = InputImages(files)
     for file, (labels, overlay) in zip(files, targets, strict=True):
-        image = read_image(file)
-        pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            probabilities = segment(net, pixels, size=(image.height, image.width), **views)
-        classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
-        write_png(table.label_image(classes), labels)
-        write_png(with_legend(image, classes, table.names, table.colours, opacity), overlay)
-        _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
+        for _, image in images.read_each([file], read_image):
+            pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
+            with torch.inference_mode():
+                probabilities = segment(net, pixels, size=(image.height, image.width), **views)
+            classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
+            write_png(table.label_image(classes), labels)
+            write_png(with_legend(image, classes, table.names, table.colours, opacity), overlay)
+            _print(file, labels, overlay, class_shares(classes, len(table.names)), table.names, json)
+    images.refuse_left_out()
 
 
 def _class_table(description: saved.Description) -> ClassTable:

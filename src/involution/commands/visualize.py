@@ -42,6 +42,7 @@ def visualize(
     from ..pictures.heatmaps import kernel_fields
     from ..pictures.layers import draw_layers, one_per_resolution
     from .classifiers import batches, load_classifier, visible
+    from .input_images import InputImages
     from .options import find_device
     from .output_files import refuse_overwriting
 
@@ -55,7 +56,7 @@ def visualize(
     place = find_device(device)
     try:
         net = load_classifier(model, weights, where="this command").to(place)
-        ((_, inputs),) = batches(net, files, 1)
+        ((_, inputs),) = batches(net, InputImages(files), 1)
         chosen = None if layers in (None, ["all"]) else layers
         fields = {name: field.cpu() for name, field in kernel_fields(net, inputs.to(place), chosen).items()}
         if layers is None:

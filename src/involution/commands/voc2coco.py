@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ def voc2coco(
     Args:
         annotations: folder of the XML files.
         out: JSON file to write.
-        names: text file with one image name a line, such as ``ImageSets/Main/train.txt``; all XML files by default.
+        names: text file with one image name a line, such as ``ImageSets/Main/train.txt``; all XML files by default. A
+            second column of 1, 0 or -1, as lists of one class have, is passed over.
         classes: names of the classes in the order of their ids, which start at 1; by default all that occur, sorted.
             Give them for the parts of one data set, so that their ids agree.
         keep_difficult: treat objects marked difficult as any other; by default they are crowds, which training leaves
@@ -38,6 +40,7 @@ def voc2coco(
     files = _files(annotations, names)
     refuse_overwriting([out], [*files, *([names] if names else [])], "name another file to write")
     read = [_read(file) for file in files]
+    _refuse_doubled_images(files, [image["file_name"] for image, _ in read])
     occurring = sorted({entry["class"] for _, objects in read for entry in objects})
     if classes and len(set(classes)) < len(classes):
         raise CommandError(f"--classes names a class twice, so that it is open which id it has: {', '.join(classes)}")
@@ -81,16 +84,36 @@ def _files(annotations: Path, names: Path | None) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CommandError(f"{names} cannot be read: {reason}; expected one image name a line") from error
-    # Lists of one class have a second column: 1, 0 or -1.
-    chosen = [line.split()[0] for line in lines if line.strip()]
-    files = [annotations / f"{Path(name).name}.xml" for name in chosen]
-    doubled = next((name for name, count in Counter(chosen).items() if count > 1), None)
+    files = [_annotation_file(line.strip(), annotations) for line in lines if line.strip()]
+    doubled = next((file for file, count in Counter(files).items() if count > 1), None)
     if doubled is not None:
-        raise CommandError(f"{names} names {doubled} more than once; remove all lines of it but one")
+        raise CommandError(f"{names} names {doubled.stem} more than once; remove all lines of it but one")
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         raise CommandError(f"{names} names images without annotations: {missing[0] if missing else 'none at all'}")
     return files
+
+
+def _annotation_file(line: str, annotations: Path) -> Path:
+    """Return the XML file of the image that a line names; names may have spaces, and even end like a second column."""
+    whole = annotations / f"{Path(line).name}.xml"
+    without_column = re.sub(r"\s+(1|0|-1)$", "", line)
+    return whole if whole.is_file() else annotations / f"{Path(without_column).name}.xml"
+
+
+def _refuse_doubled_images(files: list[Path], images: list[str]) -> None:
+    """Refuse two files that name one image, as copied annotations do.
+
+    Raises:
+        CommandError: there are two.
+    """
+    seen: dict[Path, Path] = {}
+    for file, image in zip(files, images, strict=True):
+        other = seen.setdefault(Path(image), file)
+        if other is not file:
+            raise CommandError(
+                f"{other} and {file} both name the image {image}; correct the filename of one, or remove it"
+            )
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, InvolutionWarning
 from ..files import read_json, stays_inside
 from ..schema import shown
 from .masks import decode_mask, encode_mask, find_mask_problem, is_coordinate, is_id
@@ -89,6 +90,7 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
         if image.id in images:
             raise DataError(f"{path} has two images with the id {image.id}; give each its own")
         images[image.id] = image
+    _refuse_doubled_images(path, images)
     if not images:
         raise DataError(f"{path} lists no images; expected at least one")
     objects: dict[int, list[Mapping[str, Any]]] = {}
@@ -97,6 +99,7 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
         if problem:
             raise DataError(f"{path}: annotation {_short(entry)} {problem}")
         objects.setdefault(entry["image_id"], []).append(entry)
+    _judge_equal_names(path, categories, {entry["category_id"] for entries in objects.values() for entry in entries})
     for image_id, entries in objects.items():
         if len(entries) > _MOST_OBJECTS:
             raise DataError(
@@ -116,6 +119,40 @@ def read_coco(path: str | Path, *, masks: bool = False) -> CocoFile:
         {image_id: tuple(entries) for image_id, entries in objects.items()},
         dict(sorted(categories.items())),
     )
+
+
+def _refuse_doubled_images(path: Path, images: Mapping[int, ImageEntry]) -> None:
+    """Refuse two entries of one file, whose objects would be background in each other's.
+
+    Raises:
+        DataError: there are two.
+    """
+    seen: dict[Path, int] = {}
+    for image in images.values():
+        # Two spellings of a path, as ``./a.jpg`` and ``a.jpg``, are one file.
+        other = seen.setdefault(Path(image.file_name), image.id)
+        if other != image.id:
+            raise DataError(
+                f"{path} lists the file {shown(image.file_name)} as two images, {other} and {image.id}; give all objects of a "
+                "file the id of one image, and remove the other"
+            )
+
+
+def _judge_equal_names(path: Path, categories: Mapping[int, str], used: set[int]) -> None:
+    """Refuse two categories of one name that both have objects, and warn where one has none, as many an export does.
+
+    Raises:
+        DataError: there are two that both have objects.
+    """
+    seen: dict[str, int] = {}
+    for id, name in categories.items():
+        other = seen.setdefault(name, id)
+        if other == id:
+            continue
+        words = f"{path} has two categories of the name {shown(name)}, {other} and {id}"
+        if {other, id} <= used:
+            raise DataError(f"{words}, and objects of both; give all objects of a kind the id of one, or rename one")
+        warnings.warn(f"{words}: they are two classes; remove or rename one", InvolutionWarning, stacklevel=3)
 
 
 def _image(path: Path, entry: Any) -> ImageEntry:

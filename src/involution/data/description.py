@@ -98,6 +98,18 @@ class DataDescription:
         parts = getattr(self.data, "sets", {})
         return [size for part in parts.values() for size in getattr(part, "sizes", ())]
 
-    def count(self, part: str) -> int | None:
-        """Return the number of images of a part; None where it is not known."""
-        return len(getattr(self.data, "sets", {}).get(part, ())) or None
+    def source(self, part: str) -> dict[str, str | None]:
+        """Return what a record says of where the images of a part came from, as far as it is known.
+
+        Args:
+            part: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            The kind of the module, its root, and how the part is called there.
+        """
+        root, parts = getattr(self.data, "root", None), getattr(self.data, "parts", None)
+        return {
+            "module": None if self.data is None else type(self.data).__name__,
+            "root": None if root is None else str(root),
+            "part": parts.get(part) if isinstance(parts, Mapping) else None,
+        }

@@ -11,12 +11,12 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
+from torchvision.datasets.folder import find_classes
 
 from ..errors import DataError, InvolutionWarning
 from .description import DescribedImages
 from .image_transforms import ImageTransforms, transformed
-from .images import find_images, kind_of, read_image, read_size
+from .images import ImageSearch, find_images, image_endings, is_hidden, kind_of, read_image, read_size
 from .sampling import UNJUDGED, ResumableDataModule, parts_of
 from .sources import find_folder, named_folder
 from .verification import check_each
@@ -68,9 +68,13 @@ class FolderImages(ImageFolder):
         is_valid_file: Any = None,
         allow_empty: bool = False,
     ) -> list[tuple[str, int]]:
-        """Return path and label of every image, found as everywhere (`involution.data.images.find_images`)."""
+        """Return path and label of every image, found as everywhere (`involution.data.images.ImageSearch`)."""
         folders = set(_folders_of_classes(directory))
-        images = {name: find_images(Path(directory, name)) for name in class_to_idx if name in folders}
+        search = ImageSearch(Path(directory))
+        images = {name: search.find(Path(directory, name)) for name in class_to_idx if name in folders}
+        for name in filter(is_hidden, os.listdir(directory)):
+            search.pass_over(Path(directory, name))
+        search.say_what_is_left_out()
         empty = sorted(name for name, files in images.items() if not files)
         if empty and not allow_empty:
             raise _no_classes(directory, f"found no image for the classes {', '.join(empty[:5])}")
@@ -78,13 +82,13 @@ class FolderImages(ImageFolder):
 
 
 def _folders_of_classes(directory: str | Path) -> list[str]:
-    """Return the names of the folders inside, sorted.
+    """Return the names of the folders inside that are not hidden, sorted.
 
     Raises:
         DataError: there are none, or the folder, or what lies in it, cannot be looked at.
     """
     try:
-        return find_classes(directory)[0]
+        names = [name for name in find_classes(directory)[0] if not is_hidden(name)]
     except FileNotFoundError as error:
         raise _no_classes(directory, error) from error
     except OSError as error:
@@ -92,6 +96,9 @@ def _folders_of_classes(directory: str | Path) -> list[str]:
         raise DataError(
             f"{error.filename or directory} cannot be looked at for images: {error.strerror}; repair or remove it"
         ) from error
+    if not names:
+        raise _no_classes(directory, "all its folders are hidden")
+    return names
 
 
 def _no_classes(directory: str | Path, reason: object) -> DataError:
@@ -104,7 +111,7 @@ def _no_classes(directory: str | Path, reason: object) -> DataError:
 class ImageFolders(ResumableDataModule, DescribedImages):
     """A data set in folders: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
 
-    The classes are the folders of the training images; every part is numbered by them, whatever folders it has itself.
+    The classes are the folders of the training images, but for hidden ones (``.thumbnails``, ``@eaDir``, ``__MACOSX``); every part is numbered by them, whatever folders it has itself.
     The order of the training images depends on ``seed`` and the epoch alone, so that a resumed training sees what an
     uninterrupted one does.
 
@@ -243,6 +250,6 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
         files.append(path)
     if not files:
         raise DataError(
-            f"no image found in {', '.join(map(str, paths))}; expected files ending in {', '.join(IMG_EXTENSIONS)}"
+            f"no image found in {', '.join(map(str, paths))}; expected files ending in {', '.join(image_endings())}"
         )
     return files

@@ -6,6 +6,7 @@ import ctypes
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -14,17 +15,32 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import DataError, InvolutionWarning, in_one_line
 from ..files import replaced
 
-__all__ = ["decode_image", "find_images", "kind_of", "read_image", "read_size", "write_png"]
+__all__ = [
+    "ImageSearch",
+    "decode_image",
+    "find_images",
+    "image_endings",
+    "is_hidden",
+    "kind_of",
+    "read_image",
+    "read_size",
+    "write_png",
+]
 
 # What is opened: pictures of pixels. Pillow also knows formats that another program draws, and some without a mark.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-# Of what is passed over in a folder, each by a sentence.
+# How Pillow calls a PPM of floating-point numbers, which `read_image` refuses.
+_FLOATING = ".pfm"
+# Of what is passed over in a folder, each by a sentence, or by its ending.
 _NAMED = 5
+# Folders that a storage server and an archive from a Mac hold beside the images: thumbnails and remains.
+_HIDDEN = ("@eaDir", "__MACOSX")
+# What lies beside images in many a data set, and is not meant as one.
+_COMPANIONS = (".csv", ".ini", ".json", ".md", ".txt", ".xml", ".yaml", ".yml", "thumbs.db")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -92,37 +108,99 @@ def read_size(source: str | Path, *, verify: bool = False, expected: str = "an i
     return (height, width) if _orientation(image, container) >= 5 else (width, height)
 
 
+def image_endings() -> tuple[str, ...]:
+    """Return how the names of files end that are looked for in folders: those of all formats that are read here."""
+    # The reader of JPEG opens MPO, which has none of its own.
+    formats = (*_formats(), "MPO")
+    return tuple(sorted(ending for ending, name in Image.EXTENSION.items() if name in formats and ending != _FLOATING))
+
+
 def find_images(folder: Path) -> list[Path]:
     """Return the image files in a folder and in the folders inside, sorted by folder and name; none where it is missing.
 
-    What is named like an image and is none (a folder, a pipe, a device, a broken link) is passed over with a warning,
-    of which the first few are named, and never opened.
+    What is left out is said, see `ImageSearch`.
     """
-    found: list[str] = []
-    passed_over: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    folders = [folder] if folder.is_dir() else []
-    while folders:
-        here = folders.pop()
-        identity = os.stat(here)
-        # A link may lead back to a folder above.
-        if (identity.st_dev, identity.st_ino) in seen:
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if not entry.name.lower().endswith(IMG_EXTENSIONS):
-                    folders += [Path(entry.path)] if _is_kind(entry.is_dir) else []
-                elif _is_kind(entry.is_file):
-                    found.append(entry.path)
-                else:
-                    passed_over.append(entry.path)
-    for path in passed_over[:_NAMED]:
-        warnings.warn(f"{path} is passed over: it is no file", InvolutionWarning, stacklevel=2)
-    if len(passed_over) > _NAMED:
-        words = f"{len(passed_over) - _NAMED} more in {folder} are passed over: they are no files"
-        warnings.warn(words, InvolutionWarning, stacklevel=2)
-    return [Path(path) for path in sorted(found, key=os.path.split)]
+    search = ImageSearch(folder)
+    found = search.find(folder)
+    search.say_what_is_left_out()
+    return found
+
+
+class ImageSearch:
+    """A search for image files in folders, which says at its end what it left out.
+
+    What is named like an image and is none (a folder, a pipe, a device, a broken link) is passed over, and never opened.
+    So is what is hidden, see `is_hidden`, and what does not end as images do.
+
+    Args:
+        root: what the warnings call the place of all that is searched.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._endings = image_endings()
+        self._no_files: list[str] = []
+        self._hidden: list[str] = []
+        self._others: Counter[str] = Counter()
+
+    def find(self, folder: Path) -> list[Path]:
+        """Return the image files in a folder and in the folders inside, sorted by folder and name; none where it is missing."""
+        found: list[str] = []
+        seen: set[tuple[int, int]] = set()
+        folders = [folder] if folder.is_dir() else []
+        while folders:
+            here = folders.pop()
+            identity = os.stat(here)
+            # A link may lead back to a folder above.
+            if (identity.st_dev, identity.st_ino) in seen:
+                continue
+            seen.add((identity.st_dev, identity.st_ino))
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        self.pass_over(entry.path)
+                    elif not entry.name.lower().endswith(self._endings):
+                        if _is_kind(entry.is_dir):
+                            folders.append(Path(entry.path))
+                        elif not entry.name.lower().endswith(_COMPANIONS) and _is_kind(entry.is_file):
+                            self._others[Path(entry.name).suffix.lower() or "none"] += 1
+                    elif _is_kind(entry.is_file):
+                        found.append(entry.path)
+                    else:
+                        self._no_files.append(entry.path)
+        return [Path(path) for path in sorted(found, key=os.path.split)]
+
+    def pass_over(self, path: str | Path) -> None:
+        """Leave out a hidden file or folder, of which nothing is said where it holds no image."""
+        # Links are not followed, and folders that may not be read are passed over as well.
+        inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+        files = inside if os.path.isdir(path) else [str(path)]
+        self._hidden += [file for file in files if file.lower().endswith(self._endings)]
+
+    def say_what_is_left_out(self) -> None:
+        """Warn of what might have been meant as images: one sentence for each reason, but for the first few that are no files."""
+        said = [f"{path} is passed over: it is no file" for path in self._no_files[:_NAMED]]
+        if len(self._no_files) > _NAMED:
+            said.append(f"{len(self._no_files) - _NAMED} more in {self.root} are passed over: they are no files")
+        if self._hidden:
+            said.append(
+                f"{len(self._hidden)} hidden images in {self.root} are passed over, such as {self._hidden[0]}; where they "
+                f"are meant, give them and their folders names without a dot at the beginning"
+            )
+        if self._others:
+            endings = ", ".join(f"{ending} ({count})" for ending, count in self._others.most_common(_NAMED))
+            more = ", …" if len(self._others) > _NAMED else ""
+            said.append(
+                f"{self._others.total()} files in {self.root} are left out, for they do not end as images that are read do: "
+                f"{endings}{more}; where they are images, save them as .jpg or .png"
+            )
+        for words in said:
+            warnings.warn(words, InvolutionWarning, stacklevel=2)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name belongs to a program that works behind the user's back."""
+    return name.startswith(".") or name in _HIDDEN
 
 
 def _is_kind(question: Callable[[], bool]) -> bool:

@@ -73,6 +73,8 @@ class _Segmentation(ResumableDataModule, DescribedImages):
     """What the two have in common: everything but where files and classes come from."""
 
     classes: ClassTable
+    # How the folders of training, validation and test are called.
+    parts: Mapping[str, str]
 
     def __init__(
         self,
@@ -315,13 +317,15 @@ class Cityscapes(_Segmentation):
         super().__init__(root, batch_size, num_workers, transforms, seed, drop_last, verify)
         from torchvision.datasets import Cityscapes as Reader
 
+        # The labels of the official test images are secret.
+        self.parts = {"train": "train", "val": "val", "test": "val"}
         judged = [c for c in Reader.classes if not c.ignore_in_eval]
         ignored = tuple(c.id for c in Reader.classes if c.ignore_in_eval and c.id >= 0)
         names, values, colours = zip(*[(c.name, c.id, c.color) for c in judged], strict=True)
         self.classes = ClassTable(names, values, ignored, colours)
 
     def pairs(self, part: str) -> list[Pair]:
-        """Return the files of a part; the labels of the official test images are secret, so tests see ``val``.
+        """Return the files of a part; tests see ``val``.
 
         Raises:
             DataError: the folders are not where they should be.
@@ -329,7 +333,7 @@ class Cityscapes(_Segmentation):
         from torchvision.datasets import Cityscapes as Reader
 
         try:
-            reader = Reader(str(self.root), "train" if part == "train" else "val", "fine", "semantic")
+            reader = Reader(str(self.root), self.parts[part], "fine", "semantic")
         except (RuntimeError, OSError) as error:
             raise DataError(
                 f"{self.root} does not hold Cityscapes; expected the folders leftImg8bit and gtFine of "

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import DataError, in_one_line
 from ..files import replaced
 from ..schema import find_problem, shown
-from .images import read_size
+from .images import image_endings, read_size
 
 __all__ = ["INDEX", "LEAST_BYTES", "Packed", "Sample", "expand", "find_shards", "pack", "read_index", "read_shard"]
 
@@ -240,7 +239,7 @@ def _samples(shard: str, tar: tarfile.TarFile) -> Iterator[Sample]:
                     f"{member.name} of the shard {shard} holds no label: expected a number, got {shown(text)}"
                 )
             label = int(text)
-        elif f".{ending.rpartition('.')[2].lower()}" in IMG_EXTENSIONS:
+        elif f".{ending.rpartition('.')[2].lower()}" in image_endings():
             image = content.read()
     if key is None:
         raise DataError(f"the shard {shard} holds no files; {_REMEDY}")

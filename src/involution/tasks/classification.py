@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from .watched import check_watched
 # What timm's description of weights says of their name, their classes, their licence and where they came from. A net that was
 # trained on from them has a name and classes of its own, and nobody here knows under which licence it is given on.
 _OF_FORMER_WEIGHTS = ("tag", "label_names", "label_descriptions", "license", "origin_url")
+
+# Losses that divide by the sum of the weights of the images' classes.
+_WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
 def create_model(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
@@ -86,7 +90,8 @@ class ClassificationTask(LightningModule):
     """Train and evaluate any network that maps images to one value per class.
 
     Logs ``train_loss``, ``train_accuracy``, ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy``, each a
-    mean over the images of an epoch; training figures are those of the changing network.
+    mean over the images of an epoch; training figures are those of the changing network. Where the loss has weights of the
+    classes, its mean is the weighted one: the sum of the weighted losses by the sum of the weights of their images.
 
     Args:
         model: from images ``(B, C, H, W)`` to logits ``(B, num_classes)``; or the name of a timm model, RedNet's
@@ -98,12 +103,15 @@ class ClassificationTask(LightningModule):
         channels_last: put weights and images into the channels_last layout, the fast one.
         compile: compile the model with ``torch.compile``.
         loss: from logits and labels ``(B,)`` to a scalar, cross-entropy by default.
+        class_weights: a number above zero for each class, in the order of the labels, by which the losses of its images are
+            multiplied, e.g. larger ones for classes with few images; for ``torch.nn.CrossEntropyLoss`` and ``NLLLoss``.
         optimizer: from parameters to an optimiser.
         lr_scheduler: from the optimiser to a schedule that is stepped after every epoch (`PolyLR` after every step);
             constant by default.
 
     Raises:
-        TrainingError: the model cannot be built, or there are fewer than two classes.
+        TrainingError: the model cannot be built, there are fewer than two classes, or ``class_weights`` do not fit them or
+            the loss.
     """
 
     # What the best checkpoint is chosen by.
@@ -120,6 +128,7 @@ class ClassificationTask(LightningModule):
         channels_last: bool = False,
         compile: bool = False,
         loss: nn.Module | None = None,
+        class_weights: list[float] | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -137,6 +146,8 @@ class ClassificationTask(LightningModule):
         if compile:
             self.model.compile()
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
+        if class_weights is not None:
+            _weigh_classes(self.loss, class_weights, num_classes)
         self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
         self.accuracies = nn.ModuleDict(
             {
@@ -269,9 +280,17 @@ class ClassificationTask(LightningModule):
         accuracy(logits, classes)
         metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}
         # Lightning takes the mean of the weights over processes, which of whole numbers it rounds down.
-        weight: Any = float(count)
+        weight: Any = self._weight(labels[judged])
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=weight)
         return loss
+
+    def _weight(self, labels: Tensor) -> float:
+        """Return what the loss of a batch counts in the mean of an epoch: what it was divided by."""
+        weights = getattr(self.loss, "weight", None)
+        # Of labels that are shares of classes PyTorch divides by the number of images.
+        if weights is None or not isinstance(self.loss, _WEIGHTED) or labels.is_floating_point():
+            return float(len(labels))
+        return weights[labels].double().sum().item()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         kind = type(self.loss).__name__
@@ -289,6 +308,35 @@ class ClassificationTask(LightningModule):
                 f"the loss {kind} gives {loss.numel()} values, of shape {tuple(loss.shape)}; name one that gives their mean"
             )
         return loss
+
+
+def _weigh_classes(loss: nn.Module, weights: Sequence[float], num_classes: int) -> None:
+    """Give the loss the weights of the classes.
+
+    Raises:
+        TrainingError: it takes none or has its own, or they are not one number above zero for each class.
+    """
+    kind = type(loss).__name__
+    if not isinstance(loss, _WEIGHTED):
+        raise TrainingError(
+            f"class_weights are for CrossEntropyLoss and NLLLoss, and the loss is {kind}; leave them out, or name one of these"
+        )
+    if loss.weight is not None:
+        raise TrainingError(
+            f"the loss {kind} has weights of its own, and class_weights are given too; leave out one of them"
+        )
+    if len(weights) != num_classes:
+        raise TrainingError(
+            f"class_weights must be one number for each of the {num_classes} classes, got {len(weights)}; give them in the "
+            "order of the labels, which for folders is that of their sorted names"
+        )
+    wrong = next((weight for weight in weights if not 0 < weight < math.inf), None)
+    if wrong is not None:
+        raise TrainingError(
+            f"class_weights must be finite numbers above zero, got {wrong}; give a rare class a large one"
+        )
+    # Not kept in checkpoints: they are a setting, and a net is evaluated without them, too.
+    loss.register_buffer("weight", torch.tensor(weights, dtype=torch.float32), persistent=False)
 
 
 def _judged(labels: Tensor) -> Tensor | slice:

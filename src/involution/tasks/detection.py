@@ -29,6 +29,8 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 # Names of torchmetrics, which are the field's; recall at few detections and values per class are left to `test`'s user.
 _KEPT = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+# Precisions of Lightning in which the net, and the images and boxes with it, are rounded to 16 bits.
+_ROUNDED = ("bf16-true", "16-true")
 
 
 def average_precision(masks: bool) -> Any:
@@ -125,6 +127,8 @@ class DetectionTask(LightningModule):
             )
         self.warmup_iterations, self.warmup_factor = warmup_iterations, warmup_factor
         self.optimizer, self.lr_scheduler = Shared(optimizer), lr_scheduler and Shared(lr_scheduler)
+        # Of the checkpoint that was loaded last, for the record.
+        self.loaded_epochs: int | None = None
         self.predicts_masks = isinstance(net, MaskRCNN)
         self.metrics = nn.ModuleDict({stage: average_precision(self.predicts_masks) for stage in ("val", "test")})
 
@@ -143,15 +147,25 @@ class DetectionTask(LightningModule):
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
 
     def setup(self, stage: str) -> None:
-        """Check the data and the sizes of their images.
+        """Check the precision, the data and the sizes of their images.
 
         Raises:
-            TrainingError: see `check_data`.
+            TrainingError: the precision rounds boxes to 16 bits, or see `check_data`.
             DataError: nothing is left of an image when the detector has resized it.
         """
+        if self.trainer.precision in _ROUNDED:
+            raise TrainingError(
+                f"a detector does not compute in {self.trainer.precision}, which rounds the boxes of the data, too, and for "
+                "which torchvision has no suppression of overlapping boxes; use --trainer.precision bf16-mixed"
+            )
         data = DataDescription(self.trainer.datamodule)
         self.check_data(data)
         check_proportions(self.model, data.sizes())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep of a checkpoint how many epochs it was trained."""
+        epoch = checkpoint.get("epoch")
+        self.loaded_epochs = None if epoch is None else epoch + 1
 
     def on_train_start(self) -> None:
         """Look whether all is logged that is watched, say where the warm-up is too long, and let schedules end in time.
@@ -256,6 +270,8 @@ class DetectionTask(LightningModule):
         if self.trainer.world_size > 1:
             _gather(metric)
         values = metric.compute()
+        # Of every image there is one entry, also where it has no objects.
+        images = len(metric.groundtruth_labels)
         metric.reset()
         kinds = {"bbox_": "", "segm_": "mask_"} if self.predicts_masks else {"": ""}
         results = {
@@ -265,19 +281,18 @@ class DetectionTask(LightningModule):
             # Every process has computed the same value.
             self.log(f"{stage}_{name}", value, prog_bar=name == "map")
         if self.trainer.state.fn in ("validate", "test") and self.trainer.is_global_zero:
-            self._write_record(stage, results)
+            self._write_record(stage, images, results)
 
-    def _write_record(self, stage: str, results: dict[str, float]) -> None:
+    def _write_record(self, stage: str, images: int, results: dict[str, float]) -> None:
         checkpoint = self.trainer.ckpt_path
-        state = {} if checkpoint is None else torch.load(checkpoint, map_location="cpu", weights_only=True)
         payload = {
             "seed": None,
             "model": self.architecture or type(self.model).__name__,
             "model_args": {name: value for name, value in self.model_args.items() if name != "weights"},
             "checkpoint": None if checkpoint is None else Path(checkpoint).name,
-            "epochs": state["epoch"] + 1 if state else None,
+            "epochs": None if checkpoint is None else self.loaded_epochs,
             "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
-            "images": DataDescription(self.trainer.datamodule).count(stage),
+            "images": images,
             "results": results,
         }
         records.write(f"detection-{stage}", payload, Path(self.trainer.default_root_dir))

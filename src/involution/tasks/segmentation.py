@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .. import records
@@ -107,6 +107,7 @@ class SegmentationTask(LightningModule):
             {f"{stage}_matrix": MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE) for stage in stages}
         )
         self.losses: Any = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in stages})
+        self.counts: Any = nn.ModuleDict({f"{stage}_images": SumMetric() for stage in stages})
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, num_classes, H, W)`` of ``images`` ``(B, 3, H, W)``."""
@@ -180,7 +181,10 @@ class SegmentationTask(LightningModule):
         check_labels(labels, self.num_classes, IGNORE)
         probabilities = segment(self, images, size=labels.shape[1:], **self.views)
         self.confusion[f"{stage}_matrix"].update(probabilities.argmax(1), labels)
-        labelled = (labels != IGNORE).sum()
+        is_labelled = labels != IGNORE
+        # An image that another process judges comes without labels.
+        self.counts[f"{stage}_images"].update(is_labelled.flatten(1).any(1).sum())
+        labelled = is_labelled.sum()
         if labelled:
             log_probabilities = probabilities.clamp_min(1e-12).log()
             loss = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE)
@@ -196,6 +200,7 @@ class SegmentationTask(LightningModule):
 
     def _log_figures(self, stage: str) -> None:
         metric, mean = self.confusion[f"{stage}_matrix"], self.losses[f"{stage}_loss"]
+        count = self.counts[f"{stage}_images"]
         matrix = metric.compute().cpu()
         iou = analysis.class_iou(matrix)
         figures = {
@@ -207,26 +212,31 @@ class SegmentationTask(LightningModule):
         # Every process has the whole matrix: the average is over equal values.
         self.log_dict({f"{stage}_loss": mean.compute(), **self._placed(figures)}, prog_bar=True, sync_dist=True)
         self.log_dict(self._placed(by_class), sync_dist=True)
-        metric.reset()
-        mean.reset()
+        images = int(count.compute())
+        for used in (metric, mean, count):
+            used.reset()
         if self.trainer.state.fn != TrainerFn.FITTING and self.trainer.is_global_zero:
-            self._write_record(stage, matrix)
+            self._write_record(stage, matrix, images)
 
     def _placed(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         # Where processes exchange them, which may know no float64.
         return {name: value.float().to(self.device) for name, value in figures.items()}
 
-    def _write_record(self, stage: str, matrix: Tensor) -> None:
+    def _write_record(self, stage: str, matrix: Tensor, images: int) -> None:
         from ..pictures.plots import png
 
         folder = Path(self.trainer.default_root_dir)
         checkpoint = self.trainer.ckpt_path
+        data = DataDescription(self.trainer.datamodule)
         payload = {
             "seed": None,
             "model": self.architecture or type(self.model).__name__,
             "model_args": {key: value for key, value in self.model_args.items() if key != "weights"},
             "checkpoint": None if checkpoint is None else Path(checkpoint).name,
             "views": self.views,
+            "image_size": data.data_config.get("image_size"),
+            "data": data.source(stage),
+            "images": images,
             "results": analysis.summary(matrix, self._names()),
         }
         path = records.write(f"segmentation-{stage}", payload, folder)
