@@ -111,7 +111,8 @@ def _no_classes(directory: str | Path, reason: object) -> DataError:
 class ImageFolders(ResumableDataModule, DescribedImages):
     """A data set in folders: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
 
-    The classes are the folders of the training images, but for hidden ones (``.thumbnails``, ``@eaDir``, ``__MACOSX``); every part is numbered by them, whatever folders it has itself.
+    The classes are the folders of the training images, but for hidden ones (``.thumbnails``, ``@eaDir``, ``__MACOSX``);
+    every part is numbered by them, whatever folders it has itself.
     The order of the training images depends on ``seed`` and the epoch alone, so that a resumed training sees what an
     uninterrupted one does.
 

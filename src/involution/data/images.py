@@ -108,6 +108,7 @@ def read_size(source: str | Path, *, verify: bool = False, expected: str = "an i
     return (height, width) if _orientation(image, container) >= 5 else (width, height)
 
 
+@cache
 def image_endings() -> tuple[str, ...]:
     """Return how the names of files end that are looked for in folders: those of all formats that are read here."""
     # The reader of JPEG opens MPO, which has none of its own.

@@ -41,12 +41,13 @@ class InterruptionCheckpoint(Callback):
     """Leave a checkpoint where Ctrl-C or SIGTERM ends a training, after the step that runs.
 
     Between two steps of one process the training can be saved as it is. Elsewhere (in validation, where several
-    processes train, with data that cannot be gone on with from the middle of an epoch, where a figure of the whole epoch is
-    watched) the checkpoint of the last whole epoch stands; in the first epoch, one that was written before it. Several processes end before the same step, whichever
-    of them was asked to; Lightning would let them exchange in the handler of the signal what the others do not expect
-    there. The first signal breaks nothing off but waits for the next of the places below, between two steps or two batches
-    of the validation: an exception in the midst of a queue to a thread or a process, of which loaders and what writes
-    figures are made, leaves it locked, and the training would hang at its end.
+    processes train, with data that cannot be gone on with from the middle of an epoch, where a figure of the whole
+    epoch is watched) the checkpoint of the last whole epoch stands; in the first epoch, one that was written before it.
+    Several processes end before the same step, whichever of them was asked to; Lightning would let them exchange in the
+    handler of the signal what the others do not expect there. The first signal breaks nothing off but waits for the
+    next of the places below, between two steps or two batches of the validation: an exception in the midst of a queue
+    to a thread or a process, of which loaders and what writes figures are made, leaves it locked, and the training
+    would hang at its end.
 
     Args:
         path: of the checkpoint.
