@@ -118,7 +118,7 @@ def test_nets_of_every_task_go_there_and_predict_from_there(task, tmp_path, loca
     assert text.startswith("---\n") and f'pipeline_tag: "{pipeline}"' in text and 'license: "mit"' in text
     Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "x.png")
     command = ["predict", str(tmp_path / "x.png"), "--model", "hf-hub:user/net", "--out", str(tmp_path / "out")]
-    assert main([*command, "--min-score", "0"]) == 0
+    assert main(command) == 0
     loaded = named.load("hf-hub:user/net")
     if task != "detection":
         x = torch.randn(1, 3, *loaded.size)
