@@ -105,6 +105,14 @@ def test_a_compiled_net_is_named_as_pytorch_names_it(state):
     assert list(compiled) == ["_orig_mod.0.weight", "_orig_mod.0.bias"]
 
 
+def test_averages_of_a_net_are_its_weights(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    torch.save(torch.optim.swa_utils.AveragedModel(net).state_dict(), tmp_path / "averages.pth")
+    found = checkpoints.read(tmp_path / "averages.pth")
+    assert found.keys() == net.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in net.state_dict().items())
+
+
 def test_a_part_that_is_named_module_keeps_its_name(tmp_path):
     given = {**reich("module.inv.", torch.randn(4, 16, 1, 1)), "inv.x": torch.ones(1), "module.inv.x": torch.zeros(1)}
     torch.save(given, tmp_path / "net.pth")

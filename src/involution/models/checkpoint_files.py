@@ -22,6 +22,8 @@ __all__ = ["content", "of_their_own", "refuse_not_plain", "unpickled", "without_
 
 # What DataParallel and torch.compile put in front of every name of the net that they wrap.
 _WRAPPERS = ("module.", "_orig_mod.")
+# What AveragedModel, which wraps as DataParallel does, has beside the net.
+_COUNTER = "n_averaged"
 
 
 def content(path: Path) -> Any:
@@ -64,11 +66,13 @@ def unpickled(path: Path) -> Any:
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of the net inside ``DataParallel`` and ``torch.compile``, in whichever order they wrap it.
+    """Return the weights of the net inside ``DataParallel``, ``AveragedModel`` and ``torch.compile``, in any order.
 
     A name changes where all begin so: a net may well have one part of the name ``module``.
     """
-    new = dict(state)
+    new = {key: value for key, value in state.items() if key != _COUNTER}
+    if not new or not all(key.startswith(_WRAPPERS) for key in new):
+        return dict(state)
     while new and (prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in new)), "")):
         new = {key.removeprefix(prefix): value for key, value in new.items()}
     return new
