@@ -185,14 +185,14 @@ class ImageSearch:
             said.append(f"{len(self._no_files) - _NAMED} more in {self.root} are passed over: they are no files")
         if self._hidden:
             said.append(
-                f"{len(self._hidden)} hidden images in {self.root} are passed over, such as {self._hidden[0]}; where they "
+                f"hidden images in {self.root} are passed over ({len(self._hidden)}), such as {self._hidden[0]}; where they "
                 f"are meant, give them and their folders names without a dot at the beginning"
             )
         if self._others:
             endings = ", ".join(f"{ending} ({count})" for ending, count in self._others.most_common(_NAMED))
             more = ", …" if len(self._others) > _NAMED else ""
             said.append(
-                f"{self._others.total()} files in {self.root} are left out, for they do not end as images that are read do: "
+                f"files in {self.root} are left out, for they do not end as images that are read do: "
                 f"{endings}{more}; where they are images, save them as .jpg or .png"
             )
         for words in said:
