@@ -19,7 +19,16 @@ from typing import Any, BinaryIO
 
 from .errors import FolderInUseError
 
-__all__ = ["locked", "read_json", "read_text", "replaced", "replaced_files", "stays_inside", "write_atomically"]
+__all__ = [
+    "encoded",
+    "locked",
+    "read_json",
+    "read_text",
+    "replaced",
+    "replaced_files",
+    "stays_inside",
+    "write_atomically",
+]
 
 # What a file system says that has no locks; a folder there is used without one.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -94,15 +103,21 @@ def replaced_files(folder: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, data: str | bytes) -> None:
-    """Write a file, text as UTF-8, so that at any moment there is the old one or the whole new one.
-
-    What UTF-8 lacks (the bytes of a file's name that is none) is written as an escape, which JSON reads as the same.
+    """Write a file, text as `encoded`, so that at any moment there is the old one or the whole new one.
 
     Raises:
         OSError: the folder is not there or cannot be written.
     """
     with replaced(path) as file:
-        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+        file.write(encoded(data) if isinstance(data, str) else data)
+
+
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8.
+
+    What UTF-8 lacks (the bytes of a file's name that is none) is written as an escape, which JSON reads as the same.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 def read_text(path: str | Path) -> str:

@@ -70,12 +70,11 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A name changes where all begin so: a net may well have one part of the name ``module``.
     """
-    new = {key: value for key, value in state.items() if key != _COUNTER}
-    if not new or not all(key.startswith(_WRAPPERS) for key in new):
-        return dict(state)
-    while new and (prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in new)), "")):
-        new = {key.removeprefix(prefix): value for key, value in new.items()}
-    return new
+    named = {key: value for key, value in state.items() if key != _COUNTER}
+    for prefix in _WRAPPERS:
+        if named and all(key.startswith(prefix) for key in named):
+            return without_wrappers({key.removeprefix(prefix): value for key, value in named.items()})
+    return dict(state)
 
 
 def refuse_not_plain(state: Mapping[str, Tensor], path: Path) -> None:

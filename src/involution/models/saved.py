@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError, in_one_line
-from ..files import read_json, replaced
+from ..files import encoded, read_json, replaced
 from ..schema import find_address, find_large, find_problem, shown
 from . import checkpoints
 from .blueprint import blueprint, size_of_weights
@@ -145,7 +145,7 @@ def save(folder: str | Path, net: nn.Module, description: Description) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu() for name, value in net.state_dict().items()}
     with replaced(folder / CONFIG) as file:
-        file.write(text.encode(errors="backslashreplace"))
+        file.write(encoded(text))
         file.flush()  # what the disk has no place for is refused before the weights are replaced
         checkpoints.write(state, folder / WEIGHTS, {"architecture": description.architecture})
 

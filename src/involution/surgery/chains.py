@@ -89,12 +89,15 @@ class _Search:
     def search(self, prefix: str, found: list[fx.Graph]) -> None:
         """Add a finding for every batch norm that the graphs of one module call: one that holds in all of them."""
         paths = [_Path(prefix, graph, self.model) for graph in found]
+        called = set()
         for path in paths:
             for node in path.graph.nodes:
                 if node.op == "call_module" and norms.is_batch_norm(path.module(node)):
                     name, finding = path.name(node), self.examine(path, node)
                     self.found[name] = _agreed(self.found.get(name, finding), finding)
-        for name, finding in self.found.items():
+                    called.add(name)
+        for name in called:
+            finding = self.found[name]
             if isinstance(finding, Chain) and any(path.uses[finding.layer] > path.uses[name] for path in paths):
                 self.found[name] = Left(name, f"{finding.layer} before it is called without it for some arguments")
 
