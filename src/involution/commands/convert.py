@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..models import checkpoints, layer_checkpoints
+from ..models.trained_data import TrainedData
 from .output_files import refuse_overwriting
+
+# The ending of PaddlePaddle's files.
+_PADDLE = ".pdparams"
 
 
 def convert(
@@ -32,10 +36,11 @@ def convert(
     if layout == "layers":
         _convert_layers(checkpoint, out, quiet)
         return
-    converted = checkpoints.to_timm(checkpoints.read(checkpoint))
+    read, data = checkpoints.read_with_data(checkpoint)
+    converted = checkpoints.to_timm(read)
     metadata = {"architecture": converted.model, **{k: str(v) for k, v in converted.arguments.items()}}
     state = checkpoints.from_timm(converted.state, layout)
-    checkpoints.write(state, out, metadata)
+    checkpoints.write(state, out, metadata, data)
     if not quiet:
         for key, name in converted.renamed.items():
             print(f"{key} -> {name} {tuple(converted.state[name].shape)}")
@@ -43,13 +48,23 @@ def convert(
             print(f"{key} left out: it belongs to no RedNet")
     arguments = "".join(f", {name}={value!r}" for name, value in converted.arguments.items())
     print(f"{len(state)} tensors written to {out}, {len(converted.left_out)} left out")
-    if layout == "timm":
+    _tell_what_is_lost(data, out)
+    # NumPy's arrays, which timm does not read.
+    if layout == "timm" and out.suffix != _PADDLE:
         print(f'timm.create_model("{converted.model}"{arguments}, checkpoint_path="{out}")')
 
 
+def _tell_what_is_lost(data: TrainedData, out: Path) -> None:
+    """Say what the file does not hold of the data that the weights were trained on."""
+    if out.suffix == _PADDLE and (data.class_names or data.seen):
+        seen = ", ".join(f"{name} {value}" for name, value in data.seen.items())
+        print(f"left out, for {_PADDLE} holds weights alone: classes {', '.join(data.class_names)}; images with {seen}")
+
+
 def _convert_layers(checkpoint: Path, out: Path, quiet: bool) -> None:
-    converted = layer_checkpoints.to_ours(checkpoints.read(checkpoint))
-    checkpoints.write(converted.state, out)
+    read, data = checkpoints.read_with_data(checkpoint)
+    converted = layer_checkpoints.to_ours(read)
+    checkpoints.write(converted.state, out, data=data)
     if not quiet:
         for key, name in converted.renamed.items():
             print(f"{key} -> {name}")
@@ -60,4 +75,5 @@ def _convert_layers(checkpoint: Path, out: Path, quiet: bool) -> None:
             )
     for note in converted.notes:
         print(note)
+    _tell_what_is_lost(data, out)
     print(f"{len(converted.state)} tensors written to {out}, {len(converted.layers)} involutions renamed")

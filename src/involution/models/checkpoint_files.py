@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import CheckpointError, in_one_line
 
-__all__ = ["content", "of_their_own", "refuse_not_plain", "unpickled", "without_wrappers"]
+__all__ = ["content", "metadata", "of_their_own", "refuse_not_plain", "unpickled", "without_wrappers"]
 
 # What DataParallel and torch.compile put in front of every name of the net that they wrap.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -35,6 +36,22 @@ def content(path: Path) -> Any:
     _refuse_missing(path)
     readers: dict[str, Callable[[Path], Any]] = {".safetensors": _read_safetensors, ".pdparams": _read_paddle}
     return readers.get(path.suffix, unpickled)(path)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a ``.safetensors`` file; those of any other are none.
+
+    Raises:
+        CheckpointError: as `content`.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    _refuse_missing(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except Exception as error:
+        raise _no_safetensors(path, error) from error
 
 
 def unpickled(path: Path) -> Any:
@@ -122,9 +139,11 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file: {in_one_line(error)}; copy or save it anew"
-        ) from error
+        raise _no_safetensors(path, error) from error
+
+
+def _no_safetensors(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no safetensors file: {in_one_line(error)}; copy or save it anew")
 
 
 class _ForbiddenGlobalError(Exception):

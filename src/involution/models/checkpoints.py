@@ -18,6 +18,7 @@ from ..files import replaced
 from ..schema import find_problem
 from . import checkpoint_files, layer_checkpoints, rednet_shapes, san_checkpoints
 from .renaming import translate
+from .trained_data import FORM, TrainedData
 
 __all__ = [
     "CheckpointError",
@@ -28,6 +29,7 @@ __all__ = [
     "misfit",
     "read",
     "read_training",
+    "read_with_data",
     "refuse_not_finite",
     "to_timm",
     "under_our_names",
@@ -35,7 +37,14 @@ __all__ = [
 ]
 
 # What every checkpoint of Lightning's has.
-_TRAINING = {"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": dict, "loops": dict}
+_TRAINING = {
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "state_dict": dict,
+    "loops": dict,
+    **FORM,
+}
 
 # What a task of this library's has in front of the names of its net (of a compiled one, too), and of what else it may have
 # weights.
@@ -93,8 +102,19 @@ def read(file: str | Path) -> State:
         CheckpointError: the file is missing, damaged, holds no weights or some that are quantised, sparse or without
             numbers (``meta``), or is a pickle that wants to run code.
     """
+    return read_with_data(file)[0]
+
+
+def read_with_data(file: str | Path) -> tuple[State, TrainedData]:
+    """Read the tensors of a checkpoint, and what one of a training says of its data.
+
+    Raises:
+        CheckpointError: as `read`.
+    """
     path = Path(file)
     content = checkpoint_files.content(path)
+    described = checkpoint_files.metadata(path)
+    data = TrainedData.of_metadata(described) if described else TrainedData.of_checkpoint(content)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -104,7 +124,7 @@ def read(file: str | Path) -> State:
     if not state:
         raise CheckpointError(f"{path} holds no weights: expected a dictionary of tensors by name")
     checkpoint_files.refuse_not_plain(state, path)
-    return checkpoint_files.without_wrappers(state)
+    return checkpoint_files.without_wrappers(state), data
 
 
 def read_training(file: str | Path) -> dict[str, Any]:
@@ -254,27 +274,38 @@ def from_timm(state: Mapping[str, Tensor], layout: Layout) -> State:
     return new
 
 
-def write(state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def write(
+    state: Mapping[str, Tensor],
+    file: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    data: TrainedData | None = None,
+) -> None:
     """Write weights as ``.safetensors``, ``.pdparams`` or (any other ending) with ``torch.save``; all or nothing.
 
     Tensors that share their memory are written each for itself, but for those that `torch.save` writes as the same.
+
+    Args:
+        state: the weights.
+        file: to write.
+        metadata: what else to say of them; a ``.pdparams`` file says nothing.
+        data: what they were trained on, if it is known, for `read_with_data`; nor does that file say this.
 
     Raises:
         CheckpointError: the file cannot be written, a tensor is quantised, sparse or without numbers (``meta``), or a
             ``.pdparams`` file has no such numbers (bfloat16).
     """
-    path, details = Path(file), dict(metadata or {})
+    path, details, data = Path(file), dict(metadata or {}), data or TrainedData()
     checkpoint_files.refuse_not_plain(state, path)
     try:
         with replaced(path) as stream:
             if path.suffix == ".safetensors":
                 own = checkpoint_files.of_their_own(state, tied=False)
-                stream.write(save({name: value.contiguous() for name, value in own.items()}, details))
+                stream.write(save({name: value.contiguous() for name, value in own.items()}, details | data.metadata()))
             elif path.suffix == ".pdparams":
                 pickle.dump({name: _array(path, name, value) for name, value in state.items()}, stream, protocol=2)
             else:
                 own = checkpoint_files.of_their_own(state, tied=True)
-                torch.save({"meta": details, "state_dict": own}, stream)
+                torch.save({"meta": details, "state_dict": own, **data.entries()}, stream)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"could not write {path}: {error}") from error
 

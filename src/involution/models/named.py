@@ -18,6 +18,8 @@ __all__ = ["NamedNet", "classifier", "find_described", "load"]
 
 # Of nets that take images of any size and were trained on such.
 _ANY_SIZE = (512, 512)
+# What timm and the readers of files raise with a reason.
+_REASONS = (RuntimeError, OSError, ValueError, SafetensorError)
 # Of files of weights.
 _ENDINGS = (".ckpt", ".safetensors", ".pth", ".pt", ".pdparams")
 
@@ -107,8 +109,8 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
 
     Args:
         model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
-        weights: a checkpoint for a net given by name (its state dict, one of a training of it, or released weights of the
-            authors or PaddleClas), or ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
+        weights: a checkpoint for a net given by name (its state dict, one of a training of it, which says how images are
+            seen and what the classes are called, or released weights of the authors or PaddleClas), or ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
 
     Raises:
@@ -133,7 +135,10 @@ def _made_classifier(model: str, weights: str | Path | None, allow_network: bool
         return timm.create_model(model, pretrained=True)
     except InvolutionError:
         raise
-    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
+        # Over a network the hub's package has errors of its own.
+        if not model.startswith(hub.PREFIX) and not isinstance(error, _REASONS):
+            raise
         reason = in_one_line(error).rstrip(".")
         raise CheckpointError(
             f"{model} cannot be loaded: {reason}; give --weights, or as --model a folder that involution fit wrote"
@@ -168,7 +173,8 @@ def _with_weights(model: str, file: str | Path) -> nn.Module:
             f"{model} is no net that timm knows, and weights in a file are for nets given by name; name one, such as "
             "rednet26, or leave out --weights"
         )
-    state = checkpoints.under_our_names(checkpoints.read(file))
+    state, data = checkpoints.read_with_data(file)
+    state = checkpoints.under_our_names(state)
     try:
         # Of some nets more than the number of classes is read off the weights.
         known = checkpoints.to_timm(state)
@@ -184,8 +190,9 @@ def _with_weights(model: str, file: str | Path) -> nn.Module:
         remedy = f"name {known.model}, whose weights they are" if known else "name the net whose weights they are"
         raise CheckpointError(f"the weights in {file} do not fit {model}: {problems}; {remedy}")
     net.load_state_dict(state)
-    # A file does not name its classes, and those of the weights that timm has under this name may be others.
-    net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key != "label_names"}
+    # Where a file does not name its classes, those of the weights that timm has under this name may be others.
+    config = {key: value for key, value in net.pretrained_cfg.items() if key != "label_names"}
+    net.pretrained_cfg = {**config, **data.seen, **({"label_names": data.class_names} if data.class_names else {})}
     return net
 
 

@@ -18,7 +18,9 @@ from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
+from ..models.trained_data import TrainedData
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
+from .following import follow
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training, warmed_up
 from .watched import check_watched
@@ -29,6 +31,9 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 # Names of torchmetrics, which are the field's; recall at few detections and values per class are left to `test`'s user.
 _KEPT = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+# What a detector normalises images by, and what it is called of data.
+_NORMALISATION = {"image_mean": "mean", "image_std": "std"}
+
 # Precisions of Lightning in which the net, and the images and boxes with it, are rounded to 16 bits.
 _ROUNDED = ("bf16-true", "16-true")
 
@@ -162,10 +167,27 @@ class DetectionTask(LightningModule):
         self.check_data(data)
         check_proportions(self.model, data.sizes())
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the names of the classes, and how the detector normalises images."""
+        # A detector of the user's normalises by itself, if at all.
+        ours = self.architecture is not None
+        seen = {key: getattr(self.model.transform, name) for name, key in _NORMALISATION.items()} if ours else {}
+        names = DataDescription(self.trainer.datamodule).class_names
+        checkpoint |= TrainedData.of_module(names, seen).entries()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep of a checkpoint how many epochs it was trained."""
+        """Keep of a checkpoint how many epochs it was trained, and normalise images as its detector did unless told how.
+
+        Raises:
+            CheckpointError: the data have other classes.
+        """
         epoch = checkpoint.get("epoch")
         self.loaded_epochs = None if epoch is None else epoch + 1
+        seen = follow(checkpoint, self).seen
+        if self.architecture is not None:
+            for name, key in _NORMALISATION.items():
+                if self.model_args.get(name) is None and key in seen:
+                    setattr(self.model.transform, name, seen[key])
 
     def on_train_start(self) -> None:
         """Look whether all is logged that is watched, say where the warm-up is too long, and let schedules end in time.
@@ -235,8 +257,7 @@ class DetectionTask(LightningModule):
         mean, std = (tuple(values) for values in (self.model.transform.image_mean, self.model.transform.image_std))
         # The weights to start from are in the saved ones; how they saw images has to be said.
         arguments = {name: value for name, value in self.model_args.items() if name != "weights"}
-        if "weights" in self.model_args:
-            arguments |= {"image_mean": list(mean), "image_std": list(std)}
+        arguments |= {"image_mean": list(mean), "image_std": list(std)}
         saved.save(
             folder,
             self.model,

@@ -24,8 +24,10 @@ from ..files import write_atomically
 from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import check_views, segment
+from ..models.trained_data import TrainedData
 from . import segmentation_results as analysis
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
+from .following import follow
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
 from .watched import check_watched
@@ -130,6 +132,19 @@ class SegmentationTask(LightningModule):
         data = DataDescription(self.trainer.datamodule)
         self.check_data(data)
         data.see_as(trained.seen_by(self.model_args.get("weights")))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the names of the classes and how images are seen."""
+        data = DataDescription(self.trainer.datamodule)
+        checkpoint |= TrainedData.of_module(data.class_names, data.data_config).entries()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let images be seen as those that the weights were trained on.
+
+        Raises:
+            CheckpointError: the data have other classes.
+        """
+        follow(checkpoint, self)
 
     def on_train_start(self) -> None:
         """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
