@@ -43,7 +43,7 @@ def benchmark(
         size: height and width of the images in pixels, one number for squares; 224 by default.
         threads: that compute; as many as PyTorch takes by default.
         rounds: times that every net is timed in each of its processes.
-        processes: that every net is opened in, one after the other: one process may be a fifth faster than the next.
+        processes: that every net is opened in, one after the other: one process may be two fifths faster than the next.
         calibration: folder of images that int8 is calibrated on.
         accuracy: folder with one folder of images per class: the share of them that each net finds is measured in every
             engine and dtype, with the first of ``batch``.

@@ -66,7 +66,7 @@ def measure(plan: Plan, announce: Callable[[str], None] = lambda words: None) ->
     """Yield the rows of all nets in one engine, dtype and batch after the other.
 
     Each net is in a process of its own, of which there are several one after the other: a process keeps the memory that
-    the system gives it, and may be a fifth faster or slower for its whole life. In every round each net runs twice, the
+    the system gives it, and may be up to two fifths faster or slower for its whole life. In every round each net runs twice, the
     second run is timed; they begin in turn.
 
     Args:
