@@ -256,6 +256,9 @@ def test_refusals(tmp_path, monkeypatch):
     grey = timm.create_model("rednet26", in_chans=1).eval()
     with pytest.raises(CommandError, match="shows colour images in squares, grey takes 1×224×224"):
         build([("grey", grey, [])], {}, tmp_path / "site", web_runtime=_pretended(tmp_path))
+    wide = timm.create_model("rednet26", pretrained_cfg_overlay={"crop_pct": 1.15}).eval()
+    with pytest.raises(CommandError, match=r"crops images and adds no border, wide expects a crop of 1\.15"):
+        build([("wide", wide, [])], {}, tmp_path / "site", web_runtime=_pretended(tmp_path))
     assert not (tmp_path / "site").exists()
     with pytest.raises(CommandError, match="port 70000 cannot be used"):
         server.open_server(tmp_path, 70000)

@@ -9,7 +9,6 @@ import torch
 from small_sets import write_mnist
 
 import involution.studies.comparison.run as comparison_run
-from involution.commands import compare as compare_module
 from involution.commands.main import main
 from involution.tasks import callbacks
 
@@ -189,6 +188,17 @@ def test_a_damaged_result_is_named(finished, tmp_path, capsys):
     assert f"{path} is damaged (" in message and "); delete it and run again" in message
 
 
+def test_a_damaged_state_of_a_training_is_named(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    result = next((folder_of(tmp_path) / "nets").glob("involution*.json"))
+    checkpoint = result.with_suffix(".ckpt")
+    result.unlink()
+    checkpoint.write_bytes(b"")
+    assert run(tmp_path, *SMALL) == 2
+    message = capsys.readouterr().err
+    assert f"{checkpoint} is damaged" in message and "or remove it: the training of this net begins anew then" in message
+
+
 def test_published_nets_on_other_data_with_repeats(tmp_path, capsys):
     write_mnist(tmp_path / "data")
     arguments = [
@@ -293,16 +303,3 @@ def test_a_word_where_a_number_belongs_is_wrong_usage(capsys):
         main(["compare", "--epochs", "many"])
     assert error.value.code == 2
     assert "epochs" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("display", "shown"), [(":0", 1), (None, 0)])
-def test_the_report_opens_only_where_there_is_a_screen(display, shown, tmp_path, monkeypatch):
-    opened = []
-    monkeypatch.setattr(compare_module.webbrowser, "open", opened.append)
-    monkeypatch.setattr(compare_module.sys, "platform", "linux")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.delenv("DISPLAY", raising=False)
-    if display:
-        monkeypatch.setenv("DISPLAY", display)
-    compare_module._show(tmp_path / "report.html")
-    assert opened == [(tmp_path / "report.html").as_uri()] * shown

@@ -255,6 +255,14 @@ def test_update_replaces_the_tables_alone(command, tmp_path):
         (("ablation", "r=2"), "no row is called 'r=2'; expected a part of one of: RedNet-50, K=3; RedNet-50, K=5"),
         (("--update", "{folder}/none.md"), "none.md (No such file or directory); give a Markdown file to update"),
         (("--update", "{folder}/page.md"), "page.md must hold the lines <!-- begin: involution complexity"),
+        (
+            ("coco", "--plot", "{folder}"),
+            "--plot draws every net with a published accuracy; leave out the table and --name",
+        ),
+        (
+            ("--name", "rednet", "--plot", "{folder}"),
+            "--plot draws every net with a published accuracy; leave out the table",
+        ),
         (("--plot", "{folder}/page.md"), "page.md (File exists); give a folder that can be written"),
     ],
 )

@@ -3,13 +3,16 @@
 import json
 import signal
 import socket
+import struct
+import threading
 import time
 import urllib.request
 
 import pytest
 from PIL import Image
 
-from involution.browser import runtime
+from involution.browser import runtime, server
+from involution.commands import screen
 from involution.commands.main import main
 
 LAYERS = ("layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2")
@@ -80,10 +83,48 @@ def test_it_serves_this_machine_until_it_is_interrupted(tmp_path, web_runtime, c
         (["--port", "-1"], "--port must be from 0 to 65535, got -1"),
         (["nothing.png"], "there is no image or folder at nothing.png"),
         (["--models", "rednet14_eighth.cifar10", "nonet"], "nonet cannot be loaded"),
+        (
+            ["--port", "{taken}", "--models", "rednet14_eighth.cifar10"],
+            "; choose another with --port, or 0 for a free one",
+        ),
     ],
 )
 def test_refusals(tmp_path, web_runtime, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
-    assert main(["demo", *words, "--runtime", str(web_runtime)]) == 2
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        assert main(["demo", *(word.format(taken=taken) for word in words), "--runtime", str(web_runtime)]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_page_that_is_closed_while_it_loads_is_no_error(tmp_path, capsys):
+    (tmp_path / "large.bin").write_bytes(bytes(2**25))
+    with server.open_server(tmp_path, 0) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        for words in (b"GET /large.bin HTTP/1.0\r\n\r\n", b""):
+            with socket.create_connection(running.server_address) as client:
+                client.sendall(words)
+                # Closed with something unread, so that the other side is told at once.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with urllib.request.urlopen(f"http://127.0.0.1:{running.server_address[1]}/large.bin") as response:
+            assert len(response.read()) == 2**25
+        running.shutdown()
+        thread.join()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("display", "shown"), [(":0", 1), (None, 0)])
+def test_pages_open_only_where_there_is_a_screen(display, shown, monkeypatch):
+    opened = []
+    monkeypatch.setattr(screen.webbrowser, "open", opened.append)
+    monkeypatch.setattr(screen.sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    if display:
+        monkeypatch.setenv("DISPLAY", display)
+    screen.show("http://127.0.0.1:1/")
+    assert opened == ["http://127.0.0.1:1/"] * shown

@@ -113,6 +113,15 @@ def test_overlay_mixes_image_and_enlarged_map():
     assert torch.equal(overlay(image + 200, values, strength=0)[3, 3], torch.full((3,), 200, dtype=torch.uint8))
 
 
+def test_colours_stand_for_the_numbers_of_the_map_and_not_of_its_enlargement():
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    values = torch.zeros(4, 4)
+    values[1, 1] = 10
+    picture = overlay(image, values, strength=1, colormap="gray")
+    # Halfway between pixels: 9/16 of the peak, of 256 colours.
+    assert picture.max().item() == picture[2, 2, 0].item() == 256 * 9 // 16
+
+
 def test_the_scale_stands_beside_the_picture():
     picture = torch.full((60, 40, 3), 9, dtype=torch.uint8)
     shown = with_scale(picture, -1.5, 2.0)

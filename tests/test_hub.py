@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -26,8 +27,8 @@ COMMIT = "0" * 39 + "1"
 class LocalHub:
     """Keeps repositories in a folder, in the form in which huggingface_hub keeps what it fetched."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, private=()):
+        self.folder, self.private = folder, dict(private)
 
     def place(self, name):
         return self.folder / f"models--{name.replace('/', '--')}"
@@ -36,10 +37,15 @@ class LocalHub:
         return self.place(name) / "snapshots" / COMMIT
 
     def create_repo(self, name, *, private, exist_ok):
+        # One that is there stays as it is, private or not.
+        self.private.setdefault(name, private)
         self.files(name).mkdir(parents=True, exist_ok=exist_ok)
         (self.place(name) / "refs").mkdir(exist_ok=True)
         (self.place(name) / "refs" / "main").write_text(COMMIT)
         return SimpleNamespace(repo_id=name)
+
+    def repo_info(self, name):
+        return SimpleNamespace(private=self.private[name])
 
     def file_exists(self, name, file):
         return (self.files(name) / file).exists()
@@ -141,10 +147,60 @@ def test_a_card_of_ones_own_stays(tmp_path, local):
     assert (local.files("user/net") / "README.md").read_text() == "mine"
 
 
+def test_a_private_net_is_not_put_where_everybody_reads(tmp_path, local):
+    segmentation(tmp_path / "model")
+    api = LocalHub(tmp_path / "cache", {"user/public": False, "user/hidden": True})
+    with pytest.raises(
+        CheckpointError, match=r"^user/public is there already and public; make it private on the Hub, or"
+    ):
+        hub.push(tmp_path / "model", "user/public", private=True, api=api)
+    assert not list(api.files("user/public").iterdir())
+    for name in ("user/hidden", "user/new"):
+        hub.push(tmp_path / "model", name, private=True, api=api)
+        assert api.private[name] and (api.files(name) / "model.safetensors").exists()
+
+
+def test_without_its_card_nothing_of_a_net_is_there(tmp_path, local):
+    class Strict(LocalHub):
+        def upload_file(self, **arguments):
+            raise ValueError('Invalid metadata in README.md: "license" must be one of …')
+
+    segmentation(tmp_path / "model")
+    api = Strict(tmp_path / "cache")
+    with pytest.raises(CheckpointError, match=r"the Hub did not take .* as user/net: Invalid metadata"):
+        hub.push(tmp_path / "model", "user/net", license="mine", api=api)
+    assert not list(api.files("user/net").iterdir())
+
+
+def test_the_card_has_the_whole_name_of_the_repository(tmp_path, local):
+    class Api(LocalHub):
+        def create_repo(self, name, **arguments):
+            return super().create_repo(f"user/{name}", **arguments)
+
+    segmentation(tmp_path / "model")
+    api = Api(tmp_path / "cache")
+    assert hub.push(tmp_path / "model", "net", api=api) == "hf-hub:user/net"
+    assert "--model hf-hub:user/net\n" in (api.files("user/net") / "README.md").read_text()
+
+
+@pytest.mark.parametrize("load", [hub.find_folder, named.classifier])
+def test_a_lost_connection_is_a_sentence_whatever_the_transport_calls_it(load, local, monkeypatch):
+    class ProtocolError(Exception):
+        pass
+
+    def lost(*arguments, **options):
+        raise ProtocolError("server disconnected")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
+    monkeypatch.setattr(sys.modules[timm.models.load_model_config_from_hf.__module__], "hf_hub_download", lost)
+    with pytest.raises(CheckpointError, match=r"hf-hub:user/net cannot be (fetched|loaded): server disconnected"):
+        load("hf-hub:user/net")
+
+
 def test_timms_own_function_pushes_our_classifiers(tmp_path, local, monkeypatch):
     from timm.models import push_to_hf_hub
 
-    timm_hub = __import__("sys").modules[push_to_hf_hub.__module__]
+    timm_hub = sys.modules[push_to_hf_hub.__module__]
 
     class Api(LocalHub):
         def __init__(self, **arguments):

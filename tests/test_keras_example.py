@@ -83,6 +83,25 @@ def test_layers_of_the_example_are_read_and_compute_the_same(group_number, suffi
     assert any(isinstance(part, ChannelOrder) for part in first.modules()) == (group_number > 1)
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_layers_of_models_inside_are_read_too(suffix, tmp_path):
+    inner, outer = example_model(1), example_model(3)
+    inputs = keras.Input((9, 8, 6))
+    model = keras.Model(inputs, outer.get_layer("inv_2")(inner(inputs)))
+    file = tmp_path / f"model{suffix}"
+    (model.save if suffix == ".keras" else model.save_weights)(file)
+    found = read_example(file)
+    assert len(found) == 3
+    kept = [
+        layer.get_weights() for layer in (inner.get_layer("inv_1"), inner.get_layer("inv_2"), outer.get_layer("inv_2"))
+    ]
+    for weights in kept:
+        assert any(
+            len(weights) == len(read) and all(np.array_equal(a, b) for a, b in zip(weights, read, strict=True))
+            for read in found.values()
+        )
+
+
 def test_files_of_keras_2_are_read(tmp_path):
     """A group for each layer, with the names of its arrays in an attribute, trained ones first."""
     import h5py

@@ -104,6 +104,8 @@ def write(net: Any, name: str, labels: Sequence[str], file: Path) -> dict[str, A
             f"the page resizes by {' or '.join(_INTERPOLATIONS)} interpolation and crops the centre, {name} expects "
             f"{config['interpolation']} and {config['crop_mode']}"
         )
+    if config["crop_pct"] > 1:
+        raise CommandError(f"the page crops images and adds no border, {name} expects a crop of {config['crop_pct']}")
     cost = count(net, config["input_size"])
     folded, _ = fold_batch_norms(net)
     module = WithFields(folded).eval()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import webbrowser
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from ..errors import CommandError
+from . import screen
 from .options import (
     check_training,
     choice,
@@ -95,10 +93,4 @@ def compare(
             if all:
                 print(f"table: {write_overview(comparisons, Path(out) / 'compare')}")
     if open:
-        _show(runs[0].folder / "report.html")
-
-
-def _show(report: Path) -> None:
-    """Open the report in a browser where there is a screen; in a terminal alone one would block it."""
-    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        webbrowser.open(report.resolve().as_uri())
+        screen.show((runs[0].folder / "report.html").resolve().as_uri())

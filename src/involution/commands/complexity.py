@@ -35,6 +35,8 @@ def complexity(
     if sum((json, markdown, update is not None, plot is not None)) > 1:
         raise CommandError("--json, --markdown, --update and --plot exclude each other; give one of them")
     if plot is not None:
+        if table is not None or name is not None:
+            raise CommandError("--plot draws every net with a published accuracy; leave out the table and --name")
         _plot(plot)
         return
     try:

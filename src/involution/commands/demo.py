@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import webbrowser
+from contextlib import ExitStack
 from pathlib import Path
 
 from ..errors import CommandError
+from . import screen
 
 __all__ = ["demo"]
 
@@ -37,7 +38,7 @@ def demo(
         out: folder of the page.
         port: of the file server; 0 for a free one.
         serve: serve the page until Ctrl-C; without, it is only written.
-        open: open it in the browser.
+        open: open it in the browser, where there is a screen.
         runtime: folder ``dist`` of the npm package onnxruntime-web; by default npm fetches the package once, 4 MB.
 
     Raises:
@@ -62,17 +63,19 @@ def demo(
         nets.append((title, net, class_names(net)))
     if len({title for title, _, _ in nets}) < len(nets):
         raise CommandError(f"the page needs nets of different names, got {', '.join(title for title, _, _ in nets)}")
-    print(f"writing the page into {out}", flush=True)
-    with compiling_for_the_cpu():
-        site.build(nets, examples, out, web_runtime=runtime)
-    if not serve:
-        print(f"put {out} on a file server, such as: python -m http.server --directory {out}")
-        return
-    with server.open_server(out, port) as running:
+    with ExitStack() as stack:
+        # Before the nets are exported, which takes longer than to hear that the port is taken.
+        running = stack.enter_context(server.open_server(out, port)) if serve else None
+        print(f"writing the page into {out}", flush=True)
+        with compiling_for_the_cpu():
+            site.build(nets, examples, out, web_runtime=runtime)
+        if running is None:
+            print(f"put {out} on a file server, such as: python -m http.server --directory {out}")
+            return
         address = f"http://127.0.0.1:{running.server_address[1]}/"
         print(f"the page is at {address}, for this machine alone; Ctrl-C ends it", flush=True)
         if open:
-            webbrowser.open(address)
+            screen.show(address)
         running.serve_forever()
 
 

@@ -13,11 +13,11 @@ def push(folder: Path, repository: str, *, private: bool = False, license: str =
     Args:
         folder: of the net, such as ``runs/photos/model``; its two files are put there and a card, nothing else.
         repository: where to, ``user/name``; it is made where it does not exist.
-        private: make the repository a private one.
+        private: make a private repository; one that is there already has to be private.
         license: of the weights, as a card that is made says it: ``apache-2.0``, ``mit``, ``cc-by-4.0``, ….
 
     Raises:
-        CheckpointError: the folder holds no saved net, or the Hub refuses.
+        CheckpointError: the folder holds no saved net, the Hub refuses, or the repository is not private.
     """
     from ..models import hub
 

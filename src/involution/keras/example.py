@@ -52,7 +52,8 @@ def read_example(file: str | Path) -> dict[str, list[np.ndarray]]:
         file: ``.keras`` or ``.weights.h5`` of Keras 3, or ``.h5`` that ``save_weights`` of Keras 2 wrote.
 
     Returns:
-        By the name of the layer in the file, its arrays in the order of ``get_weights()``, for `from_example`.
+        By the name of the layer in the file (of one in a nested model or a model's attribute the names on the way to it, with
+        slashes), its arrays in the order of ``get_weights()``, for `from_example`.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds no such layer.
@@ -157,8 +158,17 @@ def _sorted(weights: Sequence[np.ndarray], kernel_size: int) -> list[np.ndarray]
 
 def _layers(content: Any) -> dict[str, Any]:
     """Return the groups of a file that are layers with a part ``kernel_gen``, by the layer's name."""
-    if "layers" in content:
-        return {name: group[_PART] for name, group in content["layers"].items() if _PART in group}
+    found: dict[str, Any] = {}
+
+    def visit(path: str, group: Any) -> None:
+        *way, last = path.split("/")
+        if last == _PART and way:
+            found["/".join(name for name in way if name != "layers")] = group
+
+    # Keras 3: at any depth, behind "layers" or the attributes of a model.
+    content.visititems(visit)
+    if found or "layers" in content:
+        return found
     # Keras 2: a group for every layer, which lists its arrays' names.
     groups = content.get("model_weights", content).items()
     return {

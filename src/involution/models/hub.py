@@ -16,7 +16,8 @@ from . import saved
 
 __all__ = ["card", "find_folder", "push"]
 
-_PREFIX = "hf-hub:"
+# Of addresses, as timm writes them.
+PREFIX = "hf-hub:"
 _CARD = "README.md"
 _TASKS = {"detection": "object-detection", "segmentation": "image-segmentation"}
 
@@ -36,7 +37,7 @@ def push(
     Args:
         folder: that ``involution fit`` or `involution.models.saved.save` wrote; a ``README.md`` in it is the card.
         repository: ``user/name``; it is made where it does not exist.
-        private: whether a repository that is made is private.
+        private: make a private repository; one that is there already has to be private.
         token: of the Hub; by default the one of ``hf auth login``.
         message: of the commit.
         license: what a card that is made here says; the Hub knows ``apache-2.0``, ``mit``, ``cc-by-4.0``, ….
@@ -46,7 +47,8 @@ def push(
         The address under which nets are loaded, ``hf-hub:user/name``.
 
     Raises:
-        CheckpointError: the folder holds no saved net, or the Hub refuses.
+        CheckpointError: the folder holds no saved net, the Hub refuses, or ``private`` is asked for and the repository is
+            public; nothing of the net is there then.
         MissingPackageError: huggingface_hub is missing.
     """
     folder = Path(folder)
@@ -54,24 +56,31 @@ def push(
         saved.check_classifier(folder)
     if not (folder / saved.WEIGHTS).is_file():
         raise CheckpointError(f"{folder} has no {saved.WEIGHTS}; expected a folder that involution fit wrote")
-    text = card(folder, repository, license)
     writer = api or _hub().HfApi(token=token)
     try:
         name = writer.create_repo(repository, private=private, exist_ok=True).repo_id
+        if private and not writer.repo_info(name).private:
+            raise CheckpointError(
+                f"{name} is there already and public; make it private on the Hub, or name another one"
+            )
+        if not (folder / _CARD).exists() and not writer.file_exists(name, _CARD):
+            # Before the weights: the Hub refuses a card whose licence it does not know.
+            text = card(folder, name, license)
+            writer.upload_file(
+                path_or_fileobj=text.encode(), path_in_repo=_CARD, repo_id=name, commit_message="Add a card"
+            )
         writer.upload_folder(
             repo_id=name,
             folder_path=str(folder),
             allow_patterns=[saved.CONFIG, saved.WEIGHTS, _CARD],
             commit_message=message,
         )
-        if not (folder / _CARD).exists() and not writer.file_exists(name, _CARD):
-            writer.upload_file(
-                path_or_fileobj=text.encode(), path_in_repo=_CARD, repo_id=name, commit_message="Add a card"
-            )
+    except CheckpointError:
+        raise
     except Exception as error:
         # The Hub's answers, names that are none, and what whichever transport the package uses says of a lost network.
         raise CheckpointError(f"the Hub did not take {folder} as {repository}: {in_one_line(error)}") from error
-    return f"{_PREFIX}{name}"
+    return f"{PREFIX}{name}"
 
 
 def card(folder: str | Path, repository: str, license: str = "other") -> str:
@@ -92,13 +101,15 @@ def card(folder: str | Path, repository: str, license: str = "other") -> str:
         architecture, labels = config["architecture"], config.get("label_names") or ()
         classes = [str(name) for name in (labels.values() if isinstance(labels, dict) else labels)]
         task, library = "image-classification", "timm"
-        use = f'import timm\nimport involution.models\n\nnet = timm.create_model("{_PREFIX}{repository}", pretrained=True)'
+        use = (
+            f'import timm\nimport involution.models\n\nnet = timm.create_model("{PREFIX}{repository}", pretrained=True)'
+        )
     else:
         architecture, classes = description.architecture, list(description.classes)
         task, library = _TASKS[description.task], "involution"
         use = (
             "from involution.models import hub, saved\n\n"
-            f'net, description = saved.load(hub.find_folder("{_PREFIX}{repository}"))'
+            f'net, description = saved.load(hub.find_folder("{PREFIX}{repository}"))'
         )
     front = {"library_name": library, "pipeline_tag": task, "license": license, "tags": ["involution", task]}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
@@ -106,7 +117,7 @@ def card(folder: str | Path, repository: str, license: str = "other") -> str:
     if classes:
         lines += ["", f"{len(classes)} classes: {', '.join(classes)}."]
     lines += ["", "```python", use, "```", "", "```console"]
-    lines += [f"$ involution predict image.jpg --model {_PREFIX}{repository}", "```", ""]
+    lines += [f"$ involution predict image.jpg --model {PREFIX}{repository}", "```", ""]
     return "\n".join(lines)
 
 
@@ -124,9 +135,9 @@ def find_folder(model: str | Path, *, cache: str | Path | None = None, local_fil
     Raises:
         CheckpointError: the Hub has no such net, or cannot be reached.
     """
-    if not str(model).startswith(_PREFIX):
+    if not str(model).startswith(PREFIX):
         return Path(model) if Path(model).is_dir() else None
-    name, _, revision = str(model).removeprefix(_PREFIX).partition("@")
+    name, _, revision = str(model).removeprefix(PREFIX).partition("@")
     hub = _hub()
     options: dict[str, Any] = {"cache_dir": cache, "local_files_only": local_files_only}
     try:
@@ -137,7 +148,8 @@ def find_folder(model: str | Path, *, cache: str | Path | None = None, local_fil
         return Path(hub.hf_hub_download(name, saved.WEIGHTS, revision=config.parent.name, **options)).parent
     except CheckpointError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # Whichever transport the package uses has errors of its own for a lost network.
         raise CheckpointError(f"{model} cannot be fetched: {in_one_line(error)}") from error
 
 

@@ -158,7 +158,8 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str
 
     Args:
         image: uint8 ``(C, H, W)`` with one or three channels.
-        values: ``(H', W')``, enlarged to the image smoothly.
+        values: ``(H', W')``, enlarged to the image smoothly. Its least and largest value have the first and the last colour;
+            where a single pixel has one, its enlargement stays short of it.
         strength: share of the heat map's colours in the result, 0 to 1.
         colormap: a name that matplotlib knows.
 
@@ -176,7 +177,8 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str
     size = image.shape[1:]
     enlarged = F.interpolate(values[None, None].float().cpu(), size, mode="bilinear", align_corners=False)[0, 0]
     grey = image.cpu().float().mean(0, keepdim=True).expand(3, *size).permute(1, 2, 0)
-    return (strength * colours(enlarged, colormap) + (1 - strength) * grey).round().to(torch.uint8)
+    limits = (values.min().item(), values.max().item())
+    return (strength * colours(enlarged, colormap, limits) + (1 - strength) * grey).round().to(torch.uint8)
 
 
 def with_scale(picture: Tensor, low: float, high: float, colormap: str = "magma") -> Any:

@@ -12,8 +12,9 @@ from torch import nn
 
 from ... import records
 from ...data import DATASETS, SmallImages
-from ...errors import CommandError
+from ...errors import CheckpointError, CommandError
 from ...files import write_atomically
+from ...models import checkpoints
 from ...pictures import heatmaps
 from ...tasks import TrainingError
 from ...tasks.callbacks import Row
@@ -144,7 +145,7 @@ class Run:
     def _train(self, net: Net, title: str, finished: Sequence[NetResult], say: Callable[[str], None]) -> NetResult:
         checkpoint = net.files.checkpoint
         if checkpoint.exists():
-            done = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"] + 1
+            done = _epochs(checkpoint)
             say(f"{title}: goes on after epoch {done} of {self.recipe.epochs}")
         # The weights are the seed's, whatever was trained before.
         torch.manual_seed(net.seed)
@@ -225,3 +226,15 @@ def _in_words(result: NetResult) -> str:
         f"{result.test_accuracy_percent:.2f} % of the test images after {epochs} epoch{'s' if epochs > 1 else ''}, "
         f"{duration(result.training_s)}"
     )
+
+
+def _epochs(checkpoint: Path) -> int:
+    """Return how many epochs a training has behind it that was interrupted.
+
+    Raises:
+        CommandError: the file is damaged.
+    """
+    try:
+        return checkpoints.read_training(checkpoint)["epoch"] + 1
+    except CheckpointError as error:
+        raise CommandError(f"{error}, or remove it: the training of this net begins anew then") from error
