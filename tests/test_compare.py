@@ -196,7 +196,9 @@ def test_a_damaged_state_of_a_training_is_named(finished, tmp_path, capsys):
     checkpoint.write_bytes(b"")
     assert run(tmp_path, *SMALL) == 2
     message = capsys.readouterr().err
-    assert f"{checkpoint} is damaged" in message and "or remove it: the training of this net begins anew then" in message
+    assert (
+        f"{checkpoint} is damaged" in message and "or remove it: the training of this net begins anew then" in message
+    )
 
 
 def test_published_nets_on_other_data_with_repeats(tmp_path, capsys):

@@ -299,6 +299,44 @@ def test_accuracy_is_the_share_of_images_whose_class_is_found(coloured):
     assert images.accuracy(lambda inputs: [net(*inputs)], 4) == 0.3
 
 
+def test_grey_images_are_seen_as_the_net_takes_them(coloured):
+    class Grey(torch.nn.Module):
+        pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
+
+        def forward(self, images):
+            assert images.shape[1:] == (1, 8, 8)
+            return images.mean((2, 3)).expand(-1, 3)
+
+    net = Grey()
+    images = LabelledImages(coloured, named.NamedNet(net, 1, (8, 8), (0.0,), (1.0,)), (8, 8))
+    # All outputs are alike, and the first one is blue.
+    assert images.accuracy(lambda inputs: [net(*inputs)], 4) == 0.5
+
+
+def test_what_else_is_asked_costs_no_times():
+    class Asked:
+        peak_mib = staticmethod(lambda: 7.0)
+
+        def accuracy(self, folder):
+            raise Failure(f"{folder} has other classes")
+
+        def profile(self):
+            raise Failure("the profiler failed")
+
+    plan = run.Plan(("a",), ("eager",), ("float32",), (1,), (8, 8), 1, 2, accuracy=Path("photos"), profile=True)
+    row = run._with_what_is_asked_once(plan, Row("a", "eager", "float32", 1, (2.0, 3.0)), Asked())
+    assert (row.median_ms, row.peak_mib, row.reason) == (2.5, 7.0, "")
+    assert row.missing == "no accuracy: photos has other classes; no profile: the profiler failed"
+    assert Row.of(row.record()) == row
+
+
+def test_images_of_other_classes_are_refused_before_anything_is_timed(coloured, tmp_path, capsys):
+    words = ["benchmark", "rednet14_eighth.cifar10", "--accuracy", str(coloured), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "has the classes blue, green, red, … and the net airplane" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_accuracy_refuses_other_classes(coloured):
     net = named.NamedNet(Brightest(label_names=("cat", "dog")), 3, (8, 8), (0.0,) * 3, (1.0,) * 3)
     with pytest.raises(

@@ -1,6 +1,7 @@
 """Tar shards: written, split among processes and workers, resumed, and refused where they are damaged."""
 
 import json
+import shutil
 import tarfile
 from collections import Counter
 
@@ -74,6 +75,19 @@ def test_packing_twice_is_refused(folders, shards, tmp_path, capsys):
     assert "already holds shards (index.json); delete them or choose another folder" in capsys.readouterr().err
     assert main(["pack", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "holds neither train nor val" in capsys.readouterr().err
+
+
+def test_parts_that_do_not_fit_are_refused_before_one_is_packed(folders, tmp_path, capsys):
+    root = tmp_path / "images"
+    shutil.copytree(folders, root)
+    names = sorted(path.name for path in (root / "val").iterdir())
+    (root / "val" / names[0]).rename(root / "val" / "typo")
+    assert main(["pack", str(root), str(tmp_path / "out")]) == 2
+    assert "has the folder typo, which is none of the" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    # One that is missing is none to find, as in a training.
+    shutil.rmtree(root / "val" / "typo")
+    assert main(["pack", str(root), str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "index.json").read_text())["classes"] == names
 
 
 def test_an_epoch_covers_the_set_in_an_order_of_seed_and_epoch(shards):

@@ -24,6 +24,12 @@ def claim(**more):
         ({"seeds": [-1, 0]}, "a seed must be from 0 to"),
         ({"seeds": [1, 1]}, "the same seed twice"),
         ({"data": {"all": {}, 30: {}}}, "data has the name 30, which is no text; write it in quotes"),
+        (
+            {"nets": {"a/1": {"recipe": "recipe.yaml"}}, "claims": None},
+            "nets has the name 'a/1'; a claim would take NET/DATA and A less B apart there",
+        ),
+        ({"data": {"more less": {}, "all less some": {}}}, "data has the name 'all less some'; a claim would take"),
+        ({"choose": {"by": "val", "seeds": [0, 0]}}, "choose.seeds has the same seed twice"),
         ({"settings": {"low": None}}, "settings.low must be a mapping, got None"),
         (
             {"overrides": {"trainer": {"max_epochs": None}}},

@@ -164,6 +164,48 @@ def test_a_figure_that_no_training_has_ends_the_study_and_loses_nothing(study):
     assert set(before) < set(journal(study)) and len(set(journal(study))) == len(journal(study))
 
 
+def test_a_misspelt_figure_of_a_claim_is_refused_as_soon_as_its_nets_are_trained(study):
+    words = {"words": "seven is more than three", "source": "a test", "of": "three", "than": "seven"}
+    for key in ("metric", "than_metric"):
+        with pytest.raises(
+            CommandError, match="study asks for val_acuracy, which its trainings do not have; they have v"
+        ):
+            trained(study, claims=[words | {key: "val_acuracy"}])
+    assert len(journal(study)) >= 3
+    assert len(trained(study, claims=[words])) == 4
+
+
+def test_a_finished_study_is_judged_otherwise_and_keeps_its_record_until_then(study, tmp_path, capsys):
+    out = tmp_path / "results"
+    assert main(["study", str(study), "--out", str(out)]) == 0
+    before, trainings = (out / "study.json").read_text(), journal(study)
+    changed(study, judge="test", metric="test_accuracy")
+    assert main(["study", str(study), "--out", str(out), "--show", "true"]) == 2
+    said = capsys.readouterr().err
+    assert "no training of study is finished" in said and (out / "study.json").read_text() == before
+    assert main(["study", str(study), "--out", str(out)]) == 0
+    assert "| seven | 2 | 25.00" in capsys.readouterr().out and journal(study) == trainings
+
+
+def test_costs_are_those_of_the_data(study):
+    rows = [
+        {
+            "net": "a",
+            "data": data,
+            "setting": "",
+            "seed": seed,
+            "values": {"m": 50.0 + seed},
+            "params": params,
+            "macs": 2 * params,
+        }
+        for data, params in (("ten", 1_000_000), ("hundred", 2_000_000))
+        for seed in (0, 1)
+    ]
+    assert [outcome.summary(rows, ["m"], "a", data)[2] for data in ("ten", "hundred")] == ["1,000,000", "2,000,000"]
+    points = costs_drawing._points({"results": rows, "metric": ["m"]}, ["a/ten", "a/hundred"])
+    assert [row["params"] for row, _ in points] == [1_000_000, 2_000_000]
+
+
 def test_trainings_whose_names_are_alike_are_several(study):
     nets = {name: {"recipe": "recipe.yaml"} for name in ("a-fails", "a")}
     runs = str(study.parent / "runs" / "{data}" / "{seed}" / "{net}")

@@ -58,6 +58,8 @@ def benchmark(
 
     import involution.models  # noqa: F401  (registers RedNet)
 
+    from ..models import named
+    from ..studies.latency.accuracy import LabelledImages
     from ..studies.latency.engines import DTYPES, ENGINES
     from ..studies.latency.results import Row, as_text, best, line, profile_lines
     from ..studies.latency.run import Plan, measure, write
@@ -94,6 +96,9 @@ def benchmark(
                 f"--accuracy is of trained nets, and {untrained[0]} has random weights; name weights, such as "
                 "rednet26_half.imagenette, or folders that involution fit wrote"
             )
+        for model in plan.models:
+            # Before minutes of measurement, which could not say it.
+            LabelledImages(accuracy, named.load(model), plan.size)
     make_writable(out)
     rows: list[Row] = []
     print(as_text([], plan.models, accuracy=accuracy is not None), flush=True)
@@ -102,6 +107,8 @@ def benchmark(
             rows += group
             for row in group:
                 print(line(row, plan.models), flush=True)
+                if row.missing:
+                    print(f"  {row.model} has {row.missing}", flush=True)
     except KeyboardInterrupt:
         if rows:
             print("\n".join(map(str, write(plan, rows, out, finished=False))))

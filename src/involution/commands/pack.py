@@ -26,7 +26,7 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
 
     Raises:
         CommandError: there are no parts, or shards already.
-        DataError: a part holds no images, or a file is none.
+        DataError: a part holds no images, or of a class that the first one has not, or a file is none.
         OSError: a shard cannot be written.
     """
     from ..data import shards
@@ -45,14 +45,12 @@ def pack(root: Path, out: Path, *, images_per_shard: int = 1000, seed: int = 0) 
     if taken is not None:
         raise CommandError(f"{out} already holds shards ({taken.name}); delete them or choose another folder")
     index: dict[str, object] = {}
-    classes: list[str] = []
+    # All are looked at before one is packed; of some classes the others may have no image.
+    first = FolderImages(root / parts[0], None)
+    classes = first.classes
+    sets = [first, *(FolderImages(root / part, None, classes) for part in parts[1:])]
     out.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        images = FolderImages(root / part, None)
-        if classes and images.classes != classes:
-            differing = ", ".join(sorted(set(images.classes) ^ set(classes))[:5])
-            raise CommandError(f"{root / part} has other classes than {root / parts[0]}: {differing}")
-        classes = images.classes
+    for part, images in zip(parts, sets, strict=True):
         packed = shards.pack(images.samples, out, part, images_per_shard, seed if part == "train" else None)
         sizes = {name: (out / name).stat().st_size for name in packed.shards}
         index[part] = {"images": packed.images, "bytes": sizes}

@@ -54,8 +54,13 @@ def study(
     if from_record is not None:
         take_over(Path(from_record), declared)
 
+    there = Path(out) / f"{declared.name}.json"
+    before = {key_of(row) for row in rows_of(there)} if there.exists() else set()
+
     def write(rows: list[dict[str, Any]]) -> None:
-        _write(declared, rows, Path(out))
+        # Those that are trained and wait to be judged stay in the record as they are until all have been.
+        if before <= {key_of(row) for row in rows}:
+            _write(declared, rows, Path(out))
 
     queue = Queue(
         declared,
@@ -65,22 +70,25 @@ def study(
         say=say,
         on_result=write,
     )
-    there = Path(out) / f"{declared.name}.json"
-    if there.exists():
-        lost = {key_of(row) for row in rows_of(there)} - {key_of(row) for row in queue.results()}
-        not_asked = lost - {entry.key for entry in declared.every_entry()}
-        if not_asked:
-            raise CommandError(
-                f"{there} holds {len(not_asked)} trainings that {declared.name} does not ask for (any more); choose another "
-                "--out, or move the record away"
-            )
-        refuse_to_lose(there, len(lost))
+    lost = before - queue.trained()
+    not_asked = lost - {entry.key for entry in declared.every_entry()}
+    if not_asked:
+        raise CommandError(
+            f"{there} holds {len(not_asked)} trainings that {declared.name} does not ask for (any more); choose another "
+            "--out, or move the record away"
+        )
+    refuse_to_lose(there, len(lost))
     if not show:
         with told_when_interrupted(lambda: queue.counts()[0], queue.counts()[1], declared.folder):
             queue.work()
     rows = queue.results()
     if not rows:
         raise CommandError(f"no training of {declared.name} is finished; leave out --show")
+    waiting = before - {key_of(row) for row in rows}
+    if waiting:
+        raise CommandError(
+            f"{len(waiting)} trainings of {there} are to be judged otherwise and wait for it; leave out --show"
+        )
     path, text = _write(declared, rows, Path(out))
     print(f"\n{text}\nrecord: {path}", flush=True)
 

@@ -61,8 +61,9 @@ def _points(record: Mapping[str, Any], sides: list[str]) -> list[tuple[Mapping[s
     for side in sides:
         values = list(values_of(record["results"], side, record["metric"]).values())
         if values:
-            net = side.partition("/")[0]
-            found.append((next(row for row in record["results"] if row["net"] == net), estimate(values)))
+            net, _, data = side.partition("/")
+            row = next(row for row in record["results"] if row["net"] == net and data in ("", row.get("data", "")))
+            found.append((row, estimate(values)))
     return found
 
 

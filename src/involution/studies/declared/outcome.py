@@ -92,7 +92,7 @@ def summary(
         unit: behind what they reach.
     """
     values = values_of(rows, side_of(net, data), metric)
-    one = next((row for row in rows if row["net"] == net), None)
+    one = next((row for row in rows if (row["net"], row.get("data", "")) == (net, data)), None)
     return [
         str(len(values)),
         with_interval(estimate(list(values.values())), unit) if values else "–",

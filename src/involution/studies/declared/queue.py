@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 from ...errors import CommandError, InvolutionError
+from ..claims import LESS, Claim
 from .declaration import Entry, Study
 from .jobs import Job, Taken, other_training, part_of
 from .results import difference_of_results, is_whole, kept
@@ -62,6 +63,10 @@ class Queue:
         """
         return self._look()[1]
 
+    def trained(self) -> set[Key]:
+        """Return the keys of all trainings that are there, also of those that are still to be judged."""
+        return {entry.key for entry in self.study.every_entry() if kept(part_of(entry)) is not None}
+
     def counts(self) -> tuple[int, int]:
         """Return how many trainings are finished and how many are known to be asked for."""
         entries, rows = self._look()
@@ -95,9 +100,17 @@ class Queue:
                     closing.callback(job.close)
             self._jobs = []
         if self._failed:
+            seeds = self.study.choice.seeds if self.study.choice else ()
+            nets = sorted({entry.net for entry in entries if entry.key in self._failed and entry.seed in seeds})
+            choice = (
+                f"; no setting is chosen for {', '.join(nets)} before they are trained: take out of the file what cannot be"
+                if nets
+                else ""
+            )
             raise CommandError(
                 f"{len(self._failed)} of {len(entries)} trainings failed, and are tried again by the same command: "
                 + "; ".join(self._failed.values())
+                + choice
             )
         return rows
 
@@ -124,14 +137,21 @@ class Queue:
 
     def _refuse_unknown_figures(self, rows: list[dict[str, Any]]) -> None:
         """Refuse to go on for a figure that no training has; what is trained stays, and the file can be corrected."""
-        known = {name for row in rows for name in row["values"]}
         asked = [*self.study.metric, *([self.study.choice.by] if self.study.choice else [])]
-        unknown = next((name for name in asked if name not in known), None)
-        if rows and unknown is not None:
-            raise CommandError(
-                f"{self.study.name} asks for {unknown}, which its trainings do not have; they have "
-                f"{', '.join(sorted(known))}"
-            )
+        for name, nets in [*((name, self.study.plans.keys()) for name in asked), *self._figures_of_claims()]:
+            known = {figure for row in rows if row["net"] in nets for figure in row["values"]}
+            if known and name not in known:
+                raise CommandError(
+                    f"{self.study.name} asks for {name}, which its trainings do not have; they have "
+                    f"{', '.join(sorted(known))}"
+                )
+
+    def _figures_of_claims(self) -> Iterator[tuple[str, Collection[str]]]:
+        """Yield what claims compare, and the nets that have to have it."""
+        for claim in (Claim.read(data, self.study.metric) for data in self.study.claims):
+            for side, metric in ((claim.of, claim.metric), (claim.than, claim.than_metric or claim.metric)):
+                nets = {one.partition("/")[0] for one in side.split(LESS)} if side else set()
+                yield from ((name, nets) for name in metric)
 
     def _advance(self) -> None:
         for job in list(self._jobs):

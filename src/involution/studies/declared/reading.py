@@ -97,6 +97,8 @@ def _parts_problems(source: Mapping[str, Any]) -> Iterator[str]:
         for name, content in (source.get(part) or {}).items():
             if not isinstance(name, str):
                 yield f"{part} has the name {name!r}, which is no text; write it in quotes"
+            elif "/" in name or LESS in name:
+                yield f"{part} has the name {name!r}; a claim would take NET/DATA and A{LESS}B apart there, name it otherwise"
             where = f"{part}.{name}"
             yield find_problem(content, form or dict, where) or (find_unknown(content, form, where) if form else "")
     if source.get("choose"):
@@ -149,6 +151,8 @@ def _study_problems(study: Study) -> Iterator[str]:
     if study.choice:
         if not set(study.choice.seeds) <= set(study.seeds):
             yield "choose.seeds must be among the seeds"
+        if len(set(study.choice.seeds)) < len(study.choice.seeds):
+            yield "choose.seeds has the same seed twice"
         if study.choice.by in study.metric or study.choice.by.startswith("test"):
             yield (
                 f"choose.by is {study.choice.by}, by which the nets are judged; choose by another figure, of validation "

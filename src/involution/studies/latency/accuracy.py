@@ -30,10 +30,15 @@ class LabelledImages:
     """
 
     def __init__(self, folder: Path, net: NamedNet, size: tuple[int, int]) -> None:
+        from torchvision.transforms import Compose, Grayscale
+
         from ...data.image_folders import FolderImages
 
         config = timm.data.resolve_data_config({"input_size": (net.channels, *size)}, model=net.net)
-        self._images = FolderImages(folder, timm.data.create_transform(**config))
+        steps = timm.data.create_transform(**config).transforms
+        # Files are read in colour.
+        grey = [Grayscale()] if net.channels == 1 else []
+        self._images = FolderImages(folder, Compose([*grey, *steps]))
         classes = self._images.classes
         known = (getattr(net.net, "pretrained_cfg", None) or {}).get("label_names") or classes
         if sorted(known) != sorted(classes):

@@ -28,6 +28,7 @@ class Row:
         accuracy: share of images, from 0 to 1, whose class the net finds; None where it was not asked for.
         difference: largest relative difference of an output from PyTorch's in float32.
         reason: why nothing was measured.
+        missing: what was asked for beside the times and could not be had, with the reason.
         processes: that the rounds were divided among.
         profile: milliseconds of a run by kind of operator, as the engine names it; empty where it was not asked for.
     """
@@ -44,6 +45,7 @@ class Row:
     accuracy: float | None = None
     processes: int = 1
     profile: Mapping[str, float] = field(default_factory=dict)
+    missing: str = ""
 
     @property
     def process_medians_ms(self) -> tuple[float, ...]:
@@ -72,11 +74,12 @@ class Row:
     def of(cls, record: Mapping[str, Any]) -> Row:
         """Return the row that `record` gave."""
         names = ("model", "engine", "dtype", "batch", "to_control", "peak_mib", "difference", "reason")
-        # Older records have no accuracy, one process, and no profile.
+        # Older records have no accuracy, one process, and no profile; in others nothing was missing.
         more = {
             "accuracy": record.get("accuracy"),
             "processes": record.get("processes", 1),
             "profile": record.get("profile", {}),
+            "missing": record.get("missing", ""),
         }
         fields = {name: record[name] for name in names} | more
         return cls(**fields, times_ms=tuple(record["times_ms"]))
@@ -96,6 +99,7 @@ class Row:
             "difference": self.difference,
             "accuracy": self.accuracy,
             "reason": self.reason,
+            "missing": self.missing,
             "processes": self.processes,
             "times_ms": [round(value, 3) for value in self.times_ms],
             "profile": {name: round(value, 3) for name, value in self.profile.items()},

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import chain, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ... import records
 from ...backends import native
@@ -145,19 +147,24 @@ def _in_processes(plan: Plan, rows: Sequence[Row], folders: Mapping[int, Path], 
                     give_up(number, error)
         for number, worker in list(workers.items()):
             found[number] = replace(found[number], times_ms=tuple(times[number]))
-            try:
-                if last:
-                    found[number] = _with_what_is_asked_once(plan, found[number], worker)
-            except Failure as error:
-                give_up(number, error)
+            if last:
+                found[number] = _with_what_is_asked_once(plan, found[number], worker)
     return found
 
 
 def _with_what_is_asked_once(plan: Plan, row: Row, worker: Worker) -> Row:
-    row = replace(row, peak_mib=worker.peak_mib())
+    """Add what is asked of one process; what it cannot say costs no times."""
+    asked: dict[str, Callable[[], Any]] = {"peak_mib": worker.peak_mib}
     if plan.accuracy is not None and row.batch == plan.batches[0]:
-        row = replace(row, accuracy=worker.accuracy(plan.accuracy))
-    return replace(row, profile=worker.profile()) if plan.profile else row
+        asked["accuracy"] = partial(worker.accuracy, plan.accuracy)
+    if plan.profile:
+        asked["profile"] = worker.profile
+    for name, ask in asked.items():
+        try:
+            row = replace(row, **{name: ask()})
+        except Failure as error:
+            row = replace(row, missing="; ".join(filter(None, [row.missing, f"no {name}: {error}"])))
+    return row
 
 
 def _with_ratios(rows: list[Row]) -> list[Row]:

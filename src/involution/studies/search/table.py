@@ -149,6 +149,9 @@ def read(path: str | Path) -> Table:
         problem = (
             f"repeat.every must be at least 1, got {source['repeat']['every']}; leave repeat out for no more seeds"
         )
+    seeds = [] if problem else [*source["seeds"], *source.get("repeat", {}).get("seeds", [])]
+    if len(set(seeds)) < len(seeds):
+        problem = f"seeds and repeat.seeds have the same seed twice, got {seeds}"
     if not problem and not beside(file, source["recipe"]).is_file():
         problem = f"its recipe {beside(file, source['recipe'])} is no file"
     if problem:
