@@ -120,6 +120,8 @@ def test_colours_stand_for_the_numbers_of_the_map_and_not_of_its_enlargement():
     picture = overlay(image, values, strength=1, colormap="gray")
     # Halfway between pixels: 9/16 of the peak, of 256 colours.
     assert picture.max().item() == picture[2, 2, 0].item() == 256 * 9 // 16
+    constant = overlay(image, torch.full((3, 3), 0.1), strength=1, colormap="gray")
+    assert (constant == constant[0, 0]).all() and 100 < constant[0, 0, 0] < 150
 
 
 def test_the_scale_stands_beside_the_picture():

@@ -110,7 +110,8 @@ def classifier(model: str, weights: str | Path | None = None, *, allow_network: 
     Args:
         model: a folder that ``involution fit`` wrote, a name of timm, or an address of the hub.
         weights: a checkpoint for a net given by name (its state dict, one of a training of it, which says how images are
-            seen and what the classes are called, or released weights of the authors or PaddleClas), or ``"random"`` for weights as a training would start from; by default those of the folder or of timm.
+            seen and what the classes are called, or released weights of the authors or PaddleClas), or ``"random"`` for
+            weights as a training would start from; by default those of the folder or of timm.
         allow_network: let the description in a folder name an architecture on a hub, which is fetched then.
 
     Raises:

@@ -177,8 +177,10 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str
     size = image.shape[1:]
     enlarged = F.interpolate(values[None, None].float().cpu(), size, mode="bilinear", align_corners=False)[0, 0]
     grey = image.cpu().float().mean(0, keepdim=True).expand(3, *size).permute(1, 2, 0)
-    limits = (values.min().item(), values.max().item())
-    return (strength * colours(enlarged, colormap, limits) + (1 - strength) * grey).round().to(torch.uint8)
+    low, high = values.min().item(), values.max().item()
+    # Of a constant map the enlargement differs from it by rounding.
+    coloured = colours(enlarged.clamp(low, high), colormap, (low, high))
+    return (strength * coloured + (1 - strength) * grey).round().to(torch.uint8)
 
 
 def with_scale(picture: Tensor, low: float, high: float, colormap: str = "magma") -> Any:
