@@ -84,13 +84,6 @@ def older(results: Path) -> Iterator[Found]:
             values = {"val_accuracy": 100 * record["results"]["history"][-1]["val_accuracy"]}
             rows.append(row(path.stem, record["seed"], values, params=record["results"]["params"]))
         yield name, of_study(name, rows), paths
-    path = results / "ablation-cifar10.json"
-    if path.exists():
-        rows = [
-            row(r["net"], r["seed"], {"val_accuracy": r["test_accuracy_percent"]}, params=r["params"], macs=r["macs"])
-            for r in records.read(path)["results"]
-        ]
-        yield "ablations", of_study("ablations", rows), [path]
     cells = sorted((results / "detection").glob("bccd-*.json"))
     rows = [row(p.stem[5:], 0, {"test.map": 100 * records.read(p)["results"]["map"]}) for p in cells]
     declared = of_study("bccd_from_scratch", rows)

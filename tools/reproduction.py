@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from involution import records
-from involution.recipes import load
 from involution.studies.comparison.results import REPORTED, duration
-from involution.studies.declared import outcome
 from involution.studies.declared.outcome import with_interval
 from involution.studies.statistics import estimate
 
@@ -103,21 +101,6 @@ def cifar(folder: Path) -> Iterator[str]:
         yield from (f"- {source(records.read(path), path)}" for path in paths)
 
 
-def ablation(folder: Path) -> Iterator[str]:
-    """Yield the ablations beside the paper's, of the record that was made before they were a study."""
-    path = folder / "ablation-cifar10.json"
-    if not path.exists() or (folder / "studies" / "ablations.json").exists():
-        return
-    old = {name: record for name, record, _ in claims.older(folder)}["ablations"]
-    declared = load(claims.STUDIES / "ablations.yaml")
-    shown = {**declared, "metric": old["metric"], "results": old["results"]}
-    yield from ["", "## The ablations"]
-    for title, head, rows in outcome.tables(shown):
-        yield from ["", f"**{title}**, 3 epochs", "", *table(head, rows)]
-    record = records.read(path)
-    yield from ["", f"- {source(record, path)}"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -130,7 +113,7 @@ def main() -> None:
         record = records.read(path)
         for picture, _, draw in claims.pictures(path, record):
             write_picture(arguments.docs / picture, draw(record), dpi=90)
-    write_between(page, BEGIN, END, [*report(results), *cifar(results), *ablation(results), *claims.studies(results)])
+    write_between(page, BEGIN, END, [*report(results), *cifar(results), *claims.studies(results)])
 
 
 if __name__ == "__main__":
