@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -20,10 +19,9 @@ from ..data.sampling import UNJUDGED
 from ..errors import InvolutionWarning, TrainingError, in_one_line
 from ..models import saved
 from ..models.building import built
-from ..models.trained_data import TrainedData
 from . import sharding
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
-from .following import follow
+from .following import FollowingTask
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
 from .watched import check_watched
@@ -88,7 +86,7 @@ def _of_folder(name: str, takes_weights: bool) -> str:
     return name
 
 
-class ClassificationTask(LightningModule):
+class ClassificationTask(FollowingTask):
     """Train and evaluate any network that maps images to one value per class.
 
     Logs ``train_loss``, ``train_accuracy``, ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy``, each a
@@ -200,19 +198,6 @@ class ClassificationTask(LightningModule):
             from timm.data import resolve_data_config
 
             data.see_as(resolve_data_config(model=self.model))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the names of the classes and how images are seen."""
-        data = DataDescription(self.trainer.datamodule)
-        checkpoint |= TrainedData.of_module(data.class_names, data.data_config).entries()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let images be seen as those that the weights were trained on.
-
-        Raises:
-            CheckpointError: the data have other classes.
-        """
-        follow(checkpoint, self)
 
     def on_train_start(self) -> None:
         """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.

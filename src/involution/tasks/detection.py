@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -18,9 +18,8 @@ from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
-from ..models.trained_data import TrainedData
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
-from .following import follow
+from .following import FollowingTask, follow
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training, warmed_up
 from .watched import check_watched
@@ -64,7 +63,7 @@ def average_precision(masks: bool) -> Any:
     return metric
 
 
-class DetectionTask(LightningModule):
+class DetectionTask(FollowingTask):
     """Train and evaluate a detector of torchvision's form, by the losses that it returns and COCO's average precision.
 
     Logs ``train_loss``, the parts of which it is the sum (``train_classifier_loss``, …), and ``val_map``,
@@ -167,13 +166,11 @@ class DetectionTask(LightningModule):
         self.check_data(data)
         check_proportions(self.model, data.sizes())
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the names of the classes, and how the detector normalises images."""
-        # A detector of the user's normalises by itself, if at all.
-        ours = self.architecture is not None
-        seen = {key: getattr(self.model.transform, name) for name, key in _NORMALISATION.items()} if ours else {}
-        names = DataDescription(self.trainer.datamodule).class_names
-        checkpoint |= TrainedData.of_module(names, seen).entries()
+    def images_seen(self, data: DataDescription) -> Mapping[str, Any]:
+        """Return how the detector normalises images; nothing of a user's, which does so by itself, if at all."""
+        if self.architecture is None:
+            return {}
+        return {key: getattr(self.model.transform, name) for name, key in _NORMALISATION.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep of a checkpoint how many epochs it was trained, and normalise images as its detector did unless told how.

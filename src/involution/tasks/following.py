@@ -11,7 +11,28 @@ from ..data.description import DataDescription
 from ..errors import CheckpointError
 from ..models.trained_data import TrainedData
 
-__all__ = ["follow"]
+__all__ = ["FollowingTask", "follow"]
+
+
+class FollowingTask(LightningModule):
+    """A task whose checkpoints say what data they are of, and which follows what a checkpoint says."""
+
+    def images_seen(self, data: DataDescription) -> Mapping[str, Any]:
+        """Return how images are seen, by the names of timm's configuration: as the data say, unless the net does so itself."""
+        return data.data_config
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the names of the classes and how images are seen."""
+        data = DataDescription(self.trainer.datamodule)
+        checkpoint |= TrainedData.of_module(data.class_names, self.images_seen(data)).entries()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let images be seen as those that the weights were trained on.
+
+        Raises:
+            CheckpointError: the data have other classes.
+        """
+        follow(checkpoint, self)
 
 
 def follow(checkpoint: Mapping[str, Any], task: LightningModule) -> TrainedData:

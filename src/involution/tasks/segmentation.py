@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -24,10 +23,9 @@ from ..files import write_atomically
 from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import check_views, segment
-from ..models.trained_data import TrainedData
 from . import segmentation_results as analysis
 from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
-from .following import follow
+from .following import FollowingTask
 from .model_names import ModelName
 from .schedules import Shared, configured, end_with_training
 from .watched import check_watched
@@ -35,7 +33,7 @@ from .watched import check_watched
 __all__ = ["SegmentationTask"]
 
 
-class SegmentationTask(LightningModule):
+class SegmentationTask(FollowingTask):
     """Train and evaluate a net that gives every pixel of an image a class.
 
     The loss is the cross-entropy summed over the labelled pixels and divided by the number of all pixels of the batch,
@@ -132,19 +130,6 @@ class SegmentationTask(LightningModule):
         data = DataDescription(self.trainer.datamodule)
         self.check_data(data)
         data.see_as(trained.seen_by(self.model_args.get("weights")))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the names of the classes and how images are seen."""
-        data = DataDescription(self.trainer.datamodule)
-        checkpoint |= TrainedData.of_module(data.class_names, data.data_config).entries()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let images be seen as those that the weights were trained on.
-
-        Raises:
-            CheckpointError: the data have other classes.
-        """
-        follow(checkpoint, self)
 
     def on_train_start(self) -> None:
         """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
