@@ -25,19 +25,22 @@ def main():
     (run / "checkpoints").mkdir(exist_ok=True)
     shutil.copy(flags["--config"], folder / "config.yaml")
     if "fails" in run.name:
-        print("the training diverged")
+        print("the disk is full")
         sys.exit(2)
+    if "diverges" in run.name:
+        print("the training diverged")
+        sys.exit(3)
     if sys.argv[1] == "test":
         (folder / "metrics.csv").write_text(f"epoch,test_accuracy\n{done},0.25\n")
         os.unlink(run / ".lock")
         return
     with (folder / "metrics.csv").open("w", buffering=1) as metrics, open(os.environ["FAKE_JOURNAL"], "a") as journal:
-        metrics.write("epoch,val_accuracy\n")
+        metrics.write("epoch,val_accuracy,val_loss\n")
         for epoch in range(done, epochs):
             time.sleep(float(os.environ["FAKE_EPOCH_S"]))
             journal.write(f"{run.name} {epoch}\n")
             journal.flush()
-            metrics.write(f"{epoch},{0.5 + 0.01 * epoch}\n")
+            metrics.write(f"{epoch},{0.5 + 0.01 * epoch},{2.0 - 0.1 * epoch}\n")
             (run / "checkpoints" / "last.ckpt").touch()
     shutil.copytree(os.environ["FAKE_MODEL"], run / "model")
     os.unlink(run / ".lock")

@@ -209,7 +209,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
     ],
 )
 def test_refusals_are_sentences(folder, tmp_path, capsys, flags, words):
-    assert fit(folder, tmp_path / "run", *flags) == 2
+    assert fit(folder, tmp_path / "run", *flags) == (3 if "diverged" in words else 2)
     assert words in refusal(capsys)
 
 

@@ -196,7 +196,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path, c
 )
 def test_refusals_are_sentences(root, tmp_path, capsys, monkeypatch, flags, words):
     monkeypatch.delenv("INVOLUTION_DATA", raising=False)
-    assert fit(root, tmp_path / "run", *flags) == 2
+    assert fit(root, tmp_path / "run", *flags) == (3 if "diverged" in words else 2)
     assert words in refusal(capsys)
 
 

@@ -105,9 +105,7 @@ def test_a_failure_is_told_and_stops_nothing_else(study):
         study, nets={"seven": {"recipe": "recipe.yaml"}, "fails": {"recipe": "recipe.yaml"}}, claims=None
     )
     lines = []
-    with pytest.raises(
-        CommandError, match=r"2 of 4 trainings failed, .*fails-0 ended with status 2: the training diverged"
-    ):
+    with pytest.raises(CommandError, match=r"2 of 4 trainings failed, .*fails-0 ended with status 2: the disk is full"):
         Queue(declared, say=lines.append).work()
     assert journal(study) == [line for line in EVERYTHING if line.startswith("seven")]
 
@@ -149,6 +147,39 @@ def test_a_setting_is_chosen_by_the_first_seed(study):
     rows.append(row("three", "high", 1.0))
     assert [e.name for e in declared.entries(rows)][4:] == ["seven-high-1", "three-low-1"]
     assert {(r["net"], r["setting"]) for r in declared.reported(rows)} == {("seven", "high"), ("three", "low")}
+
+
+def test_a_setting_that_diverges_is_not_chosen(study, tmp_path, capsys):
+    out = tmp_path / "results"
+    choose = {"by": "val_loss", "seeds": [0]}
+    changed(study, settings={"low": {}, "diverges": {"trainer": {"log_every_n_steps": 1}}}, choose=choose)
+    assert main(["study", str(study), "--out", str(out)]) == 0
+    assert "seven-diverges-0: diverged: the training diverged" in capsys.readouterr().out
+    record = records.read(out / "study.json")
+    assert {(row["net"], row["setting"]) for row in record["results"]} == {("seven", "low"), ("three", "low")}
+    left_out = [(row["net"], row["setting"], row["diverged"], row["values"]) for row in record["not_chosen"]]
+    assert left_out == [(net, "diverges", "the training diverged", {}) for net in ("seven", "three")]
+    trained = journal(study)
+    # Neither the same command trains it again, nor one that goes on from the record elsewhere.
+    shutil.rmtree(tmp_path / "runs")
+    assert main(["study", str(study), "--out", str(out), "--from_record", str(out / "study.json")]) == 0
+    assert journal(study) == trained
+
+
+def test_a_net_that_diverges_with_every_setting_is_named(study):
+    settings = {"diverges": {}, "diverges_too": {"trainer": {"log_every_n_steps": 1}}}
+    declared = changed(study, settings=settings, choose={"by": "val_loss", "seeds": [0]})
+    with pytest.raises(CommandError, match=r"seven, three diverged with every setting; add one with a lower learning"):
+        Queue(declared, say=lambda line: None).work()
+
+
+def test_without_a_choice_a_training_that_diverges_has_failed(study):
+    nets = {"seven": {"recipe": "recipe.yaml"}, "diverges": {"recipe": "recipe.yaml"}}
+    declared = changed(study, nets=nets, claims=None)
+    with pytest.raises(
+        CommandError, match=r"2 of 4 trainings failed, .* status 3: the training diverged \(the whole in"
+    ):
+        Queue(declared, say=lambda line: None).work()
 
 
 def test_the_command_writes_record_and_picture(study, tmp_path, capsys):

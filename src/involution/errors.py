@@ -1,10 +1,12 @@
 """What is refused, by kind: each in one sentence that says what was expected, what came and what to do.
 
-Every room may raise them; the command line prints the sentence and ends with the status 2. An argument of a function that
-is wrong by itself is Python's ``ValueError`` or ``TypeError``.
+Every room may raise them; the command line prints the sentence and ends with the ``exit_status`` of the kind. An argument
+of a function that is wrong by itself is Python's ``ValueError`` or ``TypeError``.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 __all__ = [
     "CheckpointError",
@@ -24,7 +26,13 @@ __all__ = [
 
 
 class InvolutionError(Exception):
-    """Something was refused; the message is the sentence that the user reads."""
+    """Something was refused; the message is the sentence that the user reads.
+
+    Attributes:
+        exit_status: of a command that ends with it.
+    """
+
+    exit_status: ClassVar[int] = 2
 
     @property
     def sentence(self) -> str:
@@ -48,7 +56,12 @@ class TrainingError(InvolutionError, RuntimeError):
 
 
 class DivergenceError(TrainingError):
-    """The loss of a training is infinite or no number; the message says since when and what to do."""
+    """The loss of a training is infinite or no number; the message says since when and what to do.
+
+    A command ends with the status 3, by which a script that tries learning rates tells it from a mistake.
+    """
+
+    exit_status = 3
 
 
 class CheckpointError(InvolutionError, ValueError):

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ends it at any moment, also while packages are imported and when the work is done.
 
     Returns:
-        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 130 interrupted by Ctrl-C; 143 ended by
+        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 3 the training diverged; 130 interrupted by Ctrl-C; 143 ended by
         SIGTERM. A process that another one of the same training started leaves the last two to that one.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = _sentence(error)
         if words is None:
             raise
-        return end(2, words)
+        refusal = find_refusal(error)
+        return end(refusal.exit_status if refusal else CommandError.exit_status, words)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -146,20 +146,40 @@ class Study:
         """The folder that has those of all trainings inside."""
         return Path(*itertools.takewhile(lambda part: "{" not in part, Path(self.runs).parts))
 
+    def chooses_with(self, seed: int) -> bool:
+        """Return whether trainings with a seed are those by which a setting is chosen."""
+        return self.choice is not None and seed in self.choice.seeds
+
     def chosen(self, rows: Iterable[Mapping[str, Any]], net: str, data: str) -> str | None:
-        """Return the setting that is chosen for a net and data; None where it is not known yet."""
+        """Return the setting that is chosen for a net and data; None where it is not known yet, or where all diverged."""
         if self.choice is None:
             return next(iter(self.settings))
         values: dict[str, list[float]] = {}
+        diverged = set()
         for row in rows:
             if (row["net"], row["data"]) == (net, data) and row["seed"] in self.choice.seeds:
                 value = row["values"].get(self.choice.by)
-                if value is not None:
+                if row.get("diverged"):
+                    diverged.add(row["setting"])
+                elif value is not None:
                     values.setdefault(row["setting"], []).append(value)
-        counts = {setting: len(values.get(setting, ())) for setting in self.settings}
-        if min(counts.values()) < len(self.choice.seeds):
+        possible = [setting for setting in self.settings if setting not in diverged]
+        if not possible or any(len(values.get(setting, ())) < len(self.choice.seeds) for setting in possible):
             return None
-        return max(self.settings, key=lambda setting: mean(values[setting]))
+        return max(possible, key=lambda setting: mean(values[setting]))
+
+    def without_setting(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return which nets, or nets on some of the data (``NET/DATA``), diverged with every setting.
+
+        Args:
+            rows: results, as `entries` takes them.
+        """
+        diverged = {(row["net"], row["data"], row["setting"]) for row in rows if row.get("diverged")}
+        return [
+            f"{net}/{data}" if data else net
+            for net, data in self._pairs()
+            if all((net, data, setting) in diverged for setting in self.settings)
+        ]
 
     def reported(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the results that the tables and claims speak of: where a setting is chosen, those of the chosen one."""

@@ -14,13 +14,14 @@ from typing import IO, Any
 
 import yaml  # type: ignore[import-untyped]
 
-from ...errors import CommandError, FolderInUseError
+from ...errors import CommandError, DivergenceError, FolderInUseError
 from ...files import locked, write_atomically
 from ...recipes import load
 from ..runs import RunFolder
 from .declaration import Entry, Study
 from .results import (
     collect,
+    collect_diverged,
     difference_of_plans,
     difference_of_results,
     is_whole,
@@ -124,6 +125,8 @@ class Job:
     def poll(self) -> bool:
         """Go on where a command has ended; return whether the training is finished and its result kept.
 
+        Where a setting is chosen, a training that diverged is finished, too: it is a setting that cannot be.
+
         Raises:
             CommandError: a command ended with an error; the message has the last line of its log.
         """
@@ -135,8 +138,13 @@ class Job:
             if status is None:
                 return False
             self._process = None
+            if status == DivergenceError.exit_status and self.study.chooses_with(self.entry.seed):
+                keep(self._part, collect_diverged(self.entry, self._last_words(), adopted=self.adopted))
+                return True
             if status:
-                raise CommandError(f"{self.entry.name} ended with status {status}: {self._last_words()}")
+                raise CommandError(
+                    f"{self.entry.name} ended with status {status}: {self._last_words()} (the whole in {self._part / LOG})"
+                )
         command = next(self._commands, None)
         if command is not None:
             with self._log() as log:
@@ -218,4 +226,4 @@ class Job:
         path = self._part / LOG
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         said = [line for line in lines if line.strip()]
-        return f"{said[-1] if said else 'it said nothing'} (the whole in {path})"
+        return said[-1] if said else "it said nothing"

@@ -76,7 +76,8 @@ class Queue:
         """Train what is not finished; return all results.
 
         Raises:
-            CommandError: trainings failed, and the others are finished; or none has a figure that is asked for.
+            CommandError: trainings failed, or all settings of a net diverged, and the others are finished; or no training
+                has a figure that is asked for.
             KeyboardInterrupt: Ctrl-C; what runs has been ended, and is gone on with by the next call.
             SystemExit: SIGTERM; likewise.
         """
@@ -100,18 +101,17 @@ class Queue:
                     closing.callback(job.close)
             self._jobs = []
         if self._failed:
-            seeds = self.study.choice.seeds if self.study.choice else ()
-            nets = sorted({entry.net for entry in entries if entry.key in self._failed and entry.seed in seeds})
-            choice = (
-                f"; no setting is chosen for {', '.join(nets)} before they are trained: take out of the file what cannot be"
-                if nets
-                else ""
-            )
+            unchosen = [e for e in entries if e.key in self._failed and self.study.chooses_with(e.seed)]
+            nets = ", ".join(sorted({entry.net for entry in unchosen}))
+            choice = f"; no setting is chosen for {nets} before they are trained" if nets else ""
             raise CommandError(
                 f"{len(self._failed)} of {len(entries)} trainings failed, and are tried again by the same command: "
                 + "; ".join(self._failed.values())
                 + choice
             )
+        hopeless = self.study.without_setting(rows)
+        if hopeless:
+            raise CommandError(f"{', '.join(hopeless)} diverged with every setting; add one with a lower learning rate")
         return rows
 
     def _look(self) -> tuple[list[Entry], list[dict[str, Any]]]:
@@ -214,6 +214,8 @@ class Queue:
 
     def _figures(self, job: Job) -> str:
         row = kept(part_of(job.entry)) or {}
+        if row.get("diverged"):
+            return f"diverged: {row['diverged']}"
         values = row.get("values", {})
         shown = [f"{name} {values[name]:.2f}" for name in self.study.metric if name in values]
         return f"{', '.join(shown[:3]) or 'finished'}, {(time.monotonic() - job.started) / 60:.1f} min"

@@ -21,6 +21,7 @@ from .declaration import Entry, Study
 __all__ = [
     "RESULT",
     "collect",
+    "collect_diverged",
     "difference_of_plans",
     "difference_of_results",
     "is_whole",
@@ -37,7 +38,16 @@ __all__ = [
 RESULT = "result.json"
 
 # What every result has.
-_ROW = {"net": str, "data": str, "setting": str, "seed": int, "plan?": dict, "values": dict, "judged?": (dict, None)}
+_ROW = {
+    "net": str,
+    "data": str,
+    "setting": str,
+    "seed": int,
+    "plan?": dict,
+    "values": dict,
+    "judged?": (dict, None),
+    "diverged?": str,
+}
 
 _JUDGEMENT = {"checkpoint": (str, None), "results": dict}
 
@@ -145,8 +155,41 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
     run = RunFolder(entry.run)
     history = run.history()
     judged = judgement(run, study.judge) if study.judge else None
-    starts = run.environments()
     row = {
+        **_what_was_trained(entry, adopted),
+        **_cost(run),
+        "values": values(history, judged),
+        "judged": judged,
+        "history": history,
+    }
+    if not is_whole(row, study):
+        raise CommandError(f"{entry.run} holds no figures of involution {study.judge}, with which {study.name} judges")
+    return row
+
+
+def collect_diverged(entry: Entry, words: str, *, adopted: bool) -> dict[str, Any]:
+    """Return the result of a training that diverged, JSON's types: without values and costs.
+
+    Args:
+        entry: the training.
+        words: what it said in the end.
+        adopted: see `collect`.
+    """
+    return {
+        **_what_was_trained(entry, adopted),
+        "params": None,
+        "macs": None,
+        "values": {},
+        "judged": None,
+        "diverged": words,
+        "history": RunFolder(entry.run).history(),
+    }
+
+
+def _what_was_trained(entry: Entry, adopted: bool) -> dict[str, Any]:
+    """Return what every result begins with: which training it is of, and where and when that ran."""
+    starts = RunFolder(entry.run).environments()
+    return {
         "net": entry.net,
         "data": entry.data,
         "setting": entry.setting,
@@ -161,14 +204,7 @@ def collect(entry: Entry, study: Study, *, adopted: bool) -> dict[str, Any]:
             {key: start[key] for key in ("date", "commit", "modified", "machine", "versions")} for start in starts
         ],
         "finished": records.date(),
-        **_cost(run),
-        "values": values(history, judged),
-        "judged": judged,
-        "history": history,
     }
-    if not is_whole(row, study):
-        raise CommandError(f"{entry.run} holds no figures of involution {study.judge}, with which {study.name} judges")
-    return row
 
 
 def is_whole(row: Mapping[str, Any], study: Study) -> bool:
@@ -178,6 +214,8 @@ def is_whole(row: Mapping[str, Any], study: Study) -> bool:
         row: of `collect`.
         study: that asks.
     """
+    if row.get("diverged"):
+        return study.chooses_with(row["seed"])
     # A classifier's figures are logged; other tasks write a record of them.
     return not study.judge or bool(row.get("judged")) or any(key.startswith("test_") for key in row["values"])
 
