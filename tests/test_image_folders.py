@@ -12,7 +12,7 @@ from PIL import Image
 from trainings import pictures_flags, refusal, write_pictures
 
 from involution.commands.main import main
-from involution.data import DataError, ImageFolders, SmallImages, verification
+from involution.data import DataError, ImageFolders, SmallImages, load, verification
 from involution.data.sampling import UNJUDGED
 from involution.errors import InvolutionWarning
 from involution.tasks import ClassificationTask
@@ -128,3 +128,17 @@ def test_a_pass_ends_at_the_first_image_that_is_refused():
     with pytest.raises(DataError, match="no"):
         verification.check_each(check, range(10_000))
     assert len(checked) < 5000
+
+
+def test_images_of_a_small_set_become_a_folder_of_classes(tmp_path):
+    from tools import image_folders
+
+    data = load("digits")
+    image_folders.write(data, [str(i) for i in range(10)], tmp_path, {"train": 3, "val": 2})
+    folders = ImageFolders(str(tmp_path))
+    folders.setup("fit")
+    assert [len(folders.sets[part]) for part in ("train", "val")] == [30, 20]
+    third = sorted((tmp_path / "val" / "7").iterdir())[0]
+    with Image.open(third) as image:
+        assert torch.equal(torch.from_numpy(np.array(image)), data.test_images[int(third.stem)][0])
+    assert data.test_labels[int(third.stem)] == 7

@@ -29,6 +29,8 @@ _METRICS = {
     "test_accuracy": "accuracy on test images (%)",
     "test.map": "box AP on test images",
     "test.miou_percent": "mIoU on test images (%)",
+    "val_map": "box AP on validation images",
+    "val_miou": "mIoU on validation images (%)",
     "gap_points": "training less test accuracy (points)",
     "test_less_train_with_dropout_points": "test less training accuracy with dropout (points)",
     "test_less_train_without_dropout_points": "test less training accuracy without dropout (points)",
