@@ -8,7 +8,7 @@ import pytest
 from involution import records
 from involution.recipes import load
 from involution.studies.claims import Claim, judge, values_of, verdict
-from involution.studies.statistics import Estimate, difference, estimate
+from involution.studies.statistics import Estimate, difference, estimate, holm
 
 ROOT = Path(__file__).parent.parent
 
@@ -149,6 +149,42 @@ def test_seeds_that_were_seen_decide_nothing():
     assert judged[-1].claim.sides == "a less b, large less small"
 
 
+def test_the_probability_at_a_bound_is_below_5_percent_where_the_interval_does_not_hold_it():
+    for found in (estimate([1.0, 1.5, 2.0]), difference({0: 2.0, 1: 3.5, 2: 3.0}, {0: 1.0, 1: 2.0, 2: 1.0})):
+        assert found.p_at(found.low) == pytest.approx(0.05) and found.p_at(found.high) == pytest.approx(0.05)
+        assert found.p_at(found.low - 0.1) < 0.05 < found.p_at(found.low + 0.1)
+        assert found.p_at(found.mean) == 1.0
+    assert found.p_at(0.0) == pytest.approx(found.p)
+    assert estimate([1.0]).p_at(0.0) is None
+
+
+def test_holm_takes_all_tests_together():
+    assert holm([0.001, 0.02, 0.03, 0.2]) == [True, False, False, False]
+    assert holm([0.2, 0.012, 0.001, 0.016]) == [False, True, True, True]
+    # The third fails, so the fourth is not asked.
+    assert holm([0.049, 0.001, 0.03, 0.04]) == [False, True, False, False]
+    assert holm([]) == []
+
+
+def test_seeds_of_other_images_do_not_pair():
+    rows = [
+        {"net": net, "seed": s, "values": {"a": v + s * w}}
+        for net, v, w in (("x", 3.0, 1.0), ("y", 1.0, 0.9))
+        for s in range(3)
+    ]
+    claim = {"words": "w", "source": "s", "of": "x", "than": "y"}
+    paired, apart = judge({"metric": "a", "results": rows, "claims": [claim, {**claim, "paired": False}]})
+    assert paired.verdict == "supported" and paired.found.paired
+    assert apart.found.mean == paired.found.mean and not apart.found.paired and apart.verdict == "undecided at n = 3"
+
+
+def test_about_equal_is_tested_at_the_bound_that_is_harder_to_exclude():
+    rows = [{"net": "x", "seed": s, "values": {"a": v}} for s, v in enumerate((0.1, 0.2, 0.15))]
+    claim = {"words": "w", "source": "s", "of": "x", "within": 1.0}
+    (one,) = judge({"metric": "a", "results": rows, "claims": [claim]})
+    assert one.verdict == "supported" and one.p == one.tested.p_at(1.0) > one.tested.p_at(-1.0)
+
+
 def test_claims_of_a_record_are_judged():
     common = {"words": "w", "source": "s", "of": "x/all"}
     record = {
@@ -158,7 +194,8 @@ def test_claims_of_a_record_are_judged():
     }
     first, second, third = judge(record)
     assert first.verdict == "supported" and first.found.mean == 5.25 and first.found.paired
-    assert second.verdict == "refuted" and second.found.p is None
+    assert second.verdict == "refuted" and second.found.p is None and second.p < 0.05
+    assert first.p == pytest.approx(first.found.p)
     assert third.verdict == "not measured" and third.found is None
 
 
@@ -195,6 +232,18 @@ def test_a_claim_that_is_asked_otherwise_than_in_its_record_names_the_seeds_that
             assert {row["seed"] for row in record["results"]} <= set(claim["seen"]), claim["words"]
 
 
+def test_trainings_that_several_records_share_are_named(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from tools import claims
+
+    def study(*runs):
+        return {"results": [{"run": f"runs/{run}"} for run in runs]}
+
+    property_of_one = {"results": [{}], "command": "measure --pair a=runs/a-0/checkpoints/last.ckpt b=hub"}
+    named = [("one", study("a-0", "b-0", "c-0")), ("two", study("b-0", "a-0")), ("of", property_of_one)]
+    assert list(claims.shared_trainings(named)) == ["- `of`, `one`, `two`: a-0", "- `one`, `two`: b-0"]
+
+
 def test_the_picture_of_claims_shows_each_that_has_an_interval():
     pytest.importorskip("matplotlib")
     from tools import claims_picture
@@ -212,7 +261,7 @@ def test_the_picture_of_claims_shows_each_that_has_an_interval():
     judged = judge({"metric": "a", "results": rows, "claims": claims})
     assert claims_picture.counts(judged) == (
         "Of 4 claims, some of them the same on other data, 1 are supported, 1 refuted and 1 undecided, 1 of those for want of a "
-        "second seed; 1 are not measured."
+        "second seed; 1 are not measured. Where all 2 tests together may err with 5 % (Holm), 1 stay supported and 1 refuted."
     )
     axes = claims_picture.draw(judged).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["more", "less"]

@@ -55,6 +55,17 @@ def test_a_study_names_the_hours_of_its_trainings_by_the_median_epoch_of_each():
     assert "torch 2.11; 2.5 hours in all; written at" in line([slow, fast])
     assert "torch 2.11; 2.5 hours in all of 2 of them; written at" in line([slow, silent, fast])
     assert "hours" not in line([silent])
+    # Of one that was started once it is known from its dates, of one that went on later it is not.
+    whole = {**silent, "finished": "2026-01-01T01:30:00+00:00"}
+    assert "torch 2.11; 1.5 hours in all; written at" in line([whole])
+    assert "hours" not in line([{**whole, "starts": [start(1, EARLY), start(2, EARLY)]}])
+
+
+def test_trainings_of_settings_that_were_not_chosen_count():
+    row = {"starts": [start(1, EARLY)], "history": [{"epoch_s": 1800.0}]}
+    assert "3 trainings: 3 at aaaaaaaaaa; on Fast, 2 cores, torch 2.11; 1.5 hours in all" in line(
+        [row], not_chosen=[row, row]
+    )
 
 
 def test_of_trainings_that_kept_nothing_the_machine_is_not_that_of_the_record():
@@ -89,7 +100,8 @@ def test_every_training_of_the_records_here_is_counted_once():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if starts := trainings.starts_of(kept):
             counted[path.relative_to(ROOT / "results").as_posix()] = len(starts)
-            assert len(starts) == (1 if isinstance(kept["results"], dict) else len(kept["results"]))
+            asked = [*kept["results"], *kept.get("not_chosen", [])] if isinstance(kept["results"], list) else [kept]
+            assert len(starts) == len(asked)
     assert {"studies/family.json", "imagenette/rednet26_half.json", "search/random_nets_cifar10.json"} <= counted.keys()
 
 

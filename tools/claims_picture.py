@@ -8,6 +8,7 @@ from typing import Any
 
 from involution.pictures.plots import LIGHT, new_figure, style_axes
 from involution.studies.claims import Judged
+from involution.studies.statistics import holm
 
 COLOURS = {"supported": "#2b8a3e", "refuted": "#c92a2a", "undecided": LIGHT.muted}
 ROW_INCHES = 0.46
@@ -34,7 +35,18 @@ def counts(judged: Sequence[Judged]) -> str:
     return (
         f"Of {len(judged)} claims, some of them the same on other data, {verdicts.count('supported')} are supported, "
         f"{verdicts.count('refuted')} refuted and {verdicts.count('undecided')} undecided, {of_one} of those for want of a "
-        f"second seed; {verdicts.count('not measured')} are not measured."
+        f"second seed; {verdicts.count('not measured')} are not measured. {_together(judged)}"
+    )
+
+
+def _together(judged: Sequence[Judged]) -> str:
+    """Return in a sentence which verdicts stand when all tests are taken together."""
+    tested = [(one, one.p) for one in judged if one.p is not None]
+    stand = [one for (one, _), decided in zip(tested, holm([p for _, p in tested]), strict=True) if decided]
+    verdicts = [verdict_of(one) for one in stand]
+    return (
+        f"Where all {len(tested)} tests together may err with 5 % (Holm), {verdicts.count('supported')} stay supported and "
+        f"{verdicts.count('refuted')} refuted."
     )
 
 

@@ -29,12 +29,13 @@ def report(folder: Path) -> Iterator[str]:
     timing = sorted(folder.glob("training-cpu-*.json"))
     for path in timing:
         times = {(r["dataset"], r["kind"], r["net"]): r["epoch_s"] for r in records.read(path)["results"]}
-    paths = [path for path in (folder / "compare" / f"{v}.json" for v in ("published", "fair")) if path.exists()]
-    rows = []
-    for path in paths:
+    paths, rows = [], []
+    for kind in ("published", "fair"):
         nets: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for result in records.read(path)["results"]:
-            nets.setdefault((result["dataset"], result["variant"], result["operator"]), []).append(result)
+        for path in sorted((folder / "compare").glob(f"{kind}*.json")):
+            paths.append(path)
+            for result in records.read(path)["results"]:
+                nets.setdefault((result["dataset"], result["variant"], result["operator"]), []).append(result)
         for (dataset, variant, operator), results in nets.items():
             reported = REPORTED.get((dataset, operator)) if variant == "published" else None
             epochs = len(results[0]["history"])
@@ -74,8 +75,24 @@ def report(folder: Path) -> Iterator[str]:
             "",
         ]
         yield "Training is the epochs times what one takes on a machine that does nothing else (last record)."
+        yield from ratios(times)
         yield ""
         yield from (f"- {source(records.read(path), path)}" for path in [*paths, *timing])
+
+
+def ratios(times: dict[tuple[str, str, str], float]) -> Iterator[str]:
+    """Yield in a sentence what involution's part of convolution's time is, of nets as published and of equal widths."""
+    parts = []
+    for variant, nets in (("published", "the report's nets"), ("fair", "nets of equal depth and widths")):
+        found = {
+            dataset: times[dataset, variant, "involution"] / seconds
+            for (dataset, kind, operator), seconds in times.items()
+            if (kind, operator) == (variant, "convolution") and (dataset, variant, "involution") in times
+        }
+        if found:
+            parts.append(f"{nets} {', '.join(f'{value:.2f} ({dataset})' for dataset, value in found.items())}")
+    if parts:
+        yield f"With involution they take these parts of convolution's time: {'; '.join(parts)}."
 
 
 def cifar(folder: Path) -> Iterator[str]:

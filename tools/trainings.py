@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +21,7 @@ def starts_of(record: dict[str, Any]) -> list[list[Start]]:
     results = record.get("results", [])
     if isinstance(results, dict):
         return [_in_order(record.get("starts") or [])] if "history" in results else []
-    rows = [row for row in results if isinstance(row, dict)]
+    rows = _rows(record)
     if any("starts" in row for row in rows):
         return [_in_order(row.get("starts") or []) for row in rows]
     # A table's trainings begin and end in one process, which the row itself describes.
@@ -60,19 +61,34 @@ def ran(trainings: list[list[Start]]) -> str:
 
 
 def hours(record: dict[str, Any]) -> str:
-    """Return how long the trainings of a record took in all, those that logged their epochs' times; nothing where none did.
+    """Return how long the trainings of a record took in all, of those of which it is known; nothing where it is of none.
 
-    Of each its epochs times their median, for a machine may have stood still in one of them.
+    Of each its epochs times their median, for a machine may have stood still in one of them. Where epochs were not timed and
+    it was started once, from its start to its end.
     """
     results = record.get("results", [])
-    rows = [results] if isinstance(results, dict) else [row for row in results if isinstance(row, dict)]
-    times = [[epoch["epoch_s"] for epoch in row.get("history", []) if epoch.get("epoch_s")] for row in rows]
-    took = [
-        statistics.median(seconds) * len(row["history"]) for row, seconds in zip(rows, times, strict=True) if seconds
-    ]
+    rows = [results] if isinstance(results, dict) else _rows(record)
+    took = [seconds for seconds in map(_seconds, rows) if seconds is not None]
     if not took:
         return ""
     return f"{sum(took) / 3600:.1f} hours in all{f' of {len(took)} of them' if len(took) < len(rows) else ''}"
+
+
+def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of a record's trainings, those of settings that were not chosen included."""
+    return [row for row in [*record.get("results", []), *record.get("not_chosen", [])] if isinstance(row, dict)]
+
+
+def _seconds(row: dict[str, Any]) -> float | None:
+    history = row.get("history", [])
+    times = [epoch["epoch_s"] for epoch in history if epoch.get("epoch_s")]
+    if times:
+        return statistics.median(times) * len(history)
+    starts = row.get("starts") or []
+    if len(starts) != 1 or not row.get("finished"):
+        return None
+    begun, ended = (datetime.fromisoformat(date) for date in (starts[0]["date"], row["finished"]))
+    return (ended - begun).total_seconds()
 
 
 def _in_order(starts: list[Start]) -> list[Start]:

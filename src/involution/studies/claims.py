@@ -19,13 +19,15 @@ RULE = (
     "bound, refuted where it lies below, and otherwise undecided. A claim that something is about equal says within how "
     "much; it is supported where the interval lies inside, refuted where it lies outside. One value has no interval: "
     "undecided at n = 1. A study decides nothing before all its seeds are there: undecided at n = 2 of 3. Seeds whose results "
-    "were known when a claim was written count in what was measured and not in its verdict: undecided at n = 1 unseen. Values "
-    "that are all alike have no interval and decide nothing. Intervals are over seeds, on one set of test images. A test at "
+    "were known when a claim, or its bound, was chosen count in what was measured and not in its verdict: undecided at n = 1 "
+    "unseen. A source's own claim, with zero for its bound, that stood in a study before its trainings has no such seeds, "
+    "whatever earlier trainings of other nets or recipes had shown. Values that are all alike have no interval and decide nothing. Intervals are over seeds, on one set of test images. A test at "
     "95 % decides up to one in twenty of the claims whose true difference lies at the bound; so some of those decided err."
 )
 # What tables and pictures call the figures of the library's own commands.
 _METRICS = {
     "val_accuracy": "accuracy (%)",
+    "train_accuracy": "accuracy in training (%)",
     "test_accuracy": "accuracy on test images (%)",
     "test.map": "box AP on test images",
     "test.miou_percent": "mIoU on test images (%)",
@@ -49,6 +51,7 @@ FORM = {
     "than_metric?": (str, [str]),
     "by?": float,
     "within?": float,
+    "paired?": bool,
     "seen?": [int],
     "note?": str,
 }
@@ -67,6 +70,7 @@ class Claim:
         than_metric: those of ``than``; empty for the same.
         by: the bound that the difference, or the mean, has to be above.
         within: instead, how far the difference may be from zero on either side.
+        paired: whether trainings of one seed have more in common than their number, as those on other images have not.
         seen: seeds whose results were known when the claim was written; they decide nothing.
         note: what else has to be known to judge.
     """
@@ -79,6 +83,7 @@ class Claim:
     than_metric: tuple[str, ...] = ()
     by: float = 0.0
     within: float | None = None
+    paired: bool = True
     seen: tuple[int, ...] = ()
     note: str = ""
 
@@ -135,11 +140,23 @@ class Judged:
         claim: the claim.
         found: the difference or mean; None where a value is missing altogether.
         verdict: see `verdict`.
+        tested: what the verdict rests on: ``found``, or that of the seeds that were not seen; None where there is none.
     """
 
     claim: Claim
     found: Estimate | None
     verdict: str
+    tested: Estimate | None
+
+    @property
+    def p(self) -> float | None:
+        """Probability of what the verdict rests on where the truth is at the claim's bound; None where nothing is tested."""
+        if self.tested is None:
+            return None
+        bounds = [self.claim.by] if self.claim.within is None else [-self.claim.within, self.claim.within]
+        found = [p for p in map(self.tested.p_at, bounds) if p is not None]
+        # About equal is what is inside both bounds, and not equal what is outside the nearer one: the larger in both cases.
+        return max(found) if found else None
 
 
 def metric_in_words(metric: Sequence[str]) -> str:
@@ -225,13 +242,16 @@ def judge(record: Mapping[str, Any]) -> list[Judged]:
 
 def _judged(claim: Claim, rows: Sequence[Mapping[str, Any]], asked: int | None) -> Judged:
     found = _found(claim, rows)
-    if found is None or not claim.seen or (asked is not None and found.n < asked):
-        return Judged(claim, found, verdict(found, by=claim.by, within=claim.within, asked=asked))
+    decided = verdict(found, by=claim.by, within=claim.within, asked=asked)
+    if found is None or (asked is not None and found.n < asked):
+        return Judged(claim, found, decided, None)
+    if not claim.seen:
+        return Judged(claim, found, decided, found)
     unseen = _found(claim, [row for row in rows if row["seed"] not in claim.seen])
     if unseen is None:
-        return Judged(claim, found, "undecided at n = 0 unseen")
+        return Judged(claim, found, "undecided at n = 0 unseen", None)
     decided = verdict(unseen, by=claim.by, within=claim.within)
-    return Judged(claim, found, f"{decided} unseen" if decided.startswith("undecided") else decided)
+    return Judged(claim, found, f"{decided} unseen" if decided.startswith("undecided") else decided, unseen)
 
 
 def _found(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Estimate | None:
@@ -239,4 +259,4 @@ def _found(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Estimate | None:
     than = None if claim.than is None else values_of(rows, claim.than, claim.than_metric or claim.metric)
     if not of or than == {}:
         return None
-    return estimate(list(of.values())) if than is None else difference(of, than)
+    return estimate(list(of.values())) if than is None else difference(of, than, pairs=claim.paired)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import mean, stdev, variance
 from typing import Any
 
-__all__ = ["CONFIDENCE", "ROUNDS", "Estimate", "bootstrap", "difference", "estimate", "interval_of"]
+__all__ = ["CONFIDENCE", "ROUNDS", "Estimate", "bootstrap", "difference", "estimate", "holm", "interval_of"]
 
 CONFIDENCE = 0.95
 # Of a bootstrap.
@@ -29,6 +29,7 @@ class Estimate:
         p: of a difference, the probability of one at least as large where the true one is zero (two-sided t-test); None
             of one value, and of what is no difference.
         paired: whether it is a mean of differences within seeds.
+        freedom: degrees of freedom of the interval; None of one value.
     """
 
     n: int
@@ -37,6 +38,16 @@ class Estimate:
     high: float
     p: float | None = None
     paired: bool = False
+    freedom: float | None = None
+
+    def p_at(self, bound: float) -> float | None:
+        """Return the probability of a mean at least as far from ``bound`` where the true one is there (two-sided t-test).
+
+        It is below 1 less `CONFIDENCE` where the interval does not hold the bound. None of one value.
+        """
+        if self.freedom is None:
+            return None
+        return _two_sided(self.mean - bound, self.half_width / _quantile(self.freedom), self.freedom)
 
     @property
     def half_width(self) -> float:
@@ -62,7 +73,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(1, middle, -math.inf, math.inf)
     half = _quantile(n - 1) * stdev(values) / math.sqrt(n)
-    return Estimate(n, middle, middle - half, middle + half)
+    return Estimate(n, middle, middle - half, middle + half, freedom=n - 1)
 
 
 def difference(of: Mapping[int, float], than: Mapping[int, float], *, pairs: bool = True) -> Estimate:
@@ -84,7 +95,7 @@ def difference(of: Mapping[int, float], than: Mapping[int, float], *, pairs: boo
         paired = [of[seed] - than[seed] for seed in common]
         found = estimate(paired)
         p = None if found.n == 1 else _two_sided(found.mean, stdev(paired) / math.sqrt(found.n), found.n - 1)
-        return Estimate(found.n, found.mean, found.low, found.high, p, paired=True)
+        return replace(found, p=p, paired=True)
     a, b = list(of.values()), list(than.values())
     if not a or not b:
         raise ValueError("a difference needs at least one value on both sides")
@@ -94,10 +105,32 @@ def difference(of: Mapping[int, float], than: Mapping[int, float], *, pairs: boo
     parts = variance(a) / len(a), variance(b) / len(b)
     error = math.sqrt(sum(parts))
     if error == 0:
-        return Estimate(n, middle, middle, middle, _two_sided(middle, 0.0, n - 1))
+        return Estimate(n, middle, middle, middle, _two_sided(middle, 0.0, n - 1), freedom=n - 1)
     freedom = error**4 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
     half = _quantile(freedom) * error
-    return Estimate(n, middle, middle - half, middle + half, _two_sided(middle, error, freedom))
+    return Estimate(n, middle, middle - half, middle + half, _two_sided(middle, error, freedom), freedom=freedom)
+
+
+def holm(probabilities: Sequence[float]) -> list[bool]:
+    """Return which of several tests decide when the probability that any of them errs is held at 1 less `CONFIDENCE`.
+
+    Holm's method: the least probability is compared with that over the number of tests, the next with that over one test
+    fewer, and so on to the first that is not below it.
+
+    Args:
+        probabilities: of every test, in any order.
+
+    Example:
+        >>> from involution.studies.statistics import holm
+        >>> holm([0.04, 0.001, 0.03])
+        [False, True, False]
+    """
+    decided = [False] * len(probabilities)
+    for rank, index in enumerate(sorted(range(len(probabilities)), key=probabilities.__getitem__)):
+        if probabilities[index] >= (1 - CONFIDENCE) / (len(probabilities) - rank):
+            break
+        decided[index] = True
+    return decided
 
 
 def bootstrap(blocks: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> tuple[float, float]:
