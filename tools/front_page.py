@@ -22,8 +22,8 @@ from involution.studies.statistics import estimate
 
 from . import claims
 from .engines import merged
-from .markdown import spread, table, write_picture
-from .tables import median_of, runs_of, write_between
+from .markdown import spread, table, write_between, write_picture
+from .tables import median_of, runs_of
 
 OPERATOR, OPERATOR_END = "<!-- operator: made by python -m tools.front_page -->", "<!-- end of operator -->"
 NETS, NETS_END = "<!-- nets: made by python -m tools.front_page -->", "<!-- end of nets -->"

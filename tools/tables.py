@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from benchmarks.gpu import report
 from involution import records
 
 from .engines import accuracy_tables, engine_tables
-from .markdown import source, spread, table
+from .markdown import source, spread, table, write_between
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
@@ -285,17 +285,6 @@ def camvid_tables(folder: Path) -> list[str]:
 def _camvid_order(path: Path) -> tuple[int, str]:
     """Sort the control first and the net with most involutions last."""
     return len(path.stem.removeprefix("resnet")), path.stem
-
-
-def write_between(page: Path, begin: str, end: str, lines: Iterable[str]) -> None:
-    """Replace what stands between two marker lines of a page."""
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    if not rest or end not in text:
-        raise SystemExit(f"{page} must hold the lines {begin!r} and {end!r}")
-    content = "\n".join(lines).strip()
-    records.write_atomically(page, f"{before}{begin}\n{content}\n\n{end}{after}")
 
 
 def main() -> None:
