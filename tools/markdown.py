@@ -13,7 +13,6 @@ from involution.studies.markdown import table
 
 from . import trainings
 
-
 __all__ = ["source", "spread", "table", "write_between", "write_picture"]
 
 
