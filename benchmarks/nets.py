@@ -88,13 +88,10 @@ def inference(
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
 
-def training_step(make: Callable[[], nn.Module], autocast: bool = False, compiled: bool = False) -> Callable[[], None]:
-    """Return a function that takes one step of SGD on one batch."""
-    model: Any = make().train().to(memory_format=torch.channels_last)
-    if compiled:
-        model = torch.compile(model, dynamic=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    x, labels = images(TRAINING_BATCH), torch.randint(1000, (TRAINING_BATCH,))
+def sgd_step(model: nn.Module, x: Tensor, classes: int, autocast: bool = False, **options: Any) -> Callable[[], None]:
+    """Return a function that takes one step of SGD with these ``options`` on a batch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, **options)
+    labels = torch.randint(classes, (len(x),))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -104,6 +101,14 @@ def training_step(make: Callable[[], nn.Module], autocast: bool = False, compile
         optimizer.step()
 
     return step
+
+
+def training_step(make: Callable[[], nn.Module], autocast: bool = False, compiled: bool = False) -> Callable[[], None]:
+    """Return a function that takes one step of SGD on one batch."""
+    model: Any = make().train().to(memory_format=torch.channels_last)
+    if compiled:
+        model = torch.compile(model, dynamic=False)
+    return sgd_step(model, images(TRAINING_BATCH), 1000, autocast, momentum=0.9, weight_decay=1e-4)
 
 
 def _peak_of(depth: int, name: str, threads: int) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import involution.models  # noqa: F401
 from involution.counting import count
@@ -26,6 +25,7 @@ from involution.studies.comparison.training import RECIPES
 
 from . import commands
 from .memory import in_fresh_process, resident_peak_mib
+from .nets import sgd_step
 from .timing import medians
 
 TRAINING_IMAGES = {"digits": 1347, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -57,15 +57,7 @@ def images(dataset: str, batch: int) -> Tensor:
 def training_step(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:
     """Return a function that takes one step."""
     net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-    x, labels = images(dataset, batch), torch.randint(10, (batch,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), labels).backward()
-        optimizer.step()
-
-    return step
+    return sgd_step(net, images(dataset, batch), 10, momentum=0.9)
 
 
 def inference(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:

@@ -23,7 +23,6 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import involution.models  # noqa: F401
 from involution import Involution2d, backends, involution2d
@@ -33,9 +32,9 @@ from involution.memory_layout import empty_field
 
 from . import commands
 from .memory import in_fresh_process, resident_peak_mib
+from .nets import images, sgd_step
 from .timing import medians
 
-IMAGE = 224
 BUILDS = {
     "shared weights": "SHARED_WEIGHTS",
     "vector conversions": "VECTOR_CONVERSIONS",
@@ -127,7 +126,7 @@ def contexts(names: list[str]) -> dict[str, Callable[[], Any]]:
 def inference(model: nn.Module, batch: int, dtype: torch.dtype) -> Callable[[], None]:
     """Return a function that runs the net once in evaluation."""
     model = model.eval().to(dtype)
-    x = torch.randn(batch, 3, IMAGE, IMAGE, dtype=dtype).to(memory_format=torch.channels_last)
+    x = images(batch, dtype)
 
     def run() -> None:
         with torch.inference_mode():
@@ -151,17 +150,7 @@ def field_in_memory(batch: int, dtype: torch.dtype) -> Callable[[], None]:
 
 def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
     """Return a function that takes one step of SGD."""
-    model = model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    x = torch.randn(batch, 3, IMAGE, IMAGE).to(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (batch,))
-
-    def run() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), labels).backward()
-        optimizer.step()
-
-    return run
+    return sgd_step(model.train(), images(batch), 1000)
 
 
 def measure(function: Callable[[], None], without: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
