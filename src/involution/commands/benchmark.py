@@ -50,8 +50,8 @@ def benchmark(
             engine and dtype, with the first of ``batch``.
         profile: say where the time goes, operator by operator, as each engine's own profiler does after the rounds.
         out: folder of the results.
-        name: of table, picture and record in it, without their endings; engines-cpu-2-threads or of as many threads as
-            compute by default.
+        name: of table, picture and record in it, without their endings; engines-cpu-2-threads, of the threads that
+            compute, by default.
 
     Raises:
         CommandError: an argument is out of range, a net is unknown, or the folder cannot be written.
@@ -119,15 +119,8 @@ def benchmark(
             print("\n".join(map(str, write(plan, rows, out, finished=False, name=name))))
         print(f"Interrupted with {len(rows)} rows finished and kept", file=sys.stderr)
         raise
-    print(
-        "\n".join(
-            [
-                *best(rows, plan.models),
-                *profile_lines(rows),
-                *map(str, write(plan, rows, out, finished=True, name=name)),
-            ]
-        )
-    )
+    written = write(plan, rows, out, finished=True, name=name)
+    print("\n".join([*best(rows, plan.models), *profile_lines(rows), *map(str, written)]))
 
 
 def _announce(words: str) -> None:
