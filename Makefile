@@ -42,11 +42,27 @@ fuzz: $(STAMP)  ## call operators and readers with random arguments and mutated 
 faults: $(STAMP)  ## kill, fill the disk, take files away and double writers under a training; record what was said and lost
 	PYTHONPATH=tests $(BIN)/python -m faults
 
-bench: $(STAMP)  ## measure operator and nets on the CPU against their peers and write the records to results/
-	$(BIN)/python -m benchmarks.operator
-	$(BIN)/python -m benchmarks.nets --compile
-	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.family
+# The commands below the tables of docs/performance.md, but for that of trained nets, which takes a folder of images. The
+# words of README are of two threads, and so are its tables, whatever THREADS is.
+THREADS ?= 2
+ON = cpu-$(THREADS)-thread$(if $(filter-out 1,$(THREADS)),s)
+RUNS = for run in 1 2 3; do $(BIN)/python -m benchmarks.$(1) --threads $(THREADS) --run $$run || exit 1; done
+bench: $(STAMP)  ## measure operator and nets on the CPU (THREADS=2) against their peers, write records and pages; hours
+	$(call RUNS,operator)
+	$(call RUNS,nets --depths 50 --compile --bfloat16 --rounds 20)
+	$(BIN)/python -m benchmarks.nets --threads $(THREADS) --depths 50 --compile --bfloat16 --rounds 15 --name nets-compiled-$(ON)
+	$(call RUNS,nets --freeze --bfloat16 --rounds 20)
+	$(BIN)/python -m benchmarks.nets --threads $(THREADS) --rounds 20 --skip-training
+	$(BIN)/python -m benchmarks.scaling --threads $(THREADS) --rounds 10
+	$(BIN)/python -m benchmarks.without --threads $(THREADS)
+	$(BIN)/python -m benchmarks.training --threads $(THREADS)
+	$(BIN)/python -m benchmarks.segmenters --threads $(THREADS) --rounds 4
+	$(BIN)/python -m benchmarks.detectors --threads $(THREADS) --rounds 3
+	$(BIN)/involution benchmark rednet50 resnet50 --threads $(THREADS) --dtype float32 bfloat16 --batch 1 8 --processes 5
+	$(BIN)/involution benchmark rednet50 resnet50 --threads $(THREADS) --dtype float32 bfloat16 --batch 1 8 --processes 3 \
+		--profile --name engines-$(ON)-run-2
+	cp runs/benchmark/engines-$(ON).json runs/benchmark/engines-$(ON)-run-2.json results
+	$(BIN)/python -m benchmarks.family --threads $(THREADS)
 	$(BIN)/python -m tools.tables
 	$(BIN)/python -m tools.front_page
 	$(BIN)/python -m tools.family

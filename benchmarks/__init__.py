@@ -1,1 +1,3 @@
-"""Measurements and checks of what was built; each module is a command, ``python -m benchmarks.NAME``."""
+"""Measurements and checks of what was built. Each module is a command, ``python -m benchmarks.NAME``, but for what the commands
+share: `commands`, `memory`, `shapes` and `timing`.
+"""

@@ -29,13 +29,13 @@ from involution.backends.triton.launch import Launch, plan
 from involution.geometry import Window
 from involution.memory_layout import empty_field, empty_map
 
+from .shapes import SHAPES
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# Channels and rows of the maps that RedNet's four stages involve, at 224×224 pixels.
-STAGES = ((64, 56), (128, 28), (256, 14), (512, 7))
 KERNELS = ("forward", "input_gradient", "kernel_gradient")
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 
@@ -141,7 +141,7 @@ def checks(quick: bool) -> Iterator[Check]:
     if quick:
         return
     for dtype in (torch.bfloat16, torch.float16):
-        for channels, rows in STAGES:
+        for channels, rows in SHAPES:
             if (dtype, channels) != (torch.bfloat16, 64):
                 yield generation(channels, rows, dtype=dtype)
     yield generation(32, 112, taps=3)
@@ -149,7 +149,7 @@ def checks(quick: bool) -> Iterator[Check]:
     yield generation(64, 4096)
     for kernel in KERNELS:
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
-            for channels, rows in STAGES:
+            for channels, rows in SHAPES:
                 if (dtype, channels) != (torch.bfloat16, 64):
                     yield contraction(kernel, channels, (rows, rows), dtype=dtype)
         yield contraction(kernel, dtype=torch.float32, stride=2)

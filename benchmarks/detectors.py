@@ -7,23 +7,21 @@ heads see as many regions as they may. All nets of a detector are timed once per
 over the rounds. Peak memory is that of a fresh process, above what it holds before the image. Before anything is timed,
 the pyramid of a small image has to equal that of the reference backend.
 
-    python -m benchmarks.detectors [--threads 2] [--rounds 5] [--size 640x400] [--output results]
+    python -m benchmarks.detectors [--threads 2] [--rounds 5] [--size 640x400] [--name NAME] [--run N] [--output results]
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from involution import backends, records
-from involution.backends import native
+from involution import backends
 from involution.models.detection import create
 from involution.studies.costs.published import COCO
 
+from . import commands
 from .memory import in_fresh_process, resident_peak_mib
 from .timing import medians
 
@@ -80,12 +78,9 @@ def peak_mib(detector: str, parts: tuple[str, str, str], width: int, height: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = commands.parser(__doc__, rounds=5)
     parser.add_argument("--size", default="640x400", help="WIDTHxHEIGHT; the published costs are of 1280x800")
     parser.add_argument("--detectors", nargs="+", default=list(COCO), choices=list(COCO))
-    parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     width, height = map(int, arguments.size.split("x"))
@@ -116,9 +111,7 @@ def main() -> None:
                 f"{detector:12s} {parts} {time['median_ms']:7.0f} ms  {row['ratio']:.2f}  peak {peak:6.0f} MiB",
                 flush=True,
             )
-    name = f"detectors-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
-    print(records.write(name, payload, arguments.output))
+    commands.write("detectors", arguments, results=rows)
 
 
 if __name__ == "__main__":

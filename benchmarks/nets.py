@@ -6,7 +6,8 @@ definition with 3×3 convolutions. All are treated alike: as they are, folded (`
 torch.compile, and folded under torch.compile with Inductor's freezing. Peak memory is that of a fresh process per net.
 
     python -m benchmarks.nets [--threads 2] [--batch 1 8] [--rounds 30] [--depths 26 38 50 101 152] [--quick]
-                              [--compile] [--freeze] [--bfloat16] [--skip-training] [--run N] [--output results]
+                              [--compile] [--freeze] [--bfloat16] [--skip-training] [--name NAME] [--run N]
+                              [--output results]
 
 With ``--compile`` the nets are compiled, too, the training step among them. With ``--freeze`` the frozen nets alone are
 timed. With ``--bfloat16`` inference is timed in bfloat16 too, and the training step under autocast. Machines have faster and
@@ -15,9 +16,7 @@ slower minutes: several runs (``--run 2`` adds to the record's name) say what a 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -27,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution import fold_batch_norms, records
-from involution.backends import native
+from involution import fold_batch_norms
 
+from . import commands
 from .memory import in_fresh_process, resident_peak_mib, saved_mib
 from .timing import medians
 
@@ -89,13 +88,10 @@ def inference(
         return medians({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
 
 
-def training_step(make: Callable[[], nn.Module], autocast: bool = False, compiled: bool = False) -> Callable[[], None]:
-    """Return a function that takes one step of SGD on one batch."""
-    model: Any = make().train().to(memory_format=torch.channels_last)
-    if compiled:
-        model = torch.compile(model, dynamic=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    x, labels = images(TRAINING_BATCH), torch.randint(1000, (TRAINING_BATCH,))
+def sgd_step(model: nn.Module, x: Tensor, classes: int, autocast: bool = False, **options: Any) -> Callable[[], None]:
+    """Return a function that takes one step of SGD with these ``options`` on a batch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, **options)
+    labels = torch.randint(classes, (len(x),))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -105,6 +101,14 @@ def training_step(make: Callable[[], nn.Module], autocast: bool = False, compile
         optimizer.step()
 
     return step
+
+
+def training_step(make: Callable[[], nn.Module], autocast: bool = False, compiled: bool = False) -> Callable[[], None]:
+    """Return a function that takes one step of SGD on one batch."""
+    model: Any = make().train().to(memory_format=torch.channels_last)
+    if compiled:
+        model = torch.compile(model, dynamic=False)
+    return sgd_step(model, images(TRAINING_BATCH), 1000, autocast, momentum=0.9, weight_decay=1e-4)
 
 
 def _peak_of(depth: int, name: str, threads: int) -> float:
@@ -129,11 +133,9 @@ def show(title: str, times: dict[str, dict[str, float]], depth: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = commands.parser(__doc__, rounds=30)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--depths", type=int, nargs="+", default=[26, 38, 50, 101, 152])
-    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--quick", action="store_true", help="depth 50 only, ten rounds")
     parser.add_argument(
         "--compile", action="store_true", help="time depth 50 under torch.compile too, and its training step"
@@ -142,9 +144,7 @@ def main() -> None:
         "--freeze", action="store_true", help="time depth 50 folded, compiled and frozen, and nothing else"
     )
     parser.add_argument("--bfloat16", action="store_true", help="time depth 50 in bfloat16 too")
-    parser.add_argument("--run", type=int, default=1, help="of several runs, which one this is")
     parser.add_argument("--skip-training", action="store_true", help="no training step, no memory")
-    parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.depths, arguments.rounds = [50], min(10, arguments.rounds)
@@ -197,11 +197,7 @@ def main() -> None:
                 print(f"  {name:32s} peak {peak[name]:7.0f} MiB, saved for backward {saved[name]:7.0f} MiB")
     # Latency alone, of all depths, stands beside the measurement of one depth in full.
     kind = "frozen" if arguments.freeze else "latency" if arguments.skip_training else "nets"
-    name = f"{kind}-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    if arguments.run > 1:
-        name += f"-run-{arguments.run}"
-    payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
-    print(f"\n{records.write(name, payload, arguments.output)}")
+    commands.write(kind, arguments, results=rows)
 
 
 if __name__ == "__main__":

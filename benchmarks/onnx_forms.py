@@ -21,8 +21,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy
-import onnxruntime
 import timm
 import torch
 import torchvision
@@ -36,12 +34,13 @@ from involution import involution2d, records
 from involution.export import decompositions, onnx_nodes, translations
 from involution.export.onnx import remove_traces
 from involution.export.onnx_nodes import contract, neighbours, padded, reshape, shifts, spatial
+from involution.export.sessions import Session, open_onnx, open_openvino
 from involution.geometry import Window
 
+from .shapes import GROUP_CHANNELS, KERNEL, SHAPES
 from .timing import medians
 
-IMAGE, KERNEL, GROUP_CHANNELS = 224, 7, 16
-STAGES = ((64, 56), (128, 28), (256, 14), (512, 7))
+IMAGE = 224
 
 
 # The forms: each returns the involution of a map (B, C, H, W) with numbers of a field (B, G, K_h, K_w, H', W').
@@ -208,38 +207,17 @@ def onnx_file(model: nn.Module, inputs: tuple[Tensor, ...], table: dict | None, 
     return file, {**figures, "graph_mb": bare.stat().st_size / 1e6}
 
 
-def in_onnxruntime(file: Path, threads: int) -> Callable[[list[numpy.ndarray]], numpy.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+ENGINES: dict[str, Callable[..., Session]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
 
 
-def in_openvino(file: Path, threads: int) -> Callable[[list[numpy.ndarray]], numpy.ndarray]:
-    import openvino
-
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = openvino.Core().compile_model(file, "CPU", options)
-    request = compiled.create_infer_request()
-    return lambda arrays: request.infer(arrays, share_inputs=True)[0]
-
-
-ENGINES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
-
-
-def session(engine: str, file: Path, threads: int, arrays: list[numpy.ndarray], expected: Tensor) -> Callable | str:
+def session(engine: str, file: Path, threads: int, inputs: tuple[Tensor, ...], expected: Tensor) -> Callable | str:
     """Return a function that runs the model once, or in one line why it cannot be timed."""
     try:
-        run = ENGINES[engine](file, threads)
-        difference = (torch.from_numpy(numpy.array(run(arrays))) - expected).norm() / expected.norm()
+        run = ENGINES[engine](file, threads=threads)
+        difference = (run(inputs)[0] - expected).norm() / expected.norm()
     except Exception as error:
         return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:160]}"
-    return (lambda: run(arrays)) if difference < 1e-4 else f"differs from PyTorch by {difference:.1e}"
+    return (lambda: run(inputs)) if difference < 1e-4 else f"differs from PyTorch by {difference:.1e}"
 
 
 # What is measured.
@@ -247,13 +225,13 @@ def session(engine: str, file: Path, threads: int, arrays: list[numpy.ndarray], 
 
 def operator_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rows = []
-    for (channels, size), batch in product(STAGES, arguments.batch):
+    for (channels, size), batch in product(SHAPES, arguments.batch):
         groups = channels // GROUP_CHANNELS
         inputs = (torch.randn(batch, channels, size, size), torch.randn(batch, groups, KERNEL, KERNEL, size, size))
-        expected, arrays = involution2d(*inputs), [tensor.numpy() for tensor in inputs]
+        expected = involution2d(*inputs)
         files = {n: onnx_file(Operator(), inputs, table_of(FORMS[n]), folder, n.split()[0]) for n in arguments.forms}
         for engine, threads in product(arguments.engines, arguments.threads):
-            sessions = {n: session(engine, file, threads, arrays, expected) for n, (file, _) in files.items()}
+            sessions = {n: session(engine, file, threads, inputs, expected) for n, (file, _) in files.items()}
             row = {"engine": engine, "threads": threads, "batch": batch, "channels": channels, "size": size}
             rows.append(timed(row, sessions, files, max(5, arguments.rounds // batch)))
     return rows
@@ -272,7 +250,7 @@ def net_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]
             with torch.no_grad():
                 expected[name] = model(x)
         for engine, threads in product(arguments.engines, arguments.threads):
-            sessions = {n: session(engine, f, threads, [x.numpy()], expected[n]) for n, (f, _) in files.items()}
+            sessions = {n: session(engine, f, threads, (x,), expected[n]) for n, (f, _) in files.items()}
             row = {"engine": engine, "threads": threads, "batch": batch}
             rows.append(timed(row, sessions, files, max(5, arguments.rounds // batch)))
     return rows

@@ -5,39 +5,30 @@ the rounds. A shape is only timed after its results were found equal to the defi
 is the larger of two times: all tensors moved once at the copy bandwidth, all multiply-adds at the rate of a large
 matrix product, both measured in the same run.
 
-    python -m benchmarks.operator [--threads 2] [--batch 1 8] [--rounds 50] [--compile] [--output results]
+    python -m benchmarks.operator [--threads 2] [--batch 1 8] [--rounds 50] [--compile] [--name NAME] [--run N]
+                                  [--output results]
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from involution import Involution2d, involution2d, records
-from involution.backends import native
+from involution import Involution2d, involution2d
 from involution.geometry import Window
 from involution.memory_layout import empty_field
 from involution.operators import contraction
 
+from . import commands
+from .gpu.baselines import unfold
+from .shapes import GROUP_CHANNELS, KERNEL, SHAPES
 from .timing import medians
 
-SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
-KERNEL, GROUP_CHANNELS = 7, 16
 WINDOW = Window((KERNEL, KERNEL), (1, 1), (3, 3), (1, 1))
-
-
-def unfold_form(x: Tensor, h: Tensor) -> Tensor:
-    """Multiply all K² shifted copies of the map at once: the form most public implementations have."""
-    b, c, height, width = x.shape
-    g = h.shape[1]
-    patches = F.unfold(x, KERNEL, padding=KERNEL // 2).view(b, g, c // g, KERNEL**2, height, width)
-    return (patches * h.flatten(2, 3).unsqueeze(2)).sum(3).view(b, c, height, width)
 
 
 def shift_form(x: Tensor, h: Tensor) -> Tensor:
@@ -130,7 +121,7 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
     with torch.no_grad():
         forward = medians(functions, rounds)
         slow = {
-            "unfold": partial(unfold_form, x, h),
+            "unfold": partial(unfold, x, h),
             "shift": partial(shift_form, x, h),
             "reference": partial(involution2d, x, h, backend="reference"),
         }
@@ -149,7 +140,7 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
     with torch.no_grad():
         backward = medians(gradients, rounds)
     reference = partial(involution2d, backend="reference")
-    slow_backward = {"unfold": backward_of(unfold_form, x, h), "reference": backward_of(reference, x, h)}
+    slow_backward = {"unfold": backward_of(unfold, x, h), "reference": backward_of(reference, x, h)}
     backward |= medians(slow_backward, max(5, rounds // 10))
     macs = KERNEL**2 * x.numel()
     moved = x.nbytes + h.numel() * h.element_size() + x.nbytes
@@ -179,14 +170,11 @@ def measure(channels: int, size: int, batch: int, rounds: int, compiled: bool, r
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = commands.parser(__doc__, rounds=50)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument(
         "--compile", action="store_true", help="time torch.compile of the unfold and the shift form too"
     )
-    parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -201,9 +189,7 @@ def main() -> None:
             for part in ("forward", "backward"):
                 print(f"  {part}: " + ", ".join(f"{k} {v['median_ms']:.3f}" for k, v in row[part].items()) + " ms")
             print("  " + ", ".join(f"{name} {value:.2f}" for name, value in row["ratios"].items()))
-    name = f"operator-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    payload = {"seed": 0, "instruction_set": native.instruction_set(), "rates": rates, "results": rows}
-    print(f"\n{records.write(name, payload, arguments.output)}")
+    commands.write("operator", arguments, rates=rates, results=rows)
 
 
 if __name__ == "__main__":

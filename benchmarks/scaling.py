@@ -4,12 +4,12 @@ Time is that of a forward and a backward pass of `Involution2d` (64 channels, K 
 above what it had before, beside the unfold form of the same layer. Threads: one against all, for the operator at the
 stage shapes of RedNet-50 and for the whole net. Writes a record and a picture.
 
-    python -m benchmarks.scaling [--threads 2] [--rounds 12] [--output results] [--picture docs/images/scaling.png]
+    python -m benchmarks.scaling [--threads 2] [--rounds 12] [--name NAME] [--run N] [--output results]
+                                 [--picture docs/images/scaling.png]
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +21,12 @@ from torch import Tensor
 
 import involution.models  # noqa: F401
 from involution import Involution2d, involution2d, records
-from involution.backends import native
 from involution.memory_layout import empty_field
 
+from . import commands
+from .gpu.baselines import unfold
 from .memory import in_fresh_process, resident_peak_mib
-from .operator import GROUP_CHANNELS, KERNEL, SHAPES, unfold_form
+from .shapes import GROUP_CHANNELS, KERNEL, SHAPES
 from .timing import medians
 
 CHANNELS = 64
@@ -34,24 +35,24 @@ BATCHES = [1, 2, 4, 8, 16, 32]
 BATCH_MAP = 56
 
 
-def step(size: int, batch: int, unfold: bool = False) -> Callable[[], None]:
+def step(size: int, batch: int, unfolded: bool = False) -> Callable[[], None]:
     """Return a function that runs one forward and one backward pass of the layer."""
     layer = Involution2d(CHANNELS)
     x = torch.randn(batch, CHANNELS, size, size).to(memory_format=torch.channels_last).requires_grad_()
 
     def run() -> None:
-        y: Tensor = unfold_form(x, layer.generate_kernel(x).field()) if unfold else layer(x)
+        y: Tensor = unfold(x, layer.generate_kernel(x).field()) if unfolded else layer(x)
         y.sum().backward()
 
     return run
 
 
-def peak_mib(size: int, batch: int, unfold: bool, threads: int) -> float:
+def peak_mib(size: int, batch: int, unfolded: bool, threads: int) -> float:
     """Return by how much a step raises the peak of resident memory of this process."""
     torch.set_num_threads(threads)
     # What the libraries allocate once is not the layer's.
-    step(16, 1, unfold)()
-    run = step(size, batch, unfold)
+    step(16, 1, unfolded)()
+    run = step(size, batch, unfolded)
     before = resident_peak_mib()
     run()
     return resident_peak_mib() - before
@@ -131,16 +132,12 @@ def draw(payload: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--output", type=Path, default=Path("results"))
+    parser = commands.parser(__doc__, rounds=12)
     parser.add_argument("--picture", type=Path, default=Path("docs/images/scaling.png"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    payload: dict[str, Any] = {"seed": 0, "instruction_set": native.instruction_set(), "channels": CHANNELS}
-    payload["pixels"], payload["memory"], payload["batch"] = [], [], []
+    payload: dict[str, Any] = {"channels": CHANNELS, "pixels": [], "memory": [], "batch": []}
     for size in SIZES:
         rounds = max(3, min(arguments.rounds, arguments.rounds * 128**2 // size**2))
         # The unfolded map of 512² pixels alone would take 3 GiB.
@@ -170,7 +167,7 @@ def main() -> None:
     print(", ".join(f"{name}: exponent {value:.2f}" for name, value in payload["exponents"].items()))
     payload["threads"] = thread_rows(arguments.threads, arguments.rounds)
     draw(payload, arguments.picture)
-    print(records.write(f"scaling-cpu-{arguments.threads}-threads", payload, arguments.output))
+    commands.write("scaling", arguments, **payload)
 
 
 if __name__ == "__main__":

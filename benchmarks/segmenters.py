@@ -6,22 +6,20 @@ a size are timed once per round in one process; figures are medians over the rou
 process, above what it holds before the first image. Before anything is timed, the logits of a small image have to equal
 those of the reference backend.
 
-    python -m benchmarks.segmenters [--threads 2] [--rounds 5] [--sizes 1024x512 2048x1024] [--output results]
+    python -m benchmarks.segmenters [--threads 2] [--rounds 5] [--sizes 1024x512 2048x1024] [--name NAME] [--run N]
+                                    [--output results]
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from involution import backends, records
-from involution.backends import native
+from involution import backends
 from involution.counting import count
 from involution.models.segmentation import semantic_fpn
 
+from . import commands
 from .memory import in_fresh_process, resident_peak_mib
 from .timing import medians
 
@@ -64,11 +62,8 @@ def peak_mib(name: str, width: int, height: int, threads: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = commands.parser(__doc__, rounds=5)
     parser.add_argument("--sizes", nargs="+", default=["1024x512", "2048x1024"], help="WIDTHxHEIGHT")
-    parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     differences = {name: check(name) for name in NETS}
@@ -92,14 +87,7 @@ def main() -> None:
                 f"{size:>10} {name:28s} {times[name]['median_ms']:8.0f} ms  {ratio:.2f}  peak {peak:6.0f} MiB",
                 flush=True,
             )
-    name = f"segmenters-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    payload = {
-        "seed": 0,
-        "instruction_set": native.instruction_set(),
-        "difference_to_reference": differences,
-        "results": rows,
-    }
-    print(records.write(name, payload, arguments.output))
+    commands.write("segmenters", arguments, difference_to_reference=differences, results=rows)
 
 
 if __name__ == "__main__":

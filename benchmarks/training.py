@@ -4,31 +4,28 @@ A training that shares its machine says nothing about time; this does, on a mach
 of a pair are timed in turn, step by step, on random images of the right size; an epoch is the median step times the
 number of steps. Peak memory is that of a fresh process per net.
 
-    python -m benchmarks.training [--threads 2] [--rounds 12] [--output results]
+    python -m benchmarks.training [--threads 2] [--rounds 12] [--name NAME] [--run N] [--output results]
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution import records
-from involution.backends import native
 from involution.counting import count
 from involution.recipes import resolve
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net
 from involution.studies.comparison.training import RECIPES
 
-from .nets import resident_peak_mib
+from . import commands
+from .memory import in_fresh_process, resident_peak_mib
+from .nets import sgd_step
 from .timing import medians
 
 TRAINING_IMAGES = {"digits": 1347, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -60,15 +57,7 @@ def images(dataset: str, batch: int) -> Tensor:
 def training_step(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:
     """Return a function that takes one step."""
     net.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-    x, labels = images(dataset, batch), torch.randint(10, (batch,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), labels).backward()
-        optimizer.step()
-
-    return step
+    return sgd_step(net, images(dataset, batch), 10, momentum=0.9)
 
 
 def inference(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:
@@ -83,32 +72,22 @@ def inference(net: nn.Module, dataset: str, batch: int) -> Callable[[], None]:
     return forward
 
 
-def _peak_of(name: str, dataset: str, batch: int, threads: int, queue: multiprocessing.Queue) -> None:
+def _peak_of(name: str, dataset: str, batch: int, threads: int) -> float:
     torch.set_num_threads(threads)
     step = training_step(recipe_net(name), dataset, batch)
     before = resident_peak_mib()
     for _ in range(2):
         step()
-    queue.put(resident_peak_mib() - before)
+    return resident_peak_mib() - before
 
 
 def peak_mib(name: str, dataset: str, batch: int, threads: int) -> float:
     """Return by how much two training steps raise the peak of resident memory of a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue = context.Queue()
-    process = context.Process(target=_peak_of, args=(name, dataset, batch, threads, queue))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the process that measures the memory of {name} ended with {process.exitcode}")
-    return queue.get()
+    return in_fresh_process(_peak_of, name, dataset, batch, threads)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--output", type=Path, default=Path("results"))
+    parser = commands.parser(__doc__, rounds=12)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -139,9 +118,7 @@ def main() -> None:
                 f"{row['training_images_per_s']:7.0f}, inference {row['inference_images_per_s']:7.0f} images a second",
                 flush=True,
             )
-    name = f"training-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    payload = {"seed": 0, "instruction_set": native.instruction_set(), "results": rows}
-    print(f"\n{records.write(name, payload, arguments.output)}")
+    commands.write("training", arguments, results=rows)
 
 
 if __name__ == "__main__":

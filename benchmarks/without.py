@@ -7,12 +7,12 @@ field in memory, as a φ of one's own gives it. The kernels of every build are h
 as well; it is timed twice in a round, and how far its second time is from its first says what of the others is chance.
 What brings less than three percent of time or memory somewhere has no place.
 
-    python -m benchmarks.without [--without NAME …] [--threads 2] [--rounds 15] [--model rednet50] [--output results]
+    python -m benchmarks.without [--without NAME …] [--threads 2] [--rounds 15] [--model rednet50] [--name NAME] [--run N]
+                                 [--output results]
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,18 +23,18 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import involution.models  # noqa: F401
-from involution import Involution2d, backends, involution2d, records
+from involution import Involution2d, backends, involution2d
 from involution.backends import native
 from involution.backends.native import loader
 from involution.memory_layout import empty_field
 
+from . import commands
 from .memory import in_fresh_process, resident_peak_mib
+from .nets import images, sgd_step
 from .timing import medians
 
-IMAGE = 224
 BUILDS = {
     "shared weights": "SHARED_WEIGHTS",
     "vector conversions": "VECTOR_CONVERSIONS",
@@ -126,7 +126,7 @@ def contexts(names: list[str]) -> dict[str, Callable[[], Any]]:
 def inference(model: nn.Module, batch: int, dtype: torch.dtype) -> Callable[[], None]:
     """Return a function that runs the net once in evaluation."""
     model = model.eval().to(dtype)
-    x = torch.randn(batch, 3, IMAGE, IMAGE, dtype=dtype).to(memory_format=torch.channels_last)
+    x = images(batch, dtype)
 
     def run() -> None:
         with torch.inference_mode():
@@ -150,17 +150,7 @@ def field_in_memory(batch: int, dtype: torch.dtype) -> Callable[[], None]:
 
 def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
     """Return a function that takes one step of SGD."""
-    model = model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    x = torch.randn(batch, 3, IMAGE, IMAGE).to(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (batch,))
-
-    def run() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), labels).backward()
-        optimizer.step()
-
-    return run
+    return sgd_step(model.train(), images(batch), 1000)
 
 
 def measure(function: Callable[[], None], without: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
@@ -195,12 +185,9 @@ def _peak_of(model: str, name: str | None, threads: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, rounds=15)
     parser.add_argument("--without", nargs="+", default=[*CONTEXTS, *BUILDS])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--model", default="rednet50")
-    parser.add_argument("--output", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -232,9 +219,7 @@ def main() -> None:
     print("\nby how much two training steps raise the peak of memory")
     for name, mib in peak.items():
         print(f"  {name if name == 'everything' else f'without {name}':38s} {mib:.0f} MiB", flush=True)
-    payload = {"seed": 0, "instruction_set": native.instruction_set(), "model": arguments.model, "results": rows}
-    name = f"without-cpu-{arguments.threads}-thread{'s' if arguments.threads > 1 else ''}"
-    print(f"\n{records.write(name, payload, arguments.output)}")
+    commands.write("without", arguments, model=arguments.model, results=rows)
 
 
 if __name__ == "__main__":

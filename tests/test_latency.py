@@ -90,10 +90,15 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "measure", measure)
-    assert main(["benchmark", REDNET, RESNET, "--threads", "2", "--out", str(tmp_path)]) == 130
+    flags = ["--threads", "2", "--out", str(tmp_path)]
+    assert (
+        main(["benchmark", REDNET, RESNET, *flags]) == main(["benchmark", REDNET, *flags, "--name", "a-run-2"]) == 130
+    )
     assert "Interrupted with 2 rows finished and kept" in capsys.readouterr().err
     record = records.read(tmp_path / "engines-cpu-2-threads.json")
     assert not record["finished"] and [row["median_ms"] for row in record["results"]] == [3.0, 3.0]
+    assert records.read(tmp_path / "a-run-2.json")["name"] == "a-run-2"
+    assert (tmp_path / "a-run-2.md").is_file() and (tmp_path / "a-run-2.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +111,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         (["--processes", "0"], "must be at least 1"),
         (["--size", "1", "2", "3"], "--size (height and width)"),
         (["resnet18", "resnet18"], "every net may be named once"),
+        (["--name", "a/b"], "--name is that of files in --out, without a folder, got a/b"),
         (["resnet18", "--accuracy", "nowhere"], "nowhere is no folder"),
         (["resnet18", "--accuracy", "."], "--accuracy is of trained nets, and resnet18 has random weights"),
     ],

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("timm", reason="the tools count nets of timm")
 
+from involution.studies import markdown
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,3 +27,19 @@ def test_a_page_is_what_its_tool_makes_of_the_records(tool, tmp_path, monkeypatc
     for page in sorted(tmp_path.rglob("*.md")):
         kept = (ROOT / page.relative_to(tmp_path)).read_text(encoding="utf-8")
         assert page.read_text(encoding="utf-8") == kept, f"run python -m tools.{tool}: {page.name} is out of date"
+
+
+def test_what_a_cell_holds_does_not_break_its_table():
+    lines = markdown.table(["", "said"], [["a", "expected x | y,\ngot z"], ["b", 3]], ["---", "--:"])
+    assert lines == ["|  | said |", "| --- | --: |", "| a | expected x \\| y, got z |", "| b | 3 |"]
+
+
+@pytest.mark.parametrize("tool", ["tables", "faults"])
+def test_a_page_without_its_second_marker_is_refused_and_left_as_it_is(tool, tmp_path, monkeypatch):
+    module = importlib.import_module(f"tools.{tool}")
+    page = tmp_path / {"tables": "performance.md", "faults": "bad_input.md"}[tool]
+    page.write_text(f"before\n{module.BEGIN}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [tool, "--results", str(tmp_path), "--docs", str(tmp_path)])
+    with pytest.raises(SystemExit, match=f"{page.name} must hold the lines '{module.BEGIN}' and '{module.END}'"):
+        module.main()
+    assert page.read_text(encoding="utf-8") == f"before\n{module.BEGIN}\nafter\n"

@@ -21,8 +21,7 @@ from involution.pictures.plots import LIGHT, new_figure, style_axes
 from involution.studies.claims import values_of
 from involution.studies.declared.outcome import summary
 
-from .markdown import source, table, write_picture
-from .tables import write_between
+from .markdown import source, table, write_between, write_picture
 
 COUNTS, COUNTS_END = "<!-- counts: made by python -m tools.family -->", "<!-- end of counts -->"
 COSTS, COSTS_END = "<!-- costs: made by python -m tools.family -->", "<!-- end of costs -->"

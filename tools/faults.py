@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from involution import records
-from involution.files import write_atomically
 
-from .markdown import source, table
+from .markdown import source, table, write_between
 
 BEGIN, END = "<!-- faults: made by python -m tools.faults -->", "<!-- end of faults -->"
 
@@ -41,10 +40,7 @@ def main() -> None:
         if path.exists():
             record = records.read(path)
             lines += ["", *make(record["results"]), "", source(record, path)]
-    page = arguments.docs / "bad_input.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    write_atomically(page, "\n".join([before + BEGIN, *lines, "", END]) + after)
+    write_between(arguments.docs / "bad_input.md", BEGIN, END, lines)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The picture of the engines as well, beside the page.
 
-python -m tools.front_page [--results results] [--readme README.md]
+python -m tools.front_page [--threads 2] [--results results] [--readme README.md]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from involution.studies.claims import judge, values_of
 from involution.studies.declared.outcome import signed, with_interval
 from involution.studies.latency.drawing import picture
 from involution.studies.latency.results import Row
+from involution.studies.latency.run import record_name
 from involution.studies.statistics import estimate
 
 from . import claims
 from .engines import merged
-from .markdown import spread, table, write_picture
-from .tables import median_of, runs_of, write_between
+from .markdown import spread, table, write_between, write_picture
+from .tables import net_results, operator_medians, runs_of
 
 OPERATOR, OPERATOR_END = "<!-- operator: made by python -m tools.front_page -->", "<!-- end of operator -->"
 NETS, NETS_END = "<!-- nets: made by python -m tools.front_page -->", "<!-- end of nets -->"
@@ -38,22 +40,22 @@ _PEERS = {
     "convolution 3×3": "3×3 convolution",
     "depthwise 7×7": "7×7 depthwise convolution",
 }
-# What is shown of RedNet-50: records, kind of measurement in float32 and in bfloat16, and whether its norms are folded.
+# What is shown of RedNet-50: its records, kind of measurement in float32 and in bfloat16, and whether its norms are folded.
 _TREATMENTS = (
-    ("as they are", "nets-cpu-*", "inference", "inference, bfloat16", False),
-    ("norms folded", "nets-cpu-*", "inference", "inference, bfloat16", True),
-    ("compiled", "nets-cpu-*", "inference, compiled", "inference, compiled, bfloat16", False),
+    ("as they are", "nets", "inference", "inference, bfloat16", False),
+    ("norms folded", "nets", "inference", "inference, bfloat16", True),
+    ("compiled", "nets", "inference, compiled", "inference, compiled, bfloat16", False),
     (
         "folded, compiled and frozen",
-        "frozen-cpu-*",
+        "frozen",
         "inference, folded, compiled and frozen",
         "inference, folded, compiled and frozen, bfloat16",
         False,
     ),
-    ("training step", "nets-cpu-*", "training step", "training step, autocast to bfloat16", False),
+    ("training step", "nets", "training step", "training step, autocast to bfloat16", False),
     (
         "training step, compiled",
-        "nets-compiled-cpu-*",
+        "nets-compiled",
         "training step, compiled",
         "training step, compiled, autocast to bfloat16",
         False,
@@ -86,8 +88,7 @@ _TRAINED = (
 
 def operator(runs: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the forward times of the operator and its peers, medians of all runs."""
-    results = median_of([run["results"] for run in runs])
-    rows = []
+    results, rows = operator_medians(runs), []
     for channels, size in _SHAPES:
         (row,) = (r for r in results if (r["batch"], r["channels"], r["size"]) == (1, channels, size))
         cells = [f"{row['forward'][name]['median_ms']:.2g} ms" for name in _PEERS]
@@ -95,19 +96,19 @@ def operator(runs: list[dict[str, Any]]) -> Iterator[str]:
     yield from table(["", *_PEERS.values()], rows)
 
 
-def nets(results: Path) -> Iterator[str]:
+def nets(results: Path, threads: int) -> Iterator[str]:
     """Yield RedNet-50's share of ResNet-50's time, the median of the runs and their range."""
     rows = []
-    for label, pattern, *kinds, folded in _TREATMENTS:
-        runs = _runs(results, pattern)
+    for label, record, *kinds, folded in _TREATMENTS:
+        runs = _runs(results, record, threads)
         name = "rednet50, folded" if folded else "rednet50"
         cells = []
         for kind in kinds:
             for batch in _BATCHES:
                 found = [
                     r["ratios"][name]
-                    for run in runs
-                    for r in run["results"]
+                    for of_runs in net_results(runs)
+                    for r in of_runs
                     if (r["kind"], r["depth"], r["batch"]) == (kind, 50, batch)
                 ]
                 cells.append(spread(found, 2) if found else "")
@@ -154,19 +155,26 @@ def accuracies(folder: Path) -> Iterator[str]:
     yield from table(head, rows)
 
 
-def _runs(results: Path, pattern: str) -> list[dict[str, Any]]:
-    (paths,) = runs_of(results, pattern).values()
+def _runs(results: Path, kind: str, threads: int) -> list[dict[str, Any]]:
+    name = record_name(kind, threads)
+    paths = runs_of(results, f"{name}*").get(name)
+    if paths is None:
+        raise SystemExit(
+            f"{results} has no {name}.json, which the page shows; measure it (make bench does), or name another --threads"
+        )
     return [records.read(path) for path in paths]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="that the nets shown were measured on")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     arguments = parser.parse_args()
-    write_between(arguments.readme, OPERATOR, OPERATOR_END, operator(_runs(arguments.results, "operator-cpu-*")))
-    write_between(arguments.readme, NETS, NETS_END, nets(arguments.results))
-    in_engines = merged(_runs(arguments.results, "engines-cpu-*"))
+    runs = partial(_runs, arguments.results, threads=arguments.threads)
+    write_between(arguments.readme, OPERATOR, OPERATOR_END, operator(runs("operator")))
+    write_between(arguments.readme, NETS, NETS_END, nets(arguments.results, arguments.threads))
+    in_engines = merged(runs("engines"))
     write_between(arguments.readme, ENGINES, ENGINES_END, engines(in_engines))
     write_picture(arguments.readme.parent / _PICTURE, picture(in_engines, _NETS))
     write_between(arguments.readme, ACCURACIES, ACCURACIES_END, accuracies(arguments.results))

@@ -1,4 +1,4 @@
-"""What the pages made of records share: tables in Markdown, a median with its range, the line that names a record, the file of a picture."""
+"""What the pages made of records share: a place between markers, a median with its range, the line that names a record, pictures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import Any
 
 from involution.files import write_atomically
 from involution.pictures.plots import png
+from involution.studies.markdown import table
 
 from . import trainings
 
-
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    head = list(head)
-    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+__all__ = ["source", "spread", "table", "write_between", "write_picture"]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -40,6 +37,20 @@ def source(record: dict[str, Any], path: Path) -> str:
         took = f"; {took}" if took else ""
         return f"`{record['command']}`, {trainings.ran(starts)}{took}; written at {commit}{writer}{end}"
     return f"`{record['command']}`, commit {commit}, {here}{end}"
+
+
+def write_between(page: Path, begin: str, end: str, lines: Iterable[str]) -> None:
+    """Replace what stands between two marker lines of a page.
+
+    Raises:
+        SystemExit: the page does not hold the two, in their order.
+    """
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{page} must hold the lines {begin!r} and {end!r}, in this order")
+    content = "\n".join(lines).strip()
+    write_atomically(page, f"{before}{begin}\n{content}\n\n{end}{after}")
 
 
 def write_picture(path: Path, figure: Any, dpi: int = 110) -> None:

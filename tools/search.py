@@ -12,8 +12,7 @@ from pathlib import Path
 from involution import records
 from involution.studies.search import answers
 
-from .markdown import source, write_picture
-from .tables import write_between
+from .markdown import source, write_between, write_picture
 
 BEGIN, END = "<!-- answers: made by python -m tools.search -->", "<!-- end of answers -->"
 NOTHING = "No record of this is in `results/search` yet."

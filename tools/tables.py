@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from benchmarks.gpu import report
 from involution import records
 
 from .engines import accuracy_tables, engine_tables
-from .markdown import source, spread, table
+from .markdown import source, spread, table, write_between
 
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
 CAMVID, CAMVID_END = "<!-- camvid: made by python -m tools.tables -->", "<!-- end of camvid -->"
+
+Row = dict[str, Any]
 
 
 def runs_of(folder: Path, pattern: str) -> dict[str, list[Path]]:
@@ -38,14 +40,38 @@ def median_of(values: list[Any]) -> Any:
     first = values[0]
     if isinstance(first, dict):
         return {key: median_of([value[key] for value in values]) for key in first}
-    if isinstance(first, list):
-        return [median_of(list(entries)) for entries in zip(*values, strict=True)]
     return statistics.median(values) if isinstance(first, float) else first
 
 
-def of_median(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
-    """Return a maker of tables that is given all runs and shows the medians of their results."""
-    return lambda runs: make({**runs[0], "results": median_of([run["results"] for run in runs])})
+def matched(runs: list[dict[str, Any]], settings: Callable[[Row], tuple[Any, ...]]) -> list[list[Row]]:
+    """Return the results of the same settings in all runs together, in the order of the first run.
+
+    Args:
+        runs: records of the same measurement.
+        settings: of a result.
+
+    Raises:
+        SystemExit: a run has results of settings that another one lacks.
+    """
+    found = [{settings(row): row for row in run["results"]} for run in runs]
+    for run, rows in zip(runs, found, strict=True):
+        if differing := rows.keys() ^ found[0].keys():
+            raise SystemExit(
+                f"{runs[0]['name']} and {run['name']} are runs of one command by their names, but only one of them has "
+                f"{', '.join(map(str, min(differing)))}; measure both with the same options, or give one another --name"
+            )
+    return [[rows[key] for rows in found] for key in found[0]]
+
+
+def operator_medians(runs: list[dict[str, Any]]) -> list[Row]:
+    """Return the results of the operator, every time the median of the runs."""
+    rows = matched(runs, lambda row: (row["batch"], row["channels"], row["size"], *row["forward"]))
+    return [median_of(of_runs) for of_runs in rows]
+
+
+def net_results(runs: list[dict[str, Any]]) -> list[list[Row]]:
+    """Return the results of whole nets, those of the same kind, depth and batch together."""
+    return matched(runs, lambda row: (row["kind"], row["depth"], row["batch"], *row["times"]))
 
 
 def of_one(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
@@ -53,28 +79,26 @@ def of_one(make: Callable[[dict[str, Any]], list[str]]) -> Callable[[list[dict[s
     return lambda runs: make(runs[-1])
 
 
-def operator_tables(record: dict[str, Any]) -> list[str]:
-    """Return forward and backward times of the operator and its peers, and the ratios."""
+def operator_tables(runs: list[dict[str, Any]]) -> list[str]:
+    """Return forward and backward times of the operator and its peers, and the ratios: medians of several runs."""
+    results = operator_medians(runs)
     lines: list[str] = []
     for part in ("forward", "backward"):
-        names = list(record["results"][0][part])
+        names = list(results[0][part])
         rows = [
             [f"{r['batch']}×{r['channels']}×{r['size']}²", *(f"{r[part][n]['median_ms']:.2f}" for n in names)]
-            for r in record["results"]
+            for r in results
         ]
         lines += ["", f"**{part.capitalize()}, median ms**", "", *table(["shape", *names], rows)]
-    names = list(record["results"][0]["ratios"])
-    rows = [
-        [f"{r['batch']}×{r['channels']}×{r['size']}²", *(f"{r['ratios'][n]:.2f}" for n in names)]
-        for r in record["results"]
-    ]
+    names = list(results[0]["ratios"])
+    rows = [[f"{r['batch']}×{r['channels']}×{r['size']}²", *(f"{r['ratios'][n]:.2f}" for n in names)] for r in results]
     return [*lines, "", "**Ratios**", "", *table(["shape", *names], rows)]
 
 
 def net_tables(runs: list[dict[str, Any]]) -> list[str]:
     """Return times and ratios of whole nets, and the memory of training: medians of several runs, and their range."""
     rows = []
-    for results in zip(*(record["results"] for record in runs), strict=True):
+    for results in net_results(runs):
         result = results[0]
         for name in result["times"]:
             times = [r["times"][name]["median_ms"] for r in results]
@@ -287,17 +311,6 @@ def _camvid_order(path: Path) -> tuple[int, str]:
     return len(path.stem.removeprefix("resnet")), path.stem
 
 
-def write_between(page: Path, begin: str, end: str, lines: Iterable[str]) -> None:
-    """Replace what stands between two marker lines of a page."""
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    if not rest or end not in text:
-        raise SystemExit(f"{page} must hold the lines {begin!r} and {end!r}")
-    content = "\n".join(lines).strip()
-    records.write_atomically(page, f"{before}{begin}\n{content}\n\n{end}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -305,7 +318,7 @@ def main() -> None:
     arguments = parser.parse_args()
     lines: list[str] = []
     for pattern, title, make in (
-        ("operator-cpu-*", "The operator", of_median(operator_tables)),
+        ("operator-cpu-*", "The operator", operator_tables),
         ("latency-cpu-*", "RedNet-26 to -152", of_one(latency_tables)),
         ("nets-cpu-*", "Nets", net_tables),
         ("nets-compiled-cpu-*", "Nets, training steps compiled too", net_tables),

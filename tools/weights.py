@@ -15,8 +15,7 @@ from involution.studies.declared.outcome import signed, with_interval
 from involution.studies.statistics import difference, estimate
 
 from . import claims
-from .markdown import source, table
-from .tables import write_between
+from .markdown import source, table, write_between
 
 BEGIN, END = "<!-- weights: made by python -m tools.weights -->", "<!-- end of weights -->"
 

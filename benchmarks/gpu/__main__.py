@@ -57,7 +57,7 @@ def end_tests(records: Records, process: subprocess.Popen, output: Path, seconds
 def check_and_compile(records: Records, seconds: float) -> None:
     """Compare with the reference, and have every kernel compiled before it is measured, in several processes."""
     tasks: list[Task] = [(models.compile_ahead, name) for name in models.nets() if "rednet" in name]
-    stages = range(len(operators.STAGES))
+    stages = range(len(operators.SHAPES))
     tasks += [(operators.compile_ahead, (s, batch, dtype)) for dtype, batch in operators.PLAN for s in stages]
     tasks += [(parity.check, item) for item in parity.work()]
     checked, compiled, done = [], 0, 0

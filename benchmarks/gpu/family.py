@@ -17,7 +17,7 @@ def run(records: Records, seconds: float) -> None:
 
     end = records.left() - seconds
     dtype, batch = operators.FIRST
-    for stage, (channels, size) in enumerate(operators.STAGES, start=1):
+    for stage, (channels, size) in enumerate(operators.SHAPES, start=1):
         for name in LAYERS:
             row: dict[str, Any] = {"layer": name, "at_stage": stage, "batch": batch}
             if records.left() < end:

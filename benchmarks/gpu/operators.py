@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from involution.backends import Window, reference, triton
 from involution.memory_layout import empty_field, empty_map
 
+from ..shapes import SHAPES
 from . import baselines
 from .records import Records
 from .timing import measure
 
-STAGES = ((64, 56), (128, 28), (256, 14), (512, 7))
 TAPS = 7
 FIRST = (torch.bfloat16, 64)
 PLAN = (
@@ -40,7 +40,7 @@ class Shape:
     """
 
     def __init__(self, stage: int, batch: int, dtype: torch.dtype) -> None:
-        channels, rows = STAGES[stage]
+        channels, rows = SHAPES[stage]
         groups = channels // 16
         like = torch.empty(0, dtype=dtype, device="cuda")
 
@@ -223,7 +223,7 @@ def run(records: Records, copy: float, seconds: float) -> None:
     end = records.left() - seconds
     for dtype, batch in PLAN:
         groups = (ours, peers, unfolded) if (dtype, batch) == FIRST else (ours, peers)
-        for stage in range(len(STAGES)):
+        for stage in range(len(SHAPES)):
             if records.left() < end:
                 records.add(stopped=f"before batch {batch}, {dtype}, stage {stage + 1}: the time was over")
                 return
@@ -245,7 +245,7 @@ def taps(shape: Shape) -> Iterator[tuple[str, Callable[[], Any], float, Callable
 def run_compiled(records: Records, copy: float, seconds: float) -> None:
     """Time the compiled forms, batch 64 in bfloat16."""
     end = records.left() - seconds
-    for stage in range(len(STAGES)):
+    for stage in range(len(SHAPES)):
         if records.left() < end:
             records.add(stopped=f"before stage {stage + 1}: the time was over")
             return

@@ -6,45 +6,45 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from involution.studies.markdown import table
+
 Row = dict[str, Any]
 _ON, _OFF = "reached", "not reached"
 
 
 def tables(rows: Sequence[Row]) -> list[str]:
     """Return lines of Markdown: the aims, the times of the operator, of the layers, then of the nets."""
-    lines = ["**Aims**", "", "| aim | measured | |", "| --- | --- | --- |"]
-    lines += [f"| {aim} | {measured} | {verdict} |" for aim, measured, verdict in aims(rows)]
+    lines = ["**Aims**", "", *table(["aim", "measured", ""], aims(rows))]
     shapes = defaultdict(list)
     for row in rows:
         if "stage" in row:
             shapes[row["stage"], row["batch"], row["dtype"]].append(row)
     for (stage, batch, dtype), found in shapes.items():
+        cells = [_line(row, "name", "median_us", "gb_per_s", "of_copy") for row in found]
         lines += ["", f"**Stage {stage}, batch {batch}, {dtype}**", ""]
-        lines += ["| | median µs | GB/s | of copy |", "| --- | ---: | ---: | ---: |"]
-        for row in found:
-            numbers = [str(row.get(key, "")) for key in ("median_us", "gb_per_s", "of_copy")]
-            lines.append(f"| {_cell(row.get('name', ''), row.get('failed', ''))} | {' | '.join(numbers)} |")
+        lines += table(["", "median µs", "GB/s", "of copy"], cells, ["---", *["--:"] * 3])
     layers = [row for row in rows if "layer" in row]
     if layers:
-        lines += ["", "**Layers**", "", "| layer | stage | batch | forward µs | backward µs | peak MiB |"]
-        lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for row in layers:
-        numbers = [row.get(key, "") for key in ("at_stage", "batch", "forward_us", "backward_us", "peak_mib")]
-        lines.append(
-            f"| {_cell(row['layer'], row.get('failed', row.get('stopped', '')))} | {' | '.join(map(_cell, numbers))} |"
-        )
-    lines += ["", "**Nets**", "", "| net | step | mode | batch | images/s | peak MiB |", "|---|---|---|---:|---:|---:|"]
-    for row in rows:
-        if "net" in row:
-            words = [row[key] for key in ("net", "step", "mode", "batch")]
-            rest = [row.get("images_per_s", row.get("failed", row.get("stopped"))), row.get("peak_mib", "")]
-            lines.append(f"| {' | '.join(map(_cell, words + rest))} |")
-    return lines
+        cells = [_line(row, "layer", "at_stage", "batch", "forward_us", "backward_us", "peak_mib") for row in layers]
+        head = ["layer", "stage", "batch", "forward µs", "backward µs", "peak MiB"]
+        lines += ["", "**Layers**", "", *table(head, cells, ["---", *["--:"] * 5])]
+    nets = [
+        [
+            *(row[key] for key in ("net", "step", "mode", "batch")),
+            row.get("images_per_s", row.get("failed", row.get("stopped"))),
+            row.get("peak_mib", ""),
+        ]
+        for row in rows
+        if "net" in row
+    ]
+    head = ["net", "step", "mode", "batch", "images/s", "peak MiB"]
+    return [*lines, "", "**Nets**", "", *table(head, nets, ["---"] * 3 + ["--:"] * 3)]
 
 
-def _cell(*words: Any) -> str:
-    """Return words as one cell: what an exception says may hold bars and new lines."""
-    return " ".join(" ".join(map(str, words)).split()).replace("|", "\\|")
+def _line(row: Row, name: str, *keys: str) -> list[Any]:
+    """Return a row's name, with the reason where it has no figures, and its figures."""
+    reason = row.get("failed", row.get("stopped", ""))
+    return [f"{row.get(name, '')} {reason}".strip(), *(row.get(key, "") for key in keys)]
 
 
 def aims(rows: Sequence[Row]) -> list[tuple[str, str, str]]:

@@ -42,7 +42,7 @@ def gpu(monkeypatch):
     """Stand for a GPU, and let everything that is measured be small and quick."""
     first = (torch.bfloat16, 3)
     for module, name, value in (
-        (operators, "STAGES", ((16, 5),)),
+        (operators, "SHAPES", ((16, 5),)),
         (operators, "TAPS", 3),
         (operators, "_WINDOW", backends.Window((3, 3), (1, 1), (1, 1), (1, 1))),
         (operators, "FIRST", first),

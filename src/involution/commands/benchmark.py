@@ -26,6 +26,7 @@ def benchmark(
     accuracy: Path | None = None,
     profile: bool = False,
     out: Path = Path("runs/benchmark"),
+    name: str | None = None,
 ) -> None:
     """Time nets in every engine that is installed; the last net is the control, the others' times are given as parts of its.
 
@@ -49,6 +50,8 @@ def benchmark(
             engine and dtype, with the first of ``batch``.
         profile: say where the time goes, operator by operator, as each engine's own profiler does after the rounds.
         out: folder of the results.
+        name: of table, picture and record in it, without their endings; engines-cpu-2-threads, of the threads that
+            compute, by default.
 
     Raises:
         CommandError: an argument is out of range, a net is unknown, or the folder cannot be written.
@@ -99,6 +102,8 @@ def benchmark(
         for model in plan.models:
             # Before minutes of measurement, which could not say it.
             LabelledImages(accuracy, named.load(model), plan.size)
+    if name is not None and Path(name).name != name:
+        raise CommandError(f"--name is that of files in --out, without a folder, got {name}")
     make_writable(out)
     rows: list[Row] = []
     print(as_text([], plan.models, accuracy=accuracy is not None), flush=True)
@@ -111,10 +116,11 @@ def benchmark(
                     print(f"  {row.model} has {row.missing}", flush=True)
     except KeyboardInterrupt:
         if rows:
-            print("\n".join(map(str, write(plan, rows, out, finished=False))))
+            print("\n".join(map(str, write(plan, rows, out, finished=False, name=name))))
         print(f"Interrupted with {len(rows)} rows finished and kept", file=sys.stderr)
         raise
-    print("\n".join([*best(rows, plan.models), *profile_lines(rows), *map(str, write(plan, rows, out, finished=True))]))
+    written = write(plan, rows, out, finished=True, name=name)
+    print("\n".join([*best(rows, plan.models), *profile_lines(rows), *map(str, written)]))
 
 
 def _announce(words: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from ... import records
 from ...files import write_atomically
 from ...pictures.plots import png
+from .. import markdown
 from . import plots, report
 from .results import REPORTED, Comparison, NetResult, table
 from .training import Recipe
@@ -77,7 +78,7 @@ def write_overview(comparisons: Sequence[Comparison], folder: Path) -> Path:
         The path of the Markdown file; the record lies beside it.
     """
     header = ["data set", "nets", "operator", "accuracy", "in the report", "parameters", "multiply-adds", "training"]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     figures: list[dict[str, Any]] = []
     for comparison in comparisons:
         rows = {row.label: row for row in table(comparison) if not row.detail}
@@ -99,5 +100,5 @@ def write_overview(comparisons: Sequence[Comparison], folder: Path) -> Path:
         ]
     records.write("overview", {"seed": comparisons[0].results[0].seed, "results": figures}, folder)
     path = folder / "overview.md"
-    write_atomically(path, "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
+    write_atomically(path, "\n".join(markdown.table(header, lines)) + "\n")
     return path

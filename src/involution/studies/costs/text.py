@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from ..markdown import table
 from .rows import TABLES
 
 __all__ = ["as_markdown", "as_text", "split_page"]
@@ -57,9 +58,9 @@ def as_text(records: Sequence[dict[str, Any]]) -> str:
         return "  ".join(aligned).rstrip()
 
     lines = []
-    for table, group in groupby(records, itemgetter("table")):
-        lines += [TABLES[table].title, line(_HEADER), *(line(_cells(record)) for record in group)]
-        lines += [*wrap(TABLES[table].caption, 120), ""]
+    for name, group in groupby(records, itemgetter("table")):
+        lines += [TABLES[name].title, line(_HEADER), *(line(_cells(record)) for record in group)]
+        lines += [*wrap(TABLES[name].caption, 120), ""]
     for explanation in LEGEND:
         lines += wrap(explanation, 120)
     return "\n".join(lines)
@@ -68,20 +69,17 @@ def as_text(records: Sequence[dict[str, Any]]) -> str:
 def as_markdown(records: Sequence[dict[str, Any]]) -> str:
     """Return the tables in Markdown, with their headings and captions, and the notes numbered below."""
     lines = []
-    for table, of_table in groupby(records, itemgetter("table")):
+    for name, of_table in groupby(records, itemgetter("table")):
         group = list(of_table)
         notes = list(dict.fromkeys(record["note"] for record in group if record["note"]))
-        lines += [f"## {TABLES[table].title}", "", TABLES[table].caption, ""]
-        lines += [_markdown_line(("network", *_HEADER[1:])), _markdown_line(("---", *["--:"] * 7, "---", "--:"))]
+        lines += [f"## {TABLES[name].title}", "", TABLES[name].caption, ""]
+        rows = []
         for record in group:
             *cells, note = _cells(record)
-            lines.append(_markdown_line((*cells, str(notes.index(note) + 1) if note else "")))
+            rows.append((*cells, notes.index(note) + 1 if note else ""))
+        lines += table(("network", *_HEADER[1:]), rows, ("---", *["--:"] * 7, "---", "--:"))
         lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1)), ""]
     return "\n".join(lines).rstrip()
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 _BEGIN, _END = "<!-- begin: involution complexity --markdown -->", "<!-- end: involution complexity --markdown -->"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+from ..markdown import table
 from .engines import ENGINES
 
 __all__ = ["Row", "as_markdown", "as_text", "best", "line", "profile_lines", "profile_section"]
@@ -129,12 +130,10 @@ def as_markdown(rows: Iterable[Row]) -> str:
     """Return the table in Markdown."""
     rows = list(rows)
     header = (*_HEADER, _ACCURACY) if any(row.accuracy is not None for row in rows) else _HEADER
-    lines = [list(header), ["---" if i in _WORDS else "--:" for i in range(len(header))]]
-    for row in rows:
-        cells = _cells(row)
-        lines.append([*cells, *[""] * (len(header) - len(cells))])
-    table = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([*table, *profile_section(rows)]) + "\n"
+    cells = [_cells(row) for row in rows]
+    lines = [[*line, *[""] * (len(header) - len(line))] for line in cells]
+    rule = ["---" if i in _WORDS else "--:" for i in range(len(header))]
+    return "\n".join([*table(header, lines, rule), *profile_section(rows)]) + "\n"
 
 
 def profile_lines(rows: Iterable[Row]) -> list[str]:

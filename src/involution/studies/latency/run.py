@@ -22,7 +22,7 @@ from .engines import ENGINES
 from .results import Row, as_markdown
 from .worker import SEED, Failure, Job, Worker
 
-__all__ = ["Plan", "measure", "write"]
+__all__ = ["Plan", "measure", "record_name", "write"]
 
 # Relative differences beyond which a net in an engine is not the net; what int8 changes is said in the table.
 _MOST_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.2}
@@ -174,7 +174,17 @@ def _with_ratios(rows: list[Row]) -> list[Row]:
     return [replace(row, to_control=row.median_ms / control if row.median_ms else None) for row in rows]
 
 
-def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool) -> list[Path]:
+def record_name(kind: str, threads: int) -> str:
+    """Return what the record of a measurement on the CPU is called where nobody says otherwise: ``"engines-cpu-2-threads"``.
+
+    Args:
+        kind: what is measured.
+        threads: that compute.
+    """
+    return f"{kind}-cpu-{threads}-thread{'s' if threads > 1 else ''}"
+
+
+def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool, name: str | None = None) -> list[Path]:
     """Write table, picture and record of the rows.
 
     Args:
@@ -182,6 +192,7 @@ def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool) -> l
         rows: what was measured of it.
         folder: made where it does not exist.
         finished: whether that is all.
+        name: of the files, without their endings; that of `record_name` by default.
 
     Returns:
         The files.
@@ -190,7 +201,7 @@ def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool) -> l
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"engines-cpu-{plan.threads}-thread{'s' if plan.threads > 1 else ''}"
+    name = name or record_name("engines", plan.threads)
     table, drawing = folder / f"{name}.md", folder / f"{name}.png"
     write_atomically(table, as_markdown(rows))
     write_atomically(drawing, png(picture(rows, plan.models)))
@@ -198,7 +209,7 @@ def write(plan: Plan, rows: Sequence[Row], folder: Path, *, finished: bool) -> l
         "seed": SEED,
         "instruction_set": native.instruction_set(),
         "engines": _versions(),
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(plan).items()},
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(plan).items()},
         "finished": finished,
         "results": [row.record() for row in rows],
     }
