@@ -1,5 +1,6 @@
 """The public names: docs/api.md lists them as they are, and each says what it takes."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -8,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from house.sources import REPOSITORY, modules
+from house.sources import REPOSITORY, Module, imports, modules
+from pages import blocks
 
 BLOCK = re.compile(r"^\.\. automodule:: (\S+)\n   :members:(.*\n(?:      .+\n)*)", re.MULTILINE)
 
@@ -53,6 +55,18 @@ def test_the_inventory_has_every_public_module():
         ):
             public.add(module.name)
     assert public <= INVENTORY.keys(), "add a block of its names to docs/api.md"
+
+
+def test_the_inventory_has_what_pages_import():
+    missing = {
+        name: block.place
+        for block in blocks("python")
+        for statement in ast.parse(block.text).body
+        if isinstance(statement, (ast.Import, ast.ImportFrom))
+        for _, name in imports(Module(block.page, REPOSITORY, statement))
+        if name.partition(".")[0] == "involution" and name not in {*INVENTORY, *OBJECTS}
+    }
+    assert not missing, "add a block of its names to docs/api.md, or show something public"
 
 
 @pytest.mark.parametrize("module", INVENTORY)

@@ -21,19 +21,8 @@ from ...geometry import Window
 from ..request import Epilogue, Fault, Request
 from . import loader
 
-__all__ = [
-    "forward",
-    "input_gradient",
-    "instruction_set",
-    "instruction_sets",
-    "kernel_gradient",
-    "library",
-    "name",
-    "serve_auto",
-    "span_and_contract",
-    "span_gradients",
-    "unsupported",
-]
+# Beside what makes the module a backend, see `Backend`.
+__all__ = ["instruction_set", "instruction_sets", "library"]
 
 name = "native"
 
