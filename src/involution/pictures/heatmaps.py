@@ -153,14 +153,14 @@ def enlarge(images: Tensor, least: int = 160) -> Tensor:
     return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
-def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str = "magma") -> Tensor:
+def overlay(image: Tensor, values: Tensor, opacity: float = 0.55, colormap: str = "magma") -> Tensor:
     """Lay a heat map over the image it belongs to.
 
     Args:
         image: uint8 ``(C, H, W)`` with one or three channels.
         values: ``(H', W')``, enlarged to the image smoothly. Its least and largest value have the first and the last colour;
             where a single pixel has one, its enlargement stays short of it.
-        strength: share of the heat map's colours in the result, 0 to 1.
+        opacity: of the heat map, 0 to 1.
         colormap: a name that matplotlib knows.
 
     Returns:
@@ -180,7 +180,7 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str
     low, high = values.min().item(), values.max().item()
     # Of a constant map the enlargement differs from it by rounding.
     coloured = colours(enlarged.clamp(low, high), colormap, (low, high))
-    return (strength * coloured + (1 - strength) * grey).round().to(torch.uint8)
+    return (opacity * coloured + (1 - opacity) * grey).round().to(torch.uint8)
 
 
 def with_scale(picture: Tensor, low: float, high: float, colormap: str = "magma") -> Any:
