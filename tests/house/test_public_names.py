@@ -12,6 +12,8 @@ import pytest
 from house.sources import REPOSITORY, Module, imports, modules
 from pages import blocks
 
+from involution.backends.request import Backend, SpanBackend
+
 BLOCK = re.compile(r"^\.\. automodule:: (\S+)\n   :members:(.*\n(?:      .+\n)*)", re.MULTILINE)
 
 # Public functions and classes that do not describe every argument yet. Whoever describes them removes their lines.
@@ -31,6 +33,7 @@ def inventory() -> dict[str, list[str]]:
 
 
 INVENTORY = inventory()
+OF_BACKENDS = {name for protocol in (Backend, SpanBackend) for name in (*vars(protocol), *protocol.__annotations__)}
 OBJECTS = {
     f"{module}.{name}": getattr(importlib.import_module(module), name, None)
     for module, names in INVENTORY.items()
@@ -39,9 +42,13 @@ OBJECTS = {
 
 
 def exported(module: str) -> list[str]:
-    """Return the public names of a module, without modules, which have lists of their own, and ``__version__``."""
+    """Return the public names of a module, without modules, which have lists of their own, and ``__version__``.
+
+    Neither are there the names by which a module is a backend: the protocols describe them.
+    """
     found = importlib.import_module(module)
-    return [n for n in found.__all__ if not n.startswith("__") and not isinstance(getattr(found, n), ModuleType)]
+    names = [n for n in found.__all__ if not n.startswith("__") and not isinstance(getattr(found, n), ModuleType)]
+    return [n for n in names if n not in OF_BACKENDS]
 
 
 def test_the_inventory_has_every_public_module():

@@ -21,8 +21,18 @@ from ...geometry import Window
 from ..request import Epilogue, Fault, Request
 from . import loader
 
-# Beside what makes the module a backend, see `Backend`.
-__all__ = ["instruction_set", "instruction_sets", "library"]
+__all__ = [
+    "forward",
+    "input_gradient",
+    "instruction_set",
+    "instruction_sets",
+    "kernel_gradient",
+    "library",
+    "name",
+    "span_and_contract",
+    "span_gradients",
+    "unsupported",
+]
 
 name = "native"
 
