@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..counting import in_evaluation
 from ..modules import Involution1d, Involution2d, Involution3d
 from ..span import as_field
 
@@ -88,14 +89,10 @@ def _collect(
         for name, module in involutions.items()
         if layers is None or name in layers
     ]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
+        with in_evaluation(model), torch.no_grad():
             model(images)
     finally:
-        for module, mode in training.items():
-            module.training = mode
         for handle in handles:
             handle.remove()
     return collected
