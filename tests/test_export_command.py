@@ -125,11 +125,11 @@ def test_of_a_detector_backbone_and_neck_are_exported(tmp_path, capsys):
         ([str(TRAINED), "--size", "1", "2", "3"], "--size must be a height and a width of at least 1 pixel, got 1,2,3"),
         ([str(TRAINED), "--dynamic", "--multiple", "5"], "--size must have multiples of 5, got 32×32"),
         ([str(TRAINED), "--output", "no/net.onnx"], "cannot write no/net.onnx: there is no folder no"),
-        ([str(TRAINED), "--output", "net.pt2"], "--output must end in .onnx with --format onnx, got net.pt2"),
-        ([str(TRAINED), "--format", "pt2", "--opset", "18"], "--opset is of --format onnx; leave it out"),
+        ([str(TRAINED), "--output", "net.pt2"], "a file of onnx is known by the ending .onnx; name it so"),
+        ([str(TRAINED), "--format", "pt2", "--opset", "18"], "an opset is of ONNX, not of pt2; leave it out"),
         ([str(TRAINED), "--multiple", "32"], "--multiple is of --dynamic; leave it out"),
-        ([str(TRAINED), "--compiled", "false"], "--compiled false is of --format pt2; leave it out"),
-        ([str(TRAINED), "--format", "pt2", "--operator", "custom"], "a .pt2 file has it anyway; leave it out"),
+        ([str(TRAINED), "--compiled", "false"], "compiled is of pt2, not of onnx; leave it out"),
+        ([str(TRAINED), "--format", "pt2", "--operator", "custom"], "a .pt2 file has this library's own, leave it out"),
     ],
 )
 def test_what_cannot_be_exported_is_a_sentence(arguments, message, capsys, tmp_path, monkeypatch):

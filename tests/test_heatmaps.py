@@ -107,20 +107,20 @@ def test_colours():
 def test_overlay_mixes_image_and_enlarged_map():
     image = torch.zeros(1, 8, 8, dtype=torch.uint8)
     values = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
-    picture = overlay(image, values, strength=0.5, colormap="gray")
+    picture = overlay(image, values, opacity=0.5, colormap="gray")
     assert picture.shape == (8, 8, 3) and picture.dtype == torch.uint8
     assert picture[0, 0].tolist() == [0, 0, 0] and picture[7, 7].tolist() == [128, 128, 128]
-    assert torch.equal(overlay(image + 200, values, strength=0)[3, 3], torch.full((3,), 200, dtype=torch.uint8))
+    assert torch.equal(overlay(image + 200, values, opacity=0)[3, 3], torch.full((3,), 200, dtype=torch.uint8))
 
 
 def test_colours_stand_for_the_numbers_of_the_map_and_not_of_its_enlargement():
     image = torch.zeros(1, 8, 8, dtype=torch.uint8)
     values = torch.zeros(4, 4)
     values[1, 1] = 10
-    picture = overlay(image, values, strength=1, colormap="gray")
+    picture = overlay(image, values, opacity=1, colormap="gray")
     # Halfway between pixels: 9/16 of the peak, of 256 colours.
     assert picture.max().item() == picture[2, 2, 0].item() == 256 * 9 // 16
-    constant = overlay(image, torch.full((3, 3), 0.1), strength=1, colormap="gray")
+    constant = overlay(image, torch.full((3, 3), 0.1), opacity=1, colormap="gray")
     assert (constant == constant[0, 0]).all() and 100 < constant[0, 0, 0] < 150
 
 

@@ -183,6 +183,34 @@ def test_the_card_has_the_whole_name_of_the_repository(tmp_path, local):
     assert "--model hf-hub:user/net\n" in (api.files("user/net") / "README.md").read_text()
 
 
+def test_a_token_and_the_message_of_the_commit_reach_the_hub(tmp_path, monkeypatch):
+    given = {}
+
+    class Api(LocalHub):
+        def __init__(self, token):
+            super().__init__(tmp_path / "cache")
+            given["token"] = token
+
+        def upload_folder(self, *, commit_message, **arguments):
+            given["message"] = commit_message
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    classification(tmp_path / "model")
+    hub.push(tmp_path / "model", "user/net", token="hf_mine", message="Train it longer")
+    assert given == {"token": "hf_mine", "message": "Train it longer"}
+
+
+def test_a_cache_of_ones_own_is_read_without_the_network(tmp_path, local, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    segmentation(tmp_path / "model")
+    api = LocalHub(tmp_path / "own")
+    hub.push(tmp_path / "model", "user/net", api=api)
+    found = hub.find_folder("hf-hub:user/net", cache=tmp_path / "own", local_files_only=True)
+    assert found == api.files("user/net")
+    with pytest.raises(CheckpointError, match=r"hf-hub:user/net cannot be fetched: .*local_files_only"):
+        hub.find_folder("hf-hub:user/net", local_files_only=True)
+
+
 @pytest.mark.parametrize("load", [hub.find_folder, named.classifier])
 def test_a_lost_connection_is_a_sentence_whatever_the_transport_calls_it(load, local, monkeypatch):
     class ProtocolError(Exception):

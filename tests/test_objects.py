@@ -70,7 +70,7 @@ def test_dense_objects_stay_visible_and_their_classes_are_listed():
     boxes = grid(8)
     labels = [i % 2 for i in range(64)]
     image = torch.full((3, 160, 160), 77, dtype=torch.uint8)
-    picture = np.asarray(draw_objects(image, boxes, labels, ["cell 0.99"] * 64, classes=["red", "white"]))
+    picture = np.asarray(draw_objects(image, boxes, labels, ["cell 0.99"] * 64, None, 0.5, ["red", "white"]))
     # Nothing but outlines lies over the objects, and the list is beside them.
     for x1, y1, x2, y2 in boxes.int().tolist():
         assert (picture[y1 + 3 : y2 - 3, x1 + 3 : x2 - 3] == 77).all()
@@ -82,11 +82,11 @@ def test_dense_objects_stay_visible_and_their_classes_are_listed():
 
 def test_few_objects_are_labelled_on_a_picture_of_the_same_size():
     image = torch.zeros(3, 100, 200, dtype=torch.uint8)
-    picture = draw_objects(image, torch.tensor([[20.0, 40, 60, 80]]), [3], ["cat 0.9"], classes=["cat"] * 4)
+    picture = draw_objects(image, torch.tensor([[20.0, 40, 60, 80]]), [3], ["cat 0.9"], None, 0.5, ["cat"] * 4)
     assert picture.size == (200, 100)
     written = np.asarray(picture)[20:39, 20:60].reshape(-1, 3)
     assert (written == colour(3)).all(1).sum() > 100 and (written == 0).all(1).any()
-    plain = draw_objects(image, torch.tensor([[20.0, 40, 60, 80]]), [3], [""], classes=["cat"] * 4)
+    plain = draw_objects(image, torch.tensor([[20.0, 40, 60, 80]]), [3], [""], None, 0.5, ["cat"] * 4)
     assert plain.size == (200, 100)
     assert not np.asarray(plain)[20:39].any()
 
@@ -104,7 +104,7 @@ def test_masks_tint_what_they_cover():
 def test_instances_have_colours_of_their_own():
     image = torch.zeros(3, 50, 50, dtype=torch.uint8)
     boxes = torch.tensor([[2.0, 2, 20, 20], [25.0, 25, 45, 45]])
-    picture = np.asarray(draw_objects(image, boxes, [0, 0], ["", ""], classes=["cat"], colours=range(2)))
+    picture = np.asarray(draw_objects(image, boxes, [0, 0], ["", ""], None, 0.5, ["cat"], range(2)))
     assert tuple(picture[2, 10]) == colour(0) and tuple(picture[25, 35]) == colour(1)
     crowd = draw_objects(
         torch.zeros(3, 160, 160, dtype=torch.uint8), grid(8), [0] * 64, ["cat"] * 64, None, 0.5, ["cat"], range(64)

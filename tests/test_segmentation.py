@@ -236,7 +236,7 @@ def test_the_legend_of_a_thin_image_makes_it_no_larger_than_can_be_seen(size):
 
     image = Image.new("RGB", size, (0, 0, 200))
     classes = np.zeros((image.height, image.width), np.uint8)
-    picture = with_legend(image, classes, ["road", "sky"], [(200, 0, 0), (0, 200, 0)])
+    picture = with_legend(image, classes, ["road", "sky"], [(200, 0, 0), (0, 200, 0)], 0.6)
     assert picture.height >= 160 and picture.height <= max(160, image.height)
     assert picture.width <= max(4096, image.width) + 300
     # The image itself is at the left, a legend of one entry beside it.

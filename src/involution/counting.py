@@ -91,7 +91,7 @@ def count(
     size = to_tuple(input_size, len(input_size), "input_size")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     x = torch.zeros((1, *size), device=like.device, dtype=like.dtype)
-    with _evaluating(model), torch.no_grad(), OperatorCounter() as counter:
+    with in_evaluation(model), _without_fastpath(), torch.no_grad(), OperatorCounter() as counter:
         if run is None:
             model(x)
         else:
@@ -107,18 +107,26 @@ def count(
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode for a while, and keep attention in operators that can be counted."""
-    training = {module: module.training for module in model.modules()}
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into evaluation mode for a while; afterwards each module has the mode it had."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _without_fastpath() -> Iterator[None]:
+    """Keep attention in operators that can be counted for a while."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in training.items():
-            module.training = mode
 
 
 class OperatorCounter(TorchDispatchMode):

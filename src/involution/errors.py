@@ -19,9 +19,6 @@ __all__ = [
     "InvolutionWarning",
     "MissingPackageError",
     "TrainingError",
-    "find_refusal",
-    "in_one_line",
-    "missing_package",
 ]
 
 

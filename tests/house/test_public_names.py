@@ -1,5 +1,6 @@
 """The public names: docs/api.md lists them as they are, and each says what it takes."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -8,7 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from house.sources import REPOSITORY, modules
+from house.sources import REPOSITORY, Module, imports, modules
+from pages import blocks
+
+from involution.backends.request import Backend, SpanBackend
 
 BLOCK = re.compile(r"^\.\. automodule:: (\S+)\n   :members:(.*\n(?:      .+\n)*)", re.MULTILINE)
 
@@ -29,6 +33,7 @@ def inventory() -> dict[str, list[str]]:
 
 
 INVENTORY = inventory()
+OF_BACKENDS = {name for protocol in (Backend, SpanBackend) for name in (*vars(protocol), *protocol.__annotations__)}
 OBJECTS = {
     f"{module}.{name}": getattr(importlib.import_module(module), name, None)
     for module, names in INVENTORY.items()
@@ -37,9 +42,13 @@ OBJECTS = {
 
 
 def exported(module: str) -> list[str]:
-    """Return the public names of a module, without modules, which have lists of their own, and ``__version__``."""
+    """Return the public names of a module, without modules, which have lists of their own, and ``__version__``.
+
+    Neither are there the names by which a module is a backend: the protocols describe them.
+    """
     found = importlib.import_module(module)
-    return [n for n in found.__all__ if not n.startswith("__") and not isinstance(getattr(found, n), ModuleType)]
+    names = [n for n in found.__all__ if not n.startswith("__") and not isinstance(getattr(found, n), ModuleType)]
+    return [n for n in names if n not in OF_BACKENDS]
 
 
 def test_the_inventory_has_every_public_module():
@@ -53,6 +62,18 @@ def test_the_inventory_has_every_public_module():
         ):
             public.add(module.name)
     assert public <= INVENTORY.keys(), "add a block of its names to docs/api.md"
+
+
+def test_the_inventory_has_what_pages_import():
+    missing = {
+        name: block.place
+        for block in blocks("python")
+        for statement in ast.parse(block.text).body
+        if isinstance(statement, (ast.Import, ast.ImportFrom))
+        for _, name in imports(Module(block.page, REPOSITORY, statement))
+        if name.partition(".")[0] == "involution" and name not in {*INVENTORY, *OBJECTS}
+    }
+    assert not missing, "add a block of its names to docs/api.md, or show something public"
 
 
 @pytest.mark.parametrize("module", INVENTORY)

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ..errors import CommandError, MissingPackageError, in_one_line
 from ..files import replaced_files
@@ -85,6 +86,6 @@ def _packed(npm: str, folder: Path) -> Path:
 def _extract(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         for name in FILES:
-            member = tar.extractfile(f"package/dist/{name}")
-            assert member is not None  # The hash says what is in it.
+            # Never None: the hash says what is in it.
+            member: Any = tar.extractfile(f"package/dist/{name}")
             (folder / name).write_bytes(member.read())

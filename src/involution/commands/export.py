@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import CommandError
 
 __all__ = ["export"]
-
-# Of the largest output, where norms are folded.
-_ROUNDING = 1e-3
 
 
 def export(
@@ -61,7 +57,6 @@ def export(
     import torch
 
     from ..export import checked, image_shapes
-    from ..export.sessions import flat
     from ..models import named
     from ..studies.logs import compiling_for_the_cpu
     from ..surgery import fold_batch_norms
@@ -69,27 +64,21 @@ def export(
     for name, value in (("batch", batch), ("multiple", multiple)):
         if value < 1:
             raise CommandError(f"--{name} must be at least 1, got {value}")
-    for option, is_given, where in (
-        ("--multiple", multiple > 1 and not dynamic, "--dynamic"),
-        ("--opset", opset is not None and format != "onnx", "--format onnx"),
-        ("--compiled false", not compiled and format != "pt2", "--format pt2"),
-        (
-            "--operator custom",
-            operator == "custom" and format == "pt2",
-            "--format onnx or openvino; a .pt2 file has it anyway",
-        ),
-    ):
-        if is_given:
-            raise CommandError(f"{option} is of {where}; leave it out")
-    if output is not None and output.suffix != checked.ENDINGS[format]:
-        raise CommandError(f"--output must end in {checked.ENDINGS[format]} with --format {format}, got {output}")
+    if multiple > 1 and not dynamic:
+        raise CommandError("--multiple is of --dynamic; leave it out")
+    file = output or Path(f"{Path(model.partition(':')[2] or model).name}{checked.ENDINGS[format]}")
+    options: dict[str, Any] = {"operator": operator, "opset_version": opset, "compiled": compiled}
+    try:
+        # Before the net is loaded and folded.
+        checked.check_options(file, format, **options)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     if tolerance is not None and not tolerance >= 0:
         raise CommandError(f"--tolerance must be a number from 0 on, got {tolerance}")
     net = named.load(model, weights)
     height, width = _sides(size, net.size)
     if dynamic and (height % multiple or width % multiple):
         raise CommandError(f"--size must have multiples of {multiple}, got {height}×{width}")
-    file = output or Path(f"{Path(model.partition(':')[2] or model).name}{checked.ENDINGS[format]}")
     module: Any = net.net
     if dynamic:
         # What is 1 in an example would be 1 for ever.
@@ -98,14 +87,7 @@ def export(
     if fold:
         module, report = fold_batch_norms(module)
         print(f"{len(report.folded)} of {len(report.folded) + len(report.left)} batch norms folded")
-        # What the net cannot compute is said by the export.
-        with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
-            change = checked.difference(flat(module(images)), flat(net.net(images)))
-            if not change <= _ROUNDING:
-                raise CommandError(
-                    f"folding changes what {model} computes, by {change:.1e} of the largest output: its forward uses layers "
-                    "otherwise than torch.fx sees; export it with --no-fold"
-                )
+        checked.check_folding(module, net.net, images)
     if format == "pt2":
         # The layout that PyTorch's convolutions and the involutions are fastest in; load_pt2 copies images of another one.
         module = module.to(memory_format=torch.channels_last)
@@ -122,10 +104,8 @@ def export(
                     (torch.randn(images, net.channels, *sides),)
                     for images, sides in (_other_sizes(height, width, multiple) if dynamic else ())
                 ],
-                operator=operator,
-                opset_version=opset,
-                compiled=compiled,
                 tolerance=tolerance,
+                **options,
             )
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error

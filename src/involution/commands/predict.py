@@ -105,19 +105,19 @@ def predict(
         described = named.find_described(model, weights, allow_network=allow_network)
         task = "classification" if described is None else described[1].task
         _refuse_options_of_others(task, model, given)
-        strength = _OPACITY[task] if opacity is None else opacity
+        if described is None and opacity is not None and not heatmaps:
+            raise CommandError(
+                "--opacity is that of heat maps, for a classifier draws nothing else; add --heatmaps all"
+            )
+        opacity = _OPACITY[task] if opacity is None else opacity
         if described is not None:
             options = {name: given[name] for name in _OPTIONS[task]}
             if task == "detection":
                 options["batch_size"] = batch_size
             common: dict[str, Any] = {"out": out, "json": json, "device": place, "allow_network": allow_network}
             predictor = import_module(_PREDICTORS[task])
-            predictor.predict_images(files, described[0], opacity=strength, **common, **options)
+            predictor.predict_images(files, described[0], opacity=opacity, **common, **options)
             return
-        if opacity is not None and not heatmaps:
-            raise CommandError(
-                "--opacity is that of heat maps, for a classifier draws nothing else; add --heatmaps all"
-            )
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)
         stems = _stems(files, out) if heatmaps else {}
@@ -129,7 +129,7 @@ def predict(
                 _print(file, row, names, top, json)
             if heatmaps:
                 layers = None if heatmaps == ["all"] else heatmaps
-                _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files, strength)
+                _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files, opacity)
     except InvolutionError:
         raise
     except ValueError as error:
@@ -175,7 +175,7 @@ def _draw(
     inputs: Tensor,
     layers: Sequence[str] | None,
     sources: Sequence[Path],
-    strength: float,
+    opacity: float,
 ) -> None:
     """Write one picture for an image and a layer: the image as the net sees it, the kernels' heat map over it, its scale."""
     from ..data.images import write_png
@@ -188,5 +188,5 @@ def _draw(
         refuse_overwriting(targets, sources, "choose another --out")
         for target, image, values in zip(targets, shown, maps.mean(1), strict=True):
             plain = image.expand(3, -1, -1).permute(1, 2, 0)
-            picture = torch.cat([plain, overlay(image, values, strength)], 1)
+            picture = torch.cat([plain, overlay(image, values, opacity)], 1)
             write_png(with_scale(picture, values.min().item(), values.max().item()), target)

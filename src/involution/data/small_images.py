@@ -225,8 +225,6 @@ class SmallImages(ResumableDataModule, DescribedImages):
         """Return the test images in their order."""
         return self._in_order(self.test_set)
 
-    predict_dataloader = test_dataloader
-
     def _in_order(self, images: TensorImages) -> DataLoader:
         return self.even_loader(images, max(self.batch_size, 500), collate_fn=_as_is)
 

@@ -43,8 +43,8 @@ def end_with_the_training(worker: int) -> None:
     Args:
         worker: its number, which PyTorch gives.
     """
-    training = multiprocessing.parent_process()
-    assert training is not None
+    # Never None in a worker.
+    training: Any = multiprocessing.parent_process()
 
     def wait() -> None:
         training.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..counting import in_evaluation
 from ..errors import ExportError, MissingPackageError
 from .onnx import library, to_onnx
 from .openvino import extension
 from .openvino_model import to_openvino
-from .programs import in_evaluation, written
+from .programs import written
 from .reasons import reason
 from .sessions import Session, flat, open_onnx, open_openvino, open_pt2
 from .torch_package import to_pt2
 
-__all__ = ["ENDINGS", "Format", "Parity", "difference", "export"]
+__all__ = ["ENDINGS", "Format", "Parity", "check_folding", "check_options", "difference", "export"]
 
 Format = Literal["pt2", "onnx", "openvino"]
 
@@ -29,6 +31,8 @@ _ENGINES = {"pt2": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 # Largest relative difference that rounding explains, over a net of a hundred layers.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Of the largest output, where norms are folded.
+_ROUNDING_OF_FOLDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -99,20 +103,9 @@ def export(
         ['1×16×8×8']
     """
     file = Path(file)
-    if format not in ENDINGS:
-        raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}, got {format!r}")
+    check_options(file, format, operator=operator, opset_version=opset_version, compiled=compiled)
     if not isinstance(inputs, tuple) or not all(isinstance(value, Tensor) for value in inputs):
         raise TypeError(f"inputs must be a tuple of tensors, such as (x,), got {type(inputs).__name__}")
-    if file.suffix != ENDINGS[format]:
-        raise ExportError(
-            f"cannot write {file}: a file of {format} is known by the ending {ENDINGS[format]}; name it so"
-        )
-    if opset_version is not None and format != "onnx":
-        raise ValueError(f"opset_version is of ONNX, not of {format}; leave it out")
-    if not compiled and format != "pt2":
-        raise ValueError(f"compiled is of pt2, not of {format}; leave it out")
-    if operator != "standard" and format == "pt2":
-        raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
     _refuse_types(inputs, format, tolerance)
     with written(file) as partial:
         if format == "pt2":
@@ -139,6 +132,50 @@ def export(
                     f"{shapes}, more than {limit:.0e}; allow more with tolerance, or report this as an error"
                 )
     return parity
+
+
+def check_options(
+    file: Path, format: Format, *, operator: str = "standard", opset_version: int | None = None, compiled: bool = True
+) -> None:
+    """Refuse options of another format, before there is a net; arguments as in `export`.
+
+    Raises:
+        ValueError: ``format`` is unknown, or an option is of another one.
+        ExportError: ``file`` has the ending of another format.
+    """
+    if format not in ENDINGS:
+        raise ValueError(f"format must be one of {', '.join(map(repr, ENDINGS))}, got {format!r}")
+    if file.suffix != ENDINGS[format]:
+        raise ExportError(
+            f"cannot write {file}: a file of {format} is known by the ending {ENDINGS[format]}; name it so"
+        )
+    if opset_version is not None and format != "onnx":
+        raise ValueError(f"an opset is of ONNX, not of {format}; leave it out")
+    if not compiled and format != "pt2":
+        raise ValueError(f"compiled is of pt2, not of {format}; leave it out")
+    if operator != "standard" and format == "pt2":
+        raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
+
+
+def check_folding(folded: nn.Module, model: nn.Module, images: Tensor) -> None:
+    """Refuse a net whose folded norms change what it computes.
+
+    Args:
+        folded: what became of ``model``.
+        model: the net itself, in evaluation.
+        images: that both are called with; what the net cannot compute is left to the export to say.
+
+    Raises:
+        ExportError: they differ by more than rounding explains.
+    """
+    change = 0.0
+    with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
+        change = difference(flat(folded(images)), flat(model(images)))
+    if not change <= _ROUNDING_OF_FOLDING:
+        raise ExportError(
+            f"folding changes what {type(model).__name__} computes, by {change:.1e} of the largest output: its forward uses "
+            "layers otherwise than torch.fx sees; export it with --no-fold"
+        )
 
 
 def difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ..counting import in_evaluation
 from ..errors import ExportError
 from ..files import replaced_files
 from .reasons import reason
 
-__all__ = ["captured", "image_shapes", "in_evaluation", "refusal", "written"]
+__all__ = ["captured", "image_shapes", "refusal", "written"]
 
 
 def captured(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None) -> ExportedProgram:
@@ -49,18 +50,6 @@ def image_shapes(*, multiple: int = 1, least: int = 64) -> tuple[dict[int, Any],
         side = torch.export.Dim(name, min=max(2, -(-least // multiple)))
         dimensions[axis] = side if multiple == 1 else multiple * side
     return (dimensions,)
-
-
-@contextmanager
-def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into evaluation mode for a while; afterwards each module has the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

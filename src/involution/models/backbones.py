@@ -9,11 +9,10 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from ..surgery.norms import is_batch_norm
 from . import checkpoints, trained  # checkpoints registers RedNet
 
 __all__ = ["Backbone"]
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Backbone(nn.Module):
@@ -94,7 +93,7 @@ class Backbone(nn.Module):
             module.eval()
         if self.norm_eval:
             for module in self.net.modules():
-                if isinstance(module, _BATCH_NORMS):
+                if is_batch_norm(module):
                     module.eval()
         return self
 

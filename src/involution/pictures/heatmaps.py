@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..counting import in_evaluation
 from ..modules import Involution1d, Involution2d, Involution3d
 from ..span import as_field
 
@@ -88,14 +89,10 @@ def _collect(
         for name, module in involutions.items()
         if layers is None or name in layers
     ]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
+        with in_evaluation(model), torch.no_grad():
             model(images)
     finally:
-        for module, mode in training.items():
-            module.training = mode
         for handle in handles:
             handle.remove()
     return collected
@@ -153,14 +150,14 @@ def enlarge(images: Tensor, least: int = 160) -> Tensor:
     return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
-def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str = "magma") -> Tensor:
+def overlay(image: Tensor, values: Tensor, opacity: float = 0.55, colormap: str = "magma") -> Tensor:
     """Lay a heat map over the image it belongs to.
 
     Args:
         image: uint8 ``(C, H, W)`` with one or three channels.
         values: ``(H', W')``, enlarged to the image smoothly. Its least and largest value have the first and the last colour;
             where a single pixel has one, its enlargement stays short of it.
-        strength: share of the heat map's colours in the result, 0 to 1.
+        opacity: of the heat map, 0 to 1.
         colormap: a name that matplotlib knows.
 
     Returns:
@@ -180,7 +177,7 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.55, colormap: str
     low, high = values.min().item(), values.max().item()
     # Of a constant map the enlargement differs from it by rounding.
     coloured = colours(enlarged.clamp(low, high), colormap, (low, high))
-    return (strength * coloured + (1 - strength) * grey).round().to(torch.uint8)
+    return (opacity * coloured + (1 - opacity) * grey).round().to(torch.uint8)
 
 
 def with_scale(picture: Tensor, low: float, high: float, colormap: str = "magma") -> Any:

@@ -29,8 +29,8 @@ def draw_objects(
     boxes: Tensor,
     labels: Sequence[int],
     texts: Sequence[str],
-    masks: Tensor | None = None,
-    opacity: float = 0.45,
+    masks: Tensor | None,
+    opacity: float,
     classes: Sequence[str] | None = None,
     colours: Sequence[int] | None = None,
 ) -> Any:
@@ -140,14 +140,7 @@ def _overlap(one: Rectangle, other: Rectangle) -> float:
 
 def _with_list(picture: Any, labels: Sequence[int], classes: Sequence[str]) -> Any:
     """Set the classes that occur beside a picture, in their colours, the most frequent first."""
-    from PIL import Image
-
-    from .overlays import legend
+    from .overlays import add_legend
 
     counts = Counter(labels).most_common()
-    entries = [(f"{count} {classes[label]}", colour(label)) for label, count in counts]
-    side = legend(entries, picture.height, min(32, max(11, picture.height // 28)))
-    result = Image.new("RGB", (picture.width + side.width, max(picture.height, side.height)), "white")
-    result.paste(picture, (0, 0))
-    result.paste(side, (picture.width, 0))
-    return result
+    return add_legend(picture, [(f"{count} {classes[label]}", colour(label)) for label, count in counts])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["class_shares", "legend", "overlay_classes", "percent", "with_legend"]
+__all__ = ["add_legend", "class_shares", "overlay_classes", "percent", "with_legend"]
 
 Colour = tuple[int, int, int]
 
@@ -20,16 +20,14 @@ def class_shares(classes: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(classes.ravel(), minlength=count)[:count] / max(1, classes.size)
 
 
-def overlay_classes(
-    image: Image.Image, classes: np.ndarray, colours: Sequence[Colour], strength: float = 0.6
-) -> Image.Image:
+def overlay_classes(image: Image.Image, classes: np.ndarray, colours: Sequence[Colour], opacity: float) -> Image.Image:
     """Lay the colours of the classes over an image.
 
     Args:
         image: of any mode.
         classes: ``(H, W)``, of the image's size; a value without a colour leaves the image as it is.
         colours: red, green and blue of each class.
-        strength: share of the colours in the result, 0 to 1.
+        opacity: of the colours, 0 to 1.
 
     Raises:
         ValueError: the sizes differ.
@@ -42,19 +40,28 @@ def overlay_classes(
     pixels = np.asarray(image.convert("RGB"), np.float32)
     palette = np.zeros((256, 3), np.float32)
     palette[: len(colours)] = colours
-    weight = np.where(classes < len(colours), strength, 0.0)[..., None]
+    weight = np.where(classes < len(colours), opacity, 0.0)[..., None]
     mixed = pixels * (1 - weight) + palette[classes] * weight
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def legend(entries: Sequence[tuple[str, Colour]], height: int, size: int) -> Image.Image:
-    """Draw names beside squares of their colours, in as many columns as ``height`` pixels ask for.
+def add_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]], least: int = 0) -> Image.Image:
+    """Set names and squares of their colours beside a picture, in as many columns as its height asks for.
 
     Args:
+        picture: in RGB.
         entries: name and colour.
-        height: of the picture, in pixels; a legend that is higher in one entry makes a higher picture.
-        size: of the letters, in pixels.
+        least: height in pixels that the legend has at any rate; the result is as high as the higher of both.
     """
+    side = _legend(entries, max(least, picture.height), min(32, max(11, picture.height // 28)))
+    result = Image.new("RGB", (picture.width + side.width, max(picture.height, side.height)), "white")
+    result.paste(picture, (0, 0))
+    result.paste(side, (picture.width, 0))
+    return result
+
+
+def _legend(entries: Sequence[tuple[str, Colour]], height: int, size: int) -> Image.Image:
+    """Draw a legend of ``height`` pixels, or higher where that is less than one entry; ``size`` is that of the letters."""
     font = ImageFont.load_default(size)
     row, pad = round(1.5 * size), round(0.6 * size)
     rows = max(1, (height - pad) // row)
@@ -73,7 +80,7 @@ def legend(entries: Sequence[tuple[str, Colour]], height: int, size: int) -> Ima
 
 
 def with_legend(
-    image: Image.Image, classes: np.ndarray, names: Sequence[str], colours: Sequence[Colour], strength: float = 0.6
+    image: Image.Image, classes: np.ndarray, names: Sequence[str], colours: Sequence[Colour], opacity: float
 ) -> Image.Image:
     """Lay classes over an image and set a legend beside it: those that occur, with their share, the largest first.
 
@@ -83,9 +90,9 @@ def with_legend(
         classes: ``(H, W)``, of the image's size.
         names: of the classes.
         colours: of the classes.
-        strength: share of the colours in the result.
+        opacity: of the colours, 0 to 1.
     """
-    picture = overlay_classes(image, classes, colours, strength)
+    picture = overlay_classes(image, classes, colours, opacity)
     if picture.height < _LEAST_HEIGHT:
         # No further than what is wide can be seen: one of a few rows would be larger than the memory.
         factor = max(1, min(-(-_LEAST_HEIGHT // picture.height), _WIDEST // picture.width))
@@ -93,13 +100,7 @@ def with_legend(
     shares = class_shares(classes, len(names))
     order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
     entries = [(f"{names[i]}: {percent(shares[i])}", colours[i]) for i in order]
-    if not entries:
-        return picture
-    side = legend(entries, max(_LEAST_HEIGHT, picture.height), min(32, max(11, picture.height // 28)))
-    result = Image.new("RGB", (picture.width + side.width, max(picture.height, side.height)), "white")
-    result.paste(picture, (0, 0))
-    result.paste(side, (picture.width, 0))
-    return result
+    return add_legend(picture, entries, _LEAST_HEIGHT) if entries else picture
 
 
 def percent(share: float) -> str:

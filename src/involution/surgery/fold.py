@@ -105,11 +105,12 @@ def _fold(model: nn.Module, chain: Chain) -> NormReport:
     else:
         bias = layer.bias * affine.scale + affine.offset
         layer.bias = _parameter(bias, layer.bias, layer.bias.requires_grad)
-    _set(model, chain.norm, affine.act)
+    model.set_submodule(chain.norm, affine.act.eval())
     if chain.relu is not None:
         layer.relu = True
         outcome += ", with the ReLU"
-        _set(model, chain.norm if chain.relu == f"{chain.norm}.act" else chain.relu, nn.Identity())
+        place = chain.norm if chain.relu == f"{chain.norm}.act" else chain.relu
+        model.set_submodule(place, nn.Identity().eval())
     if chain.note:
         outcome += f"; {chain.note}"
     return NormReport(chain.norm, chain.layer, chain.relu, outcome)
@@ -120,8 +121,3 @@ def _parameter(values: Tensor, like: Tensor, requires_grad: bool) -> nn.Paramete
     if values.shape != like.shape:
         return nn.Parameter(values.to(like.dtype), requires_grad)
     return nn.Parameter(torch.empty_like(like).copy_(values), requires_grad)
-
-
-def _set(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module.train(False))

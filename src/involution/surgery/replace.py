@@ -285,5 +285,4 @@ def _params(module: nn.Module) -> int:
 
 def _put(model: nn.Module, modules: dict[str, nn.Module]) -> None:
     for name, module in modules.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, module)
+        model.set_submodule(name, module)

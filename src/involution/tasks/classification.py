@@ -20,11 +20,10 @@ from ..errors import InvolutionWarning, TrainingError, in_one_line
 from ..models import saved
 from ..models.building import built
 from . import sharding
-from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
+from .checks import check_finite, check_labels, check_number_of_classes, explained_norms
 from .following import FollowingTask
 from .model_names import ModelName
-from .schedules import Shared, configured, end_with_training
-from .watched import check_watched
+from .schedules import Shared, configured
 
 # What timm's description of weights says of their name, their classes, their licence and where they came from. A net that was
 # trained on from them has a name and classes of its own, and nobody here knows under which licence it is given on.
@@ -178,14 +177,6 @@ class ClassificationTask(FollowingTask):
         self.model = self._build()
         return True
 
-    def check_data(self, data: DataDescription) -> None:
-        """Compare the classes of the data with those of the model.
-
-        Raises:
-            TrainingError: they differ in number.
-        """
-        check_classes(data, self.num_classes)
-
     def setup(self, stage: str) -> None:
         """Check the data, and let images be seen as the weights were trained.
 
@@ -198,15 +189,6 @@ class ClassificationTask(FollowingTask):
             from timm.data import resolve_data_config
 
             data.see_as(resolve_data_config(model=self.model))
-
-    def on_train_start(self) -> None:
-        """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
-
-        Raises:
-            TrainingError: a figure is not logged, or a schedule ends before the training.
-        """
-        check_watched(self.trainer)
-        end_with_training(self.trainer)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels.

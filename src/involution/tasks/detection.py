@@ -18,11 +18,10 @@ from ..errors import CheckpointError, TrainingError
 from ..models import saved
 from ..models.building import check_proportions
 from ..models.detection import MaskRCNN, create
-from .checks import check_classes, check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
+from .checks import check_finite, check_labels, check_number_of_classes, warn_of_long_warmup
 from .following import FollowingTask, follow
 from .model_names import ModelName
-from .schedules import Shared, configured, end_with_training, warmed_up
-from .watched import check_watched
+from .schedules import Shared, configured, warmed_up
 
 __all__ = ["DetectionTask", "average_precision"]
 
@@ -146,7 +145,7 @@ class DetectionTask(FollowingTask):
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
         """
-        check_classes(data, self.num_classes)
+        super().check_data(data)
         if self.predicts_masks and data.lacks_masks:
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
 
@@ -192,8 +191,7 @@ class DetectionTask(FollowingTask):
         Raises:
             TrainingError: a figure is not logged, or a schedule ends before the training.
         """
-        check_watched(self.trainer)
-        end_with_training(self.trainer)
+        super().on_train_start()
         warn_of_long_warmup(
             self.warmup_iterations, self.trainer.estimated_stepping_batches, "--model.warmup_iterations"
         )

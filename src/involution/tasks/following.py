@@ -10,12 +10,38 @@ from lightning.pytorch import LightningModule
 from ..data.description import DataDescription
 from ..errors import CheckpointError
 from ..models.trained_data import TrainedData
+from .checks import check_classes
+from .schedules import end_with_training
+from .watched import check_watched
 
 __all__ = ["FollowingTask", "follow"]
 
 
 class FollowingTask(LightningModule):
-    """A task whose checkpoints say what data they are of, and which follows what a checkpoint says."""
+    """A task whose checkpoints say what data they are of, and which follows what a checkpoint says.
+
+    Attributes:
+        num_classes: number of the model's classes.
+    """
+
+    num_classes: int
+
+    def check_data(self, data: DataDescription) -> None:
+        """Compare the classes of the data with those of the model.
+
+        Raises:
+            TrainingError: they differ in number.
+        """
+        check_classes(data, self.num_classes)
+
+    def on_train_start(self) -> None:
+        """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
+
+        Raises:
+            TrainingError: a figure is not logged, or a schedule ends before the training.
+        """
+        check_watched(self.trainer)
+        end_with_training(self.trainer)
 
     def images_seen(self, data: DataDescription) -> Mapping[str, Any]:
         """Return how images are seen, by the names of timm's configuration: as the data say, unless the net does so itself."""

@@ -24,11 +24,10 @@ from ..models import saved, trained
 from ..models.segmentation import SegmentationNet, create
 from ..models.segmentation_inference import check_views, segment
 from . import segmentation_results as analysis
-from .checks import check_classes, check_finite, check_labels, check_number_of_classes, explained_norms
+from .checks import check_finite, check_labels, check_number_of_classes, explained_norms
 from .following import FollowingTask
 from .model_names import ModelName
-from .schedules import Shared, configured, end_with_training
-from .watched import check_watched
+from .schedules import Shared, configured
 
 __all__ = ["SegmentationTask"]
 
@@ -113,14 +112,6 @@ class SegmentationTask(FollowingTask):
         """Return the logits ``(B, num_classes, H, W)`` of ``images`` ``(B, 3, H, W)``."""
         return self.model(self._laid_out(images))
 
-    def check_data(self, data: DataDescription) -> None:
-        """Compare the classes of the data with those of the model.
-
-        Raises:
-            TrainingError: they differ in number.
-        """
-        check_classes(data, self.num_classes)
-
     def setup(self, stage: str) -> None:
         """Check the data, and let images be seen as the weights were trained.
 
@@ -130,15 +121,6 @@ class SegmentationTask(FollowingTask):
         data = DataDescription(self.trainer.datamodule)
         self.check_data(data)
         data.see_as(trained.seen_by(self.model_args.get("weights")))
-
-    def on_train_start(self) -> None:
-        """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.
-
-        Raises:
-            TrainingError: a figure is not logged, or a schedule ends before the training.
-        """
-        check_watched(self.trainer)
-        end_with_training(self.trainer)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images ``(B, 3, H, W)`` and classes ``(B, H, W)``.

@@ -29,7 +29,6 @@ __all__ = [
     "kernel_gradient",
     "library",
     "name",
-    "serve_auto",
     "span_and_contract",
     "span_gradients",
     "unsupported",
