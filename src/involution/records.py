@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .files import write_atomically
+from .files import read_json, write_atomically
 
 __all__ = ["command", "commit", "date", "environment", "machine", "read", "versions", "write", "write_atomically"]
 
@@ -61,10 +61,10 @@ def read(path: str | Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not JSON.
+        OSError: the file cannot be read, or is no regular file.
+        ValueError: it is not JSON, or nested too deeply.
     """
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def environment() -> dict[str, Any]:
