@@ -1,4 +1,4 @@
-"""The files of a net that a study trains: a finished one is kept, one in training goes on from its last epoch."""
+"""The files of a net that a comparison trains: a finished one is kept, one in training goes on from its last epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from .. import __version__
-from ..errors import CommandError
-from ..files import read_json, write_atomically
+from ... import __version__
+from ...errors import CommandError
+from ...files import read_json, write_atomically
 
 __all__ = ["NetFiles", "name_of"]
 
