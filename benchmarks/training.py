@@ -15,18 +15,17 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import involution.models  # noqa: F401
 from involution import records
 from involution.backends import native
 from involution.counting import count
 from involution.recipes import resolve
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net
 from involution.studies.comparison.training import RECIPES
+from involution.studies.search.evaluate import build
 
 from .nets import resident_peak_mib
 from .timing import medians
@@ -40,8 +39,7 @@ Maker = Callable[[], nn.Module]
 
 def recipe_net(recipe: str) -> nn.Module:
     """Build the net of a recipe in recipes/cifar10."""
-    arguments = resolve(CIFAR / f"{recipe}.yaml")["model"]["init_args"]
-    return timm.create_model(arguments["model"], num_classes=arguments["num_classes"], **arguments["model_args"])
+    return build(resolve(CIFAR / f"{recipe}.yaml"))
 
 
 def pairs() -> Iterator[tuple[str, str, int, dict[str, Maker]]]:
