@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from .. import recipes
+from .. import recipes, records
 from ..data.description import DataDescription
 from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
@@ -35,7 +35,7 @@ from .silence import without_advertisements, without_known_warnings, without_tra
 from .termination import Delay, Terminated, terminable
 
 # More are slower than one, and thousands take the machine away from everybody.
-_PROCESSES_PER_PROCESSOR = 4
+_PROCESSES_PER_CORE = 4
 _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 _INTERVALS = (
     ("check_val_every_n_epoch", "validate after every epoch"),
@@ -247,9 +247,9 @@ def _refuse_what_cannot_be_had(trainer: Any) -> None:
         interval = trainer.get(name)
         if isinstance(interval, (int, float)) and not interval > 0:
             raise CommandError(f"--trainer.{name} must be above 0, got {interval}; leave it out to {remedy}")
-    processors = os.cpu_count() or 1
+    cores = records.cores()
     for name, most, remedy in (
-        ("devices", _PROCESSES_PER_PROCESSOR * processors, f"this machine has {processors} processors; ask for fewer"),
+        ("devices", _PROCESSES_PER_CORE * cores, f"this command may use {cores} cores; ask for fewer"),
         ("accumulate_grad_batches", 2**31 - 1, "no training has so many batches; ask for fewer"),
     ):
         # A number of devices may be given as text.
