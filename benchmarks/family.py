@@ -10,12 +10,11 @@ The small nets of ``involution study family`` are timed as well: inference and t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from involution.backends import native
 from involution.models.axial import AlongAxis, AxialAttention, PositionSensitiveAttention
 from involution.studies.declared import reading
 from involution.studies.latency.clock import forget_peak, peak_mib, resident_mib
+from involution.studies.search.evaluate import build
 from involution.upsampling import CARAFE
 
 from .memory import in_fresh_process, saved_mib
@@ -107,18 +107,12 @@ def measure(channels: int, size: int, batch: int, rounds: int) -> dict[str, Any]
     }
 
 
-def net_of(arguments: Mapping[str, Any]) -> nn.Module:
-    """Return the untrained net of a recipe's ``model``."""
-    net = timm.create_model(arguments["model"], num_classes=arguments["num_classes"], **arguments["model_args"])
-    return net.to(memory_format=torch.channels_last)
-
-
 def small_nets(rounds: int) -> dict[str, dict[str, float]]:
     """Return how long the small nets take for inference and for a training step of 128 images of 32×32 pixels."""
     images = torch.randn(IMAGES, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (IMAGES,))
     trainings = {entry.net: entry.plan for entry in reading.read(STUDY).entries()}
-    nets = {name: net_of(plan["model"]["init_args"]) for name, plan in trainings.items()}
+    nets = {name: build(plan).to(memory_format=torch.channels_last) for name, plan in trainings.items()}
     with torch.no_grad():
         inference = medians({name: partial(net.eval(), images) for name, net in nets.items()}, rounds)
 

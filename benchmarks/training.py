@@ -13,15 +13,14 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
-import involution.models  # noqa: F401
 from involution.counting import count
 from involution.recipes import resolve
 from involution.studies.comparison.nets import DESIGNS, OPERATORS, VARIANTS, comparison_net
 from involution.studies.comparison.training import RECIPES
+from involution.studies.search.evaluate import build
 
 from . import commands
 from .memory import in_fresh_process, resident_peak_mib
@@ -37,8 +36,7 @@ Maker = Callable[[], nn.Module]
 
 def recipe_net(recipe: str) -> nn.Module:
     """Build the net of a recipe in recipes/cifar10."""
-    arguments = resolve(CIFAR / f"{recipe}.yaml")["model"]["init_args"]
-    return timm.create_model(arguments["model"], num_classes=arguments["num_classes"], **arguments["model_args"])
+    return build(resolve(CIFAR / f"{recipe}.yaml"))
 
 
 def pairs() -> Iterator[tuple[str, str, int, dict[str, Maker]]]:

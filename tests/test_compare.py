@@ -182,10 +182,11 @@ def test_fresh_trains_again_and_the_same_seed_gives_the_same_figures(finished, t
 def test_a_damaged_result_is_named(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     path = next((folder_of(tmp_path) / "nets").glob("convolution*.json"))
-    path.write_text('{"operator": "convolution"')
-    assert run(tmp_path, *SMALL) == 2
-    message = capsys.readouterr().err
-    assert f"{path} is damaged (" in message and "); delete it and run again" in message
+    for content in ('{"operator": "convolution"', "[" * 200_000):
+        path.write_text(content)
+        assert run(tmp_path, *SMALL) == 2
+        message = capsys.readouterr().err
+        assert f"{path} is damaged (" in message and "); delete it and run again" in message
 
 
 def test_a_damaged_state_of_a_training_is_named(finished, tmp_path, capsys):

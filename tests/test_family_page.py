@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("timm", reason="the nets are timm's")
 
-from benchmarks.family import LAYERS, STUDY, net_of
+from benchmarks.family import LAYERS, STUDY
 from tools import family as page
 
 from involution import records
 from involution.studies.declared.reading import read
+from involution.studies.search.evaluate import build
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -77,11 +78,11 @@ def test_records_become_tables(tmp_path, monkeypatch):
 def test_the_small_nets_differ_in_their_spatial_layers_alone():
     plans = {entry.net: entry.plan for entry in read(STUDY).entries()}
     assert len(plans) == 7
-    layers = {name: net_of(plan["model"]["init_args"]).layer1[0].conv2 for name, plan in plans.items()}
+    layers = {name: build(plan).layer1[0].conv2 for name, plan in plans.items()}
     assert layers["depthwise"].groups == layers["depthwise"].in_channels and layers["convolution"].kernel_size == (3, 3)
     assert len({type(getattr(layer, "kernel_generator", layer)) for layer in layers.values()}) == 6
     rest = {
-        name: sum(p.numel() for key, p in net_of(plan["model"]["init_args"]).named_parameters() if ".conv2." not in key)
+        name: sum(p.numel() for key, p in build(plan).named_parameters() if ".conv2." not in key)
         for name, plan in plans.items()
     }
     assert len(set(rest.values())) == 1, rest

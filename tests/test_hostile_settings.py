@@ -1,6 +1,5 @@
 """Settings that no training can have: a sentence and the status 2, whatever of them is wrong."""
 
-import os
 import warnings
 from functools import partial
 
@@ -9,6 +8,7 @@ import torch
 import yaml
 from trainings import TINY, refusal
 
+from involution import records
 from involution.commands.main import main
 from involution.commands.parsing import reason
 from involution.data import (
@@ -61,8 +61,8 @@ def ended(*arguments):
         (["--seed_everything=4294967296"], "--seed_everything must be from 0 to 4294967295"),
         (
             ["--trainer.devices=1000000"],
-            f"--trainer.devices must be at most {4 * os.cpu_count():,}, got 1000000: this machine has {os.cpu_count()} "
-            "processors; ask for fewer",
+            f"--trainer.devices must be at most {4 * records.cores():,}, got 1000000: this command may use {records.cores()} "
+            "cores; ask for fewer",
         ),
         (
             [f"--trainer.accumulate_grad_batches={10**30}"],

@@ -29,7 +29,7 @@ from involution.commands.termination import Delay, terminable
 from involution.data.epochs import random_states, restore_random_states
 from involution.data.image_folders import FolderImages
 from involution.files import locked
-from involution.studies.runs import RunFolder
+from involution.runs import RunFolder
 from involution.tasks import ClassificationTask
 from involution.tasks.callbacks import EpochSeed
 from involution.tasks.interruption import InterruptionCheckpoint

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch._inductor.utils import run_and_get_code
 
 from involution import records
 from involution.commands.main import main
@@ -82,6 +84,20 @@ def test_what_a_process_cannot_do_is_a_line(tmp_path):
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(Failure, match="its process ended with -9; is there memory enough"):
             worker.open()
+
+
+def test_a_compiled_net_is_frozen_and_nothing_else_is(tmp_path):
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), torch.randn(1, 3, 9, 9)
+    engine = ENGINES["compiled"]
+    before = torch._inductor.config.freezing
+    session = engine.open(lambda: net, "float32", 1, tmp_path)
+    taken = [engine.taken(x, "float32")]
+    (y,), codes = run_and_get_code(session, taken)
+    assert "frozen_param" in codes[0] and torch._inductor.config.freezing == before
+    with torch.compiler.set_stance("fail_on_recompile"):
+        (again,) = session(taken)
+    for output in (y, again):
+        torch.testing.assert_close(output, net(x), rtol=1e-4, atol=1e-5)
 
 
 def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):

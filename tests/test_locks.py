@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from multiprocessing import get_context
+from threading import Timer
 
 import pytest
 
 from involution.errors import FolderInUseError, InvolutionError
-from involution.files import locked, read_json, read_text
+from involution.files import locked, locked_in_turn, read_json, read_text
 
 HOLDER = """
 import sys, time
@@ -115,6 +117,17 @@ def test_two_processes_never_have_it_at_once(tmp_path):
         assert writer.exitcode == 0
     lines = (tmp_path / "lines").read_text().split()
     assert lines.count("a") == lines.count("b") == 40
+
+
+def test_a_folder_is_waited_for(tmp_path):
+    with ExitStack() as stack:
+        stack.enter_context(locked(tmp_path))
+        timer = Timer(0.3, stack.close)
+        timer.start()
+        with locked_in_turn(tmp_path), pytest.raises(FolderInUseError), locked(tmp_path):
+            pass
+        timer.join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_planted_link_is_not_followed(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from involution import records
+from involution.commands.main import main
 
 
 def test_a_record_holds_what_is_needed_to_repeat_the_measurement(tmp_path):
@@ -17,6 +18,21 @@ def test_a_record_holds_what_is_needed_to_repeat_the_measurement(tmp_path):
     assert record["machine"]["cores"] >= 1 and record["machine"]["threads"] >= 1
     assert {"python", "torch", "involution"} <= record["versions"].keys()
     assert record["date"].endswith("+00:00")
+
+
+def test_a_file_of_somebody_else_is_read_or_refused_in_a_sentence(tmp_path, capsys):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        records.read(path)
+    for what, arguments in (
+        ("table", ["search", "--replay", path]),
+        ("study", ["study", "cifar10", "--out", tmp_path, "--from_record", path]),
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        assert f"{path} is no record of a {what}: it is nested too deeply" in capsys.readouterr().err
+    path.write_text('{"results": 1}', encoding="utf-8-sig")
+    assert records.read(path) == {"results": 1}
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):

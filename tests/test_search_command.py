@@ -49,7 +49,7 @@ def test_a_search_finds_a_net_that_fit_trains_to_the_same_accuracy(quick, tmp_pa
     assert recipe["model"]["init_args"]["model_args"]["blocks"] == best["blocks"]
     flags = [f"--run={tmp_path / 'fit'}", "--trainer.enable_progress_bar=false"]
     assert main(["fit", "--config", str(tmp_path / "s" / "recipe.yaml"), *flags]) == 0
-    from involution.studies.runs import RunFolder
+    from involution.runs import RunFolder
 
     history = RunFolder(tmp_path / "fit").history()
     assert 100 * history[-1]["val_accuracy"] == pytest.approx(best["accuracy_percent"], abs=1e-3)

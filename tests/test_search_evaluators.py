@@ -1,6 +1,7 @@
 """What judges nets without training them alone: proxies, the supernet, hypervolume, parts timed in an engine."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -182,6 +183,26 @@ def test_a_net_takes_what_its_parts_take_and_each_is_timed_once(tmp_path, monkey
     assert len(latencies._times) == 8
     monkeypatch.setattr(latency_module, "__version__", "another")
     assert not Latencies(RECIPE, "eager", tmp_path / "new")._times
+
+
+def test_processes_share_one_table(tmp_path, monkeypatch):
+    """No part is lost or timed twice; of a part that two time at once, both take the time that was kept first."""
+    first, second = (Latencies(RECIPE, "eager", tmp_path) for _ in range(2))
+    net, other = (Blocks.parse(text) for text in NETS[:2])
+    clock = itertools.count(1)
+    meanwhile = [lambda: first(net)]
+
+    def timed(self, module, x):
+        if self is second and meanwhile:
+            meanwhile.pop()()
+        return 2.0 ** next(clock)
+
+    monkeypatch.setattr(Latencies, "_timed", timed)
+    assert second(net) == first(net)
+    second(other)
+    times = next(clock)
+    assert first(other) == second(other) and first(net) == second(net) and next(clock) == times + 1
+    assert first._times == second._times == Latencies(RECIPE, "eager", tmp_path)._times
 
 
 @pytest.mark.usefixtures("_quick")

@@ -7,11 +7,11 @@ from studies import changed, journal, saved_model, study_of_nothing  # noqa: F40
 
 from involution.commands.main import main
 from involution.errors import CommandError
+from involution.runs import RunFolder
 from involution.studies.declared import costs_drawing, drawing, outcome
 from involution.studies.declared.jobs import Job
 from involution.studies.declared.queue import Queue
 from involution.studies.declared.results import difference_of_plans, judgement, values
-from involution.studies.runs import RunFolder
 
 
 def trained(study, **entries):

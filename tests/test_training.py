@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from trainings import assert_same_weights, kill_after_a_checkpoint, logged, refusal, weights
 
 from involution.commands.main import main
-from involution.studies.runs import RunFolder
+from involution.runs import RunFolder
 
 FLAGS = [
     "--model=involution.tasks.ClassificationTask",

@@ -9,29 +9,18 @@ first has involution's colour, the second convolution's.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
 from involution.pictures.plots import LIGHT, new_figure, style_axes
+from involution.runs import RunFolder
 
 from .markdown import write_picture
 
 COLOURS = (LIGHT.involution, LIGHT.convolution, "#2b8a3e", "#862e9c")
 # Different ones, to see curves that lie on each other.
 STYLES = ("-", "--", "-.", ":")
-
-
-def read(run: Path, key: str) -> tuple[list[int], list[float]]:
-    """Return epochs (from 1) and values of a column, from all logs of a run: a resumed training has several."""
-    values: dict[int, float] = {}
-    for path in sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.partition("_")[2])):
-        with path.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row.get(key) and row.get("epoch"):
-                    values[int(row["epoch"]) + 1] = float(row[key])
-    return sorted(values), [values[epoch] for epoch in sorted(values)]
 
 
 def main() -> None:
@@ -44,11 +33,11 @@ def main() -> None:
     for axes, key in zip(figure.subplots(1, len(arguments.keys), squeeze=False)[0], arguments.keys, strict=True):
         for colour, style, entry in zip(COLOURS, STYLES, arguments.runs, strict=False):
             name, _, run = entry.partition("=")
-            epochs, values = read(Path(run), key)
-            if not epochs:
+            points = [(row["epoch"], row[key]) for row in RunFolder(Path(run)).history() if row.get(key) is not None]
+            if not points:
                 raise SystemExit(f"{run} has no logs with a column {key}")
-            marker = "o" if len(epochs) < 12 else ""
-            axes.plot(epochs, values, style, color=colour, label=name, marker=marker, linewidth=1.6)
+            marker = "o" if len(points) < 12 else ""
+            axes.plot(*zip(*points, strict=True), style, color=colour, label=name, marker=marker, linewidth=1.6)
         axes.set_title(key, loc="left", fontsize=10, color=LIGHT.ink)
         axes.set_xlabel("epoch", fontsize=9, color=LIGHT.muted)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))

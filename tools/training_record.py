@@ -20,7 +20,7 @@ from involution import records
 from involution.counting import count
 from involution.files import read_json, replaced_files
 from involution.models import checkpoints, trained
-from involution.studies.runs import RunFolder
+from involution.runs import RunFolder
 
 from .model_cards import card, description
 

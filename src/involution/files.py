@@ -9,8 +9,9 @@ import errno
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -22,6 +23,7 @@ from .errors import FolderInUseError
 __all__ = [
     "encoded",
     "locked",
+    "locked_in_turn",
     "read_json",
     "read_text",
     "replaced",
@@ -184,6 +186,23 @@ def locked(folder: str | Path) -> Iterator[str]:
             path.unlink()
         os.close(descriptor)
         _held.discard(path)
+
+
+@contextmanager
+def locked_in_turn(folder: str | Path) -> Iterator[None]:
+    """Keep a folder as `locked` does, once whoever has it gives it up: for blocks of an instant.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder))
+                break
+            except FolderInUseError:
+                time.sleep(0.05)
+        yield
 
 
 def _lock(path: Path) -> int:

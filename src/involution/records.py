@@ -17,9 +17,20 @@ from typing import Any
 
 import torch
 
-from .files import write_atomically
+from .files import read_json, write_atomically
 
-__all__ = ["command", "commit", "date", "environment", "machine", "read", "versions", "write", "write_atomically"]
+__all__ = [
+    "command",
+    "commit",
+    "cores",
+    "date",
+    "environment",
+    "machine",
+    "read",
+    "versions",
+    "write",
+    "write_atomically",
+]
 
 _PACKAGES = ("torch", "triton", "torchvision", "timm", "lightning", "numpy", "involution")
 
@@ -61,10 +72,10 @@ def read(path: str | Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not JSON.
+        OSError: the file cannot be read, or is no regular file.
+        ValueError: it is not JSON, or nested too deeply.
     """
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def environment() -> dict[str, Any]:
@@ -119,12 +130,17 @@ def machine() -> dict[str, Any]:
     """Return processor, cores, threads, memory, GPUs and operating system."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def cores() -> int:
+    """Return how many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from house.sources import REPOSITORY, Module, arrows, imports, modules
 # file or a folder of src/involution; "involution" is the door, the names in its __init__.py, which no room below needs.
 ROOMS = (
     ("errors", "involution_cli.commands"),
-    ("geometry", "memory_layout", "files", "schema"),
+    ("geometry", "memory_layout", "files", "schema", "logs"),
     ("records", "recipes"),
     ("backends",),
     ("operators",),
@@ -21,6 +21,7 @@ ROOMS = (
     ("surgery", "export", "keras"),
     ("involution",),
     ("models", "data", "pictures"),
+    ("runs",),
     ("tasks",),
     ("studies", "browser"),
     ("commands",),

@@ -49,7 +49,7 @@ def demo(
     """
     from ..browser import server, site
     from ..data.image_folders import list_images
-    from ..studies.logs import compiling_for_the_cpu
+    from ..logs import compiling_for_the_cpu
     from .classifiers import class_names, load_classifier
 
     if not 0 <= port < 2**16:

@@ -57,8 +57,8 @@ def export(
     import torch
 
     from ..export import checked, image_shapes
+    from ..logs import compiling_for_the_cpu
     from ..models import named
-    from ..studies.logs import compiling_for_the_cpu
     from ..surgery import fold_batch_norms
 
     for name, value in (("batch", batch), ("multiple", multiple)):

@@ -18,6 +18,7 @@ from .. import records
 from ..errors import CheckpointError, InvolutionWarning
 from ..files import replaced_files, write_atomically
 from ..models import checkpoints
+from ..runs import RunFolder
 from ..tasks.checkpointing import TrainingEnd, last_checkpoint
 from ..tasks.sharding import is_sharded
 
@@ -36,7 +37,8 @@ class SaveModel(Callback):
     """
 
     def __init__(self, run: Path, end: TrainingEnd) -> None:
-        self.folder, self.so_far, self._end = run / "model", run / "model_so_far", end
+        folder = RunFolder(run)
+        self.folder, self.so_far, self._end = folder.model, folder.model_so_far, end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights of the best checkpoint; every file is replaced whole or not at all."""
@@ -136,7 +138,7 @@ class Announcement(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what the best epoch reached and the command that uses the net."""
-        model = self.run / "model"
+        model = RunFolder(self.run).model
         if not trainer.is_global_zero or not model.exists():
             return
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)

@@ -42,6 +42,7 @@ def study(
         CommandError: the file is no study, an argument is out of range, the record is of another study, what is written
             would have fewer trainings than the record that is there, or trainings failed.
     """
+    from .. import records
     from ..studies.declared import reading
     from ..studies.declared.jobs import take_over
     from ..studies.declared.queue import Queue
@@ -65,7 +66,7 @@ def study(
     queue = Queue(
         declared,
         processes=processes,
-        threads=threads or max(1, _cores() // processes),
+        threads=threads or max(1, records.cores() // processes),
         data_root=data_root,
         say=say,
         on_result=write,
@@ -107,9 +108,3 @@ def _write(declared: Any, rows: list[dict[str, Any]], out: Path) -> tuple[Path, 
     if costs_drawing.drawn_costs(record):
         write_atomically(path.with_name(f"{path.stem}_costs.png"), png(costs_drawing.draw(record)))
     return path, outcome.markdown(record)
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

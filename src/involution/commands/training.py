@@ -17,12 +17,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from .. import recipes
+from .. import recipes, records
 from ..data.description import DataDescription
 from ..errors import CommandError, find_refusal, in_one_line
 from ..models import checkpoints
+from ..runs import RunFolder, takes_seed_of_training
 from ..schema import find_seed_problem, shown
-from ..studies.runs import takes_seed_of_training
 from ..tasks.callbacks import EpochSeed, LastValidation
 from ..tasks.checkpointing import RunCheckpoint, TrainingEnd, WholeCheckpointIO
 from ..tasks.interruption import InterruptionCheckpoint
@@ -34,9 +34,8 @@ from .run_callbacks import Announcement, EpochTime, KeepEnvironment, SaveModel
 from .silence import without_advertisements, without_known_warnings, without_tracebacks_of_writers
 from .termination import Delay, Terminated, terminable
 
-SUBCOMMANDS = ("fit", "validate", "test")
 # More are slower than one, and thousands take the machine away from everybody.
-_PROCESSES_PER_PROCESSOR = 4
+_PROCESSES_PER_CORE = 4
 _OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 _INTERVALS = (
     ("check_val_every_n_epoch", "validate after every epoch"),
@@ -147,19 +146,19 @@ class _Cli(LightningCLI):
         if arguments.trainer.get("fast_dev_run"):
             # Lightning logs and saves nothing then; what the folder holds is of another training, if of any.
             return callbacks
-        folder = run / "checkpoints"
+        folder = RunFolder(run)
         monitor, mode = getattr(self.model, "monitor", None), getattr(self.model, "monitor_mode", "min")
         if monitor:
             # The first of all checkpoints is the one that Lightning, and who looks for the best net, asks for it.
-            callbacks.insert(0, RunCheckpoint(folder, "best", monitor=monitor, mode=mode))
+            callbacks.insert(0, RunCheckpoint(folder.checkpoints, "best", monitor=monitor, mode=mode))
         if has_logger:
             callbacks.append(LearningRateMonitor("epoch"))
         return [
             *callbacks,
             # Of its own: save_last would write it only when there is a new best one. After all others, to hold their
             # states; and after every epoch, where Lightning would wait for the next validation.
-            RunCheckpoint(folder, "last", save_on_train_epoch_end=True),
-            InterruptionCheckpoint(folder / "last.ckpt", self.delay),
+            RunCheckpoint(folder.checkpoints, "last", save_on_train_epoch_end=True),
+            InterruptionCheckpoint(folder.checkpoint, self.delay),
             EpochTime(),
             SaveModel(run, self.end),
             KeepEnvironment(),
@@ -248,9 +247,9 @@ def _refuse_what_cannot_be_had(trainer: Any) -> None:
         interval = trainer.get(name)
         if isinstance(interval, (int, float)) and not interval > 0:
             raise CommandError(f"--trainer.{name} must be above 0, got {interval}; leave it out to {remedy}")
-    processors = os.cpu_count() or 1
+    cores = records.cores()
     for name, most, remedy in (
-        ("devices", _PROCESSES_PER_PROCESSOR * processors, f"this machine has {processors} processors; ask for fewer"),
+        ("devices", _PROCESSES_PER_CORE * cores, f"this command may use {cores} cores; ask for fewer"),
         ("accumulate_grad_batches", 2**31 - 1, "no training has so many batches; ask for fewer"),
     ):
         # A number of devices may be given as text.
@@ -275,10 +274,10 @@ def _refuse_what_would_be_ignored(config: Any) -> None:
 
 def _refuse_to_replace_another(run: Path) -> None:
     """Refuse a new training where it would write over what is left of another one."""
-    last = run / "checkpoints" / "last.ckpt"
-    if last.exists():
+    folder = RunFolder(run)
+    if folder.checkpoint.exists():
         raise CommandError(f"{run} already holds a training; go on with --ckpt_path last, or choose another --run")
-    for left in (last.with_name("best.ckpt"), run / "model"):
+    for left in (folder.checkpoints / "best.ckpt", folder.model):
         if left.exists():
             raise CommandError(
                 f"{run} holds {left.relative_to(run)} of a training whose checkpoints/last.ckpt is gone; choose another "
@@ -312,7 +311,7 @@ def _find_checkpoint(subcommand: str, run: Path, given: Any) -> str | None:
         return None
     if str(given) not in ("best", "last"):
         return str(given)
-    file = run / "checkpoints" / f"{given}.ckpt"
+    file = RunFolder(run).checkpoints / f"{given}.ckpt"
     if file.exists():
         return str(file)
     if subcommand == "fit" and str(given) == "last":

@@ -244,6 +244,7 @@ class SearchableRedNet(RedNet):
                     block.conv2 = in_place_of(block.conv2, maker)
         self.init_weights(zero_init_last=zero_init_last)
         if isinstance(self.fc, nn.Linear):
+            # A second time: the weights that a seed gives are those of the trainings on record.
             nn.init.normal_(self.fc.weight, std=0.01)
 
 

@@ -1,1 +1,1 @@
-"""What is trained, computed and drawn to answer one question each; no other room imports them."""
+"""What is trained, computed and drawn to answer one question each; only commands, tools and benchmarks import them."""

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from .logs import errors_alone
+from ..logs import errors_alone
 
 __all__ = ["fit", "quiet"]
 

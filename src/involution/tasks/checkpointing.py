@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ..errors import CheckpointError, InvolutionError, TrainingError, in_one_line
 from ..files import replaced
 from ..models import checkpoints
+from ..runs import RunFolder
 
 __all__ = ["RunCheckpoint", "TrainingEnd", "WholeCheckpointIO", "last_checkpoint"]
 
@@ -214,7 +215,7 @@ class TrainingEnd(Callback):
 
 def last_checkpoint(trainer: Trainer) -> Path:
     """Return where a training keeps what it goes on from."""
-    return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    return RunFolder(Path(trainer.default_root_dir)).checkpoint
 
 
 def _remedy(trainer: Trainer) -> str:

@@ -18,8 +18,8 @@ from ...models import checkpoints
 from ...pictures import heatmaps
 from ...tasks import TrainingError
 from ...tasks.callbacks import Row
-from ..net_files import NetFiles, name_of
 from .architecture import Layer, trace
+from .net_files import NetFiles, name_of
 from .nets import DESIGNS, OPERATORS, comparison_net, quirks
 from .output import write_metrics, write_results
 from .results import Comparison, NetResult, Samples, duration

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 from ... import recipes
-from ..runs import takes_seed_of_training
+from ...runs import takes_seed_of_training
 
 __all__ = ["Choice", "Entry", "Row", "Study"]
 

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from ...errors import CommandError, DivergenceError, FolderInUseError
 from ...files import locked, write_atomically
 from ...recipes import load
-from ..runs import RunFolder
+from ...runs import RunFolder
 from .declaration import Entry, Study
 from .results import (
     collect,

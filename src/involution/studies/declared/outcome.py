@@ -29,6 +29,7 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         study: what was declared.
         rows: all results so far.
     """
+    reported = study.reported(rows)
     return {
         "seed": list(study.seeds),
         "title": study.title,
@@ -38,8 +39,8 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "curves": {name: list(sides) for name, sides in study.curves.items()},
         "claims": [dict(claim) for claim in study.claims],
         "study": dict(study.source),
-        "results": [dict(row) for row in study.reported(rows)],
-        "not_chosen": [dict(row) for row in rows if row not in study.reported(rows)],
+        "results": [dict(row) for row in reported],
+        "not_chosen": [dict(row) for row in rows if row not in reported],
     }
 
 

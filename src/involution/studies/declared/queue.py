@@ -11,7 +11,7 @@ from ...errors import CommandError, InvolutionError
 from ..claims import LESS, Claim
 from .declaration import Entry, Study
 from .jobs import Job, Taken, other_training, part_of
-from .results import difference_of_results, is_whole, kept
+from .results import difference_of_results, is_whole, kept, key_of
 
 __all__ = ["Queue"]
 
@@ -83,15 +83,12 @@ class Queue:
         """
         try:
             while True:
+                self._advance()
                 entries, rows = self._look()
                 self._refuse_unknown_figures(rows)
-                self._advance()
-                waiting = self._start(entries)
+                waiting = self._start(entries, {key_of(row) for row in rows})
                 if not self._jobs and not waiting:
-                    again, rows = self._look()
-                    # The last result may have made a choice that asks for more.
-                    if len(again) == len(entries) and len(rows) + len(self._failed) >= len(again):
-                        break
+                    break
                 self._tell(len(rows), len(entries))
                 time.sleep(_LOOK)
         finally:
@@ -173,14 +170,14 @@ class Queue:
         job.close()
         self._jobs.remove(job)
 
-    def _start(self, entries: list[Entry]) -> bool:
+    def _start(self, entries: list[Entry], finished: Collection[Key]) -> bool:
         """Start as many trainings as there is room for; return whether others are waited for."""
         running = {job.entry.key for job in self._jobs}
         waiting = False
         for entry in entries:
             if len(self._jobs) >= self.processes:
                 break
-            if entry.key in running or entry.key in self._failed or self._result(entry) is not None:
+            if entry.key in running or entry.key in self._failed or entry.key in finished:
                 continue
             try:
                 job = Job(entry, self.study, self.threads, self.data_root)

@@ -14,8 +14,8 @@ from ...errors import CommandError, in_one_line
 from ...files import read_json, write_atomically
 from ...models import named, saved
 from ...recipes import leaves
+from ...runs import RunFolder
 from ...schema import find_problem
-from ..runs import RunFolder
 from .declaration import Entry, Study
 
 __all__ = [

@@ -191,10 +191,21 @@ def _folded(module: nn.Module) -> nn.Module:
 
 
 def _compiled(module: nn.Module) -> Callable[[Tensor], Any]:
-    # For the whole process, which has this net alone: as an option of torch.compile freezing has no effect.
-    torch._inductor.config.freezing = True
     # For this size alone; for any size the compiler's own kernels are slower, in all nets.
-    return torch.compile(_folded(module), dynamic=False)
+    compiled = torch.compile(_folded(module), dynamic=False)
+    is_compiled = False
+
+    def run(x: Tensor) -> Any:
+        nonlocal is_compiled
+        if is_compiled:
+            return compiled(x)
+        # The first call compiles, and Dynamo looks at the setting itself: as an option of torch.compile it has no effect.
+        with torch._inductor.config.patch(freezing=True):
+            y = compiled(x)
+        is_compiled = True
+        return y
+
+    return run
 
 
 ENGINES: dict[str, Engine] = {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...errors import DataError
 from ...export.sessions import openvino_core
 from ...kernel_generation import SpanMatrix
+from ...logs import errors_alone
 from ...models.named import NamedNet
-from ..logs import errors_alone
 
 __all__ = ["calibration_batches", "kernel_weights", "quantise_onnx", "quantise_openvino"]
 

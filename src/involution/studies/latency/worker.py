@@ -18,8 +18,8 @@ from torch import nn
 from ...errors import InvolutionError
 from ...export.checked import difference
 from ...export.sessions import Session, flat
+from ...logs import compiling_for_the_cpu
 from ...models import named
-from ..logs import compiling_for_the_cpu
 from . import clock, quantisation
 from .accuracy import LabelledImages
 from .engines import ENGINES

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 __all__ = ["calibrated", "field", "radius", "share_within"]
 
@@ -69,12 +70,5 @@ def calibrated(net: nn.Module, images: Tensor) -> nn.Module:
         net: left in evaluation mode, its running statistics replaced.
         images: ``(B, C, H, W)``.
     """
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [module.momentum for module in norms]
-    for module in norms:
-        module.momentum = 1.0
-    with torch.no_grad():
-        net.train()(images)
-    for module, momentum in zip(norms, before, strict=True):
-        module.momentum = momentum
+    update_bn([images], net)
     return net.eval()

@@ -16,12 +16,12 @@ from lightning.pytorch.cli import LightningCLI
 from ... import models  # noqa: F401  (registers the nets)
 from ...counting import Cost, count
 from ...errors import CommandError, DivergenceError
+from ...logs import errors_alone
 from ...models.searchable import Blocks
 from ...recipes import merge
 from ...schema import find_problem
 from ...tasks.callbacks import EpochSeed, History, Row
 from ..fitting import fit, quiet
-from ..logs import errors_alone
 
 __all__ = ["MOST_ENDED", "Training", "build", "channels", "check", "cost", "input_size", "recipe_of", "train"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ... import __version__, records
 from ...errors import CommandError, in_one_line
-from ...files import read_json, write_atomically
+from ...files import locked_in_turn, read_json, write_atomically
 from ...models.searchable import Blocks
 from ..latency.clock import call_ms
 from ..latency.engines import ENGINES
@@ -53,6 +53,7 @@ class Prediction:
 class Latencies:
     """Milliseconds of nets for one image, as the sum of stem, blocks and head, each timed once and kept in a file.
 
+    Processes share the file: of parts that two time at once, both take the time that was kept first.
     A part is known by the sizes of its input and output, a block also by its channels, its stride and its layer; what all
     nets share, such as the kind of stem and norm, has a file of its own. What the engine takes for a call that does nothing
     counts once for a net. The sum leaves out what parts cost one another (caches, an engine's work across them): `check` says
@@ -95,22 +96,23 @@ class Latencies:
         self._times: dict[str, float] = self._kept()
 
     def __call__(self, blocks: Blocks) -> float:
-        """Return the milliseconds of a net; parts that are not known yet are timed first."""
+        """Return the milliseconds of a net; parts that no process has timed yet are timed first."""
         torch.manual_seed(_SEED)
-        net, known = self._net(blocks), len(self._times)
+        net = self._net(blocks)
+        self._times |= self._kept()
+        known = len(self._times)
         nothing = torch.zeros(1, 1, 1, 1)
-        total = call = self._part(_CALL, nn.Identity().eval(), nothing, nothing)
+        keys = [self._part(_CALL, nn.Identity().eval(), nothing, nothing)]
         x = torch.randn(1, *self._size)
         for name, part in _parts(net, blocks):
             with torch.no_grad():
                 y = part(x)
-            total += max(0.0, self._part(name, part, x, y) - call)
+            keys.append(self._part(name, part, x, y))
             x = y
         if len(self._times) > known:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            content = {**self._here, "median_ms": dict(sorted(self._times.items()))}
-            write_atomically(self.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        return total
+            self._keep()
+        call, *parts = (self._times[key] for key in keys)
+        return call + sum(max(0.0, part - call) for part in parts)
 
     def measured(self, blocks: Blocks) -> float:
         """Return the milliseconds of a net that is timed as a whole."""
@@ -120,12 +122,12 @@ class Latencies:
         """Return the prediction for whole nets beside their times."""
         return [Prediction(str(blocks), self(blocks), self.measured(blocks)) for blocks in nets]
 
-    def _part(self, name: str, part: nn.Module, x: Tensor, y: Tensor) -> float:
-        """Return the milliseconds of a part that makes ``y`` of ``x``."""
+    def _part(self, name: str, part: nn.Module, x: Tensor, y: Tensor) -> str:
+        """Time a part that makes ``y`` of ``x``, where it is not known; return its name in the table."""
         key = f"{name}, {' to '.join('×'.join(map(str, map_.shape[1:])) for map_ in (x, y))}"
         if key not in self._times:
             self._times[key] = self._timed(part, x)
-        return self._times[key]
+        return key
 
     def _net(self, blocks: Blocks) -> Any:
         return evaluate.build(evaluate.recipe_of(self._recipe, blocks, _SEED)).eval()
@@ -146,6 +148,14 @@ class Latencies:
                 return median(call_ms(lambda: session(taken), number) for number in range(self._rounds))
             except (RuntimeError, ValueError, OSError) as error:
                 raise CommandError(f"{self._engine.title} refuses a part of a net: {in_one_line(error)}") from error
+
+    def _keep(self) -> None:
+        """Write the table; what other processes have written of it meanwhile wins."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with locked_in_turn(self.file.parent):
+            self._times |= self._kept()
+            content = {**self._here, "median_ms": dict(sorted(self._times.items()))}
+            write_atomically(self.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def _kept(self) -> dict[str, float]:
         try:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from ...errors import CommandError, FolderInUseError, in_one_line
-from ...files import locked
+from ...files import locked, locked_in_turn
 from ...models.searchable import Blocks
 from ...tasks.callbacks import Row
 from . import evaluate
@@ -319,11 +319,5 @@ class Search:
         """Wait until no other process claims a trial, and claim."""
         place = self.folder / "claim"
         place.mkdir(exist_ok=True)
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(locked(place))
-                    break
-                except FolderInUseError:
-                    time.sleep(0.05)
+        with locked_in_turn(place):
             yield

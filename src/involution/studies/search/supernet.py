@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from ...models.searchable import Blocks, Layer, Stage
 from . import evaluate
@@ -170,17 +171,7 @@ def _span(whole: Tensor, layer: Layer, channels: int, shape: Sequence[int]) -> T
 
 def recalibrate(net: nn.Module, batches: Sequence[Tensor]) -> None:
     """Let the batch norms of a net know the mean statistics of these batches, ``(B, C, H, W)`` each, instead of their own."""
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-    net.train()
-    with torch.no_grad():
-        for images in batches:
-            net(images)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
+    update_bn(batches, net)
     net.eval()
 
 

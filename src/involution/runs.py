@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import records
-from ..recipes import load
+from . import records
+from .recipes import load
 
 __all__ = ["RunFolder", "takes_seed_of_training"]
 
@@ -40,14 +40,24 @@ class RunFolder:
     path: Path
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints, ``last.ckpt`` and, of a task that judges its epochs, ``best.ckpt``."""
+        return self.path / "checkpoints"
+
+    @property
     def checkpoint(self) -> Path:
         """The checkpoint after the last whole epoch."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.checkpoints / "last.ckpt"
 
     @property
     def model(self) -> Path:
         """The folder of the saved net, which the end of a training writes."""
         return self.path / "model"
+
+    @property
+    def model_so_far(self) -> Path:
+        """The folder of the net that an interruption saves, until the training comes to its end."""
+        return self.path / "model_so_far"
 
     def versions(self) -> list[Path]:
         """Return the folders of logs, oldest first: every time that the training was started made one."""

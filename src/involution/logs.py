@@ -1,4 +1,4 @@
-"""What other libraries say to a log, and nobody who runs a study needs."""
+"""What other libraries say to a log, and nobody who runs a command needs."""
 
 from __future__ import annotations
 

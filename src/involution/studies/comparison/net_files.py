@@ -1,4 +1,4 @@
-"""The files of a net that a study trains: a finished one is kept, one in training goes on from its last epoch."""
+"""The files of a net that a comparison trains: a finished one is kept, one in training goes on from its last epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from .. import __version__
-from ..errors import CommandError
-from ..files import write_atomically
+from ... import __version__
+from ...errors import CommandError
+from ...files import read_json, write_atomically
 
 __all__ = ["NetFiles", "name_of"]
 
@@ -57,7 +57,7 @@ class NetFiles:
         if not self.result.exists():
             return None
         try:
-            return kind(**json.loads(self.result.read_text(encoding="utf-8")))
+            return kind(**read_json(self.result))
         except (ValueError, TypeError) as error:
             raise CommandError(f"{self.result} is damaged ({error}); delete it and run again") from error
 
