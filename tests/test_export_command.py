@@ -23,8 +23,8 @@ def outputs(file, images):
     return [torch.from_numpy(value) for value in session.run(None, {session.get_inputs()[0].name: images.numpy()})]
 
 
-def describe(task, architecture, arguments, classes):
-    return saved.Description(task, architecture, arguments, classes, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+def describe(task, architecture, arguments, classes, **details):
+    return saved.Description(task, architecture, arguments, classes, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), details)
 
 
 def test_a_trained_net_takes_any_batch_and_size(tmp_path, capsys):
@@ -88,13 +88,14 @@ def test_segmentation_nets_give_logits_of_every_pixel(tmp_path, capsys):
     saved.save(
         tmp_path / "net",
         semantic_fpn(3, **arguments),
-        describe("segmentation", "semantic_fpn", arguments, tuple("abc")),
+        describe("segmentation", "semantic_fpn", arguments, tuple("abc"), image_size=[50, 90]),
     )
     file = tmp_path / "net.onnx"
-    command = ["export", str(tmp_path / "net"), "--output", str(file), "--size", "64", "96", "--dynamic"]
+    command = ["export", str(tmp_path / "net"), "--output", str(file), "--dynamic"]
     # It resizes its levels where their sizes differ.
-    assert main(command) == 2
+    assert main([*command, "--size", "64", "96"]) == 2
     assert "cannot be exported to ONNX for any size, because it branches by sizes; export it" in capsys.readouterr().err
+    # Of the size that it was trained on the next multiples are the example.
     assert main([*command, "--multiple", "32"]) == 0
     printed = capsys.readouterr().out
     assert "at 1×3×96×160" in printed and "from 64 pixels on, in steps of 32" in printed
@@ -123,7 +124,10 @@ def test_of_a_detector_backbone_and_neck_are_exported(tmp_path, capsys):
         (["no_such_net", "--weights", "random"], "no_such_net cannot be loaded: Unknown model"),
         ([str(TRAINED), "--batch", "0"], "--batch must be at least 1, got 0"),
         ([str(TRAINED), "--size", "1", "2", "3"], "--size must be a height and a width of at least 1 pixel, got 1,2,3"),
-        ([str(TRAINED), "--dynamic", "--multiple", "5"], "--size must have multiples of 5, got 32×32"),
+        (
+            [str(TRAINED), "--dynamic", "--multiple", "5", "--size", "32"],
+            "--size must have multiples of 5, such as 35 35, got 32 32",
+        ),
         ([str(TRAINED), "--output", "no/net.onnx"], "cannot write no/net.onnx: there is no folder no"),
         ([str(TRAINED), "--output", "net.pt2"], "a file of onnx is known by the ending .onnx; name it so"),
         ([str(TRAINED), "--format", "pt2", "--opset", "18"], "an opset is of ONNX, not of pt2; leave it out"),

@@ -16,8 +16,7 @@ from involution.studies.declared.outcome import with_interval
 from involution.studies.statistics import estimate
 
 from . import claims, claims_picture
-from .markdown import source, table, write_picture
-from .tables import write_between
+from .markdown import source, table, write_between, write_picture
 
 CLAIMS, CLAIMS_END = "<!-- claims: made by python -m tools.reproduction -->", "<!-- end of claims -->"
 BEGIN, END = "<!-- tables: made by python -m tools.reproduction -->", "<!-- end of tables -->"

@@ -38,7 +38,8 @@ def export(
             or ``openvino``.
         output: the file; by default the net's name with the format's ending, in the current folder.
         weights: a checkpoint for a net given by name, or ``random``.
-        size: height and width of the images in pixels, one number for squares; those of the net by default.
+        size: height and width of the images in pixels, one number for squares; those of the net by default, with --multiple
+            the next ones that fit.
         batch: images that pass the net together.
         dynamic: let the file take any batch and any height and width; --batch and --size are then examples.
         multiple: with --dynamic, take heights and widths that are multiples of this alone, e.g. 32.
@@ -76,9 +77,11 @@ def export(
     if tolerance is not None and not tolerance >= 0:
         raise CommandError(f"--tolerance must be a number from 0 on, got {tolerance}")
     net = named.load(model, weights)
-    height, width = _sides(size, net.size)
-    if dynamic and (height % multiple or width % multiple):
-        raise CommandError(f"--size must have multiples of {multiple}, got {height}×{width}")
+    # The net's own size is an example as good as the next larger one of the file's steps.
+    height, width = _sides(size, _rounded_up(net.size, multiple))
+    if height % multiple or width % multiple:
+        nearest = " ".join(map(str, _rounded_up((height, width), multiple)))
+        raise CommandError(f"--size must have multiples of {multiple}, such as {nearest}, got {height} {width}")
     module: Any = net.net
     if dynamic:
         # What is 1 in an example would be 1 for ever.
@@ -120,6 +123,10 @@ def export(
         )
     print(f"wrote {sizes} for images of {shape}")
     print(parity)
+
+
+def _rounded_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
 def _sides(size: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..claims import RULE, Judged, judge, metric_in_words, values_of
+from ..markdown import table
 from ..statistics import Estimate, estimate
 from .declaration import Row, Study
 
@@ -131,10 +132,10 @@ def markdown(record: Mapping[str, Any]) -> str:
     """Return tables and judged claims of a study's record as Markdown."""
     lines = [f"**{record['title']}**", ""]
     for title, head, rows in tables(record):
-        lines += [*([title, ""] if title else []), *_table(head, rows), ""]
+        lines += [*([title, ""] if title else []), *table(head, rows), ""]
     judged = judge(record)
     if judged:
-        lines += [*_table(*claims_table(judged)), "", RULE, ""]
+        lines += [*table(*claims_table(judged)), "", RULE, ""]
     return "\n".join(lines)
 
 
@@ -146,7 +147,3 @@ def side_of(net: str, data: str) -> str:
 def parts_of(record: Mapping[str, Any]) -> list[str]:
     """Return the names of what is trained on; one without a name where nothing is varied."""
     return sorted({row.get("data", "") for row in record["results"]}) or [""]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
