@@ -184,7 +184,7 @@ class ClassificationTask(FollowingTask):
         Raises:
             TrainingError: they differ in number.
         """
-        check_classes(data, self.num_classes)
+        check_classes(data, self.num_classes, 2)
 
     def setup(self, stage: str) -> None:
         """Check the data, and let images be seen as the weights were trained.

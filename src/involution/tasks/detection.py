@@ -146,7 +146,7 @@ class DetectionTask(FollowingTask):
         Raises:
             TrainingError: the data have another number of classes, or lack the masks that the model learns.
         """
-        check_classes(data, self.num_classes)
+        check_classes(data, self.num_classes, 1)
         if self.predicts_masks and data.lacks_masks:
             raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
 

@@ -119,7 +119,7 @@ class SegmentationTask(FollowingTask):
         Raises:
             TrainingError: they differ in number.
         """
-        check_classes(data, self.num_classes)
+        check_classes(data, self.num_classes, 2)
 
     def setup(self, stage: str) -> None:
         """Check the data, and let images be seen as the weights were trained.
