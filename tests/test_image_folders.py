@@ -59,9 +59,7 @@ def test_an_image_that_is_judged_elsewhere_has_no_label(tmp_path):
 def test_a_class_that_training_has_not_is_refused_whatever_is_set_up(tmp_path, stage):
     part = "test" if stage == "test" else "val"
     data = ImageFolders(write(tmp_path, **{"train": "ac", "val": "ac", "test": "ac", part: "abc"}), test="test")
-    words = (
-        r"{} has the folder b, which is none of the 2 classes of the training images \(a, c\); rename or remove it"
-    )
+    words = r"{} has the folder b, which is none of the 2 classes of the training images \(a, c\); rename or remove it"
     with pytest.raises(DataError, match=words.format(tmp_path / part)):
         data.setup(stage)
 

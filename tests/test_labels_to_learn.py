@@ -149,7 +149,9 @@ def test_only_training_labels_have_to_hold_every_class(tmp_path):
 @pytest.mark.parametrize("palette", [(), ((120, 170, 230), (90, 90, 95))])
 def test_label_images_are_no_jpeg(tmp_path, colour, palette):
     Image.new("RGB", (8, 8), colour).save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="a.jpg .*; JPEG changes the values of label images; save them as PNG, from the or"):
+    with pytest.raises(
+        DataError, match=r"a.jpg .*; JPEG changes the values of label images; save them as PNG, from the or"
+    ):
         read_labels(tmp_path / "a.jpg", ClassTable(("sky", "road"), colours=palette))
 
 

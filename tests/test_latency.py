@@ -339,9 +339,7 @@ def test_images_of_other_classes_are_refused_before_anything_is_timed(coloured, 
 
 def test_accuracy_refuses_other_classes(coloured):
     net = named.NamedNet(Brightest(label_names=("cat", "dog")), 3, (8, 8), (0.0,) * 3, (1.0,) * 3)
-    with pytest.raises(
-        DataError, match="has the classes blue, green, red and the net cat, dog; give images of the"
-    ):
+    with pytest.raises(DataError, match="has the classes blue, green, red and the net cat, dog; give images of the"):
         LabelledImages(coloured, net, (8, 8))
     net = named.NamedNet(Brightest(), 3, (8, 8), (0.0,) * 3, (1.0,) * 3)
     with pytest.raises(DataError, match=r"the net's output is \(1, 2\), and the images have 3 classes"):
