@@ -106,21 +106,33 @@ def in_a_thread(number):
     replace_convert(act)
 
 
-def where_what_is_left_hangs(number):
+class Hanging:
     """What waits for a lock when it is cleared away."""
 
-    class Left:
-        def __init__(self):
-            self.lock = threading.Lock()
-            self.lock.acquire()
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.lock.acquire()
 
-        def __del__(self):
-            self.lock.acquire()
+    def __del__(self):
+        self.lock.acquire()
 
+
+def where_what_is_left_hangs(number):
     def act():
-        left = Left()
+        left = Hanging()
         strike(number)
         del left
+
+    termination._CLEARING_S = 1
+    replace_convert(act)
+
+
+def where_what_is_left_hangs_at_the_end(number):
+    """After the last functions of Python's, where it hears no signal."""
+
+    def act():
+        convert.left = Hanging()
+        strike(number)
 
     termination._CLEARING_S = 1
     replace_convert(act)
@@ -241,6 +253,7 @@ PLACES = [
     (in_a_finaliser, (TERM, INT), CONVERT),
     (in_a_thread, (TERM, INT), CONVERT),
     (where_what_is_left_hangs, (TERM, INT), CONVERT),
+    (where_what_is_left_hangs_at_the_end, (TERM, INT), CONVERT),
     (swallowed, (TERM, INT), CONVERT),
     (at_the_end, (TERM, INT), CONVERT),
     (after_a_refusal, (TERM, INT), CONVERT),
@@ -255,7 +268,13 @@ PLACES = [
     (while_it_is_said, (TERM, INT), None),
 ]
 # Where the end of the interpreter, which takes a second, belongs to it.
-ENDS = (at_the_end, after_a_refusal, while_a_worker_starts, while_a_helper_starts_a_worker)
+ENDS = (
+    where_what_is_left_hangs_at_the_end,
+    at_the_end,
+    after_a_refusal,
+    while_a_worker_starts,
+    while_a_helper_starts_a_worker,
+)
 
 
 def run(place, number, arguments, said):

@@ -64,7 +64,9 @@ def data_set(root, **arguments):
 
 
 def test_what_training_leaves_out_is_said(root):
-    with pytest.warns(UserWarning, match=r"2 boxes of .*instances_train.json are empty or outside their image"):
+    with pytest.warns(
+        UserWarning, match=r"^boxes of .*_train.json are empty or outside their image, and training skips them: 2$"
+    ):
         data_set(root)
 
 
@@ -198,8 +200,26 @@ def test_missing_damaged_and_resized_images_are_found_before_training(root):
     with pytest.raises(DataError, match=r"train2.png is 9 pixels wide and 5 high, its annotation says 80 and 56"):
         data(root, verify=False).prepare_data()
     image.unlink()
-    with pytest.raises(DataError, match=r"there is no image at .*train2.png, which the annotations name"):
+    with pytest.raises(
+        DataError, match=r"there is no image at .*train2.png, which the annotations name; add it there$"
+    ):
         data(root, verify=False).prepare_data()
+
+
+@pytest.mark.parametrize(("before", "folder"), [("images/train/", "."), ("train/", "images")])
+def test_names_of_images_that_begin_at_another_folder(root, before, folder):
+    edit(
+        root,
+        lambda content: [image.update(file_name=before + image["file_name"]) for image in content["images"]],
+        "train",
+    )
+    with pytest.raises(DataError, match=r"no image at .*; it lies in .*: give --data.train_images (.*)$") as refused:
+        data(root).prepare_data()
+    assert str(refused.value).endswith(f"it lies in {root / folder}: give --data.train_images {folder}")
+    module = data(root, train_images=folder)
+    module.prepare_data()
+    module.setup("fit")
+    assert len(module.sets["train"][0][0]) == 3
 
 
 @pytest.mark.parametrize(

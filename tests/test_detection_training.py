@@ -194,7 +194,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model.num_classes=4"], "the data have 3 classes (square, bar, blob, …) and the model 4; set num_classes"),
+        (["--model.num_classes=4"], "the data have 3 classes (square, bar, blob) and the model 4; set num_classes"),
         (["--model.model=yolo"], "unknown detector 'yolo'; expected one of retinanet, faster_rcnn, mask_rcnn"),
         (["--model.model_args={backbone: rednet27}"], "unknown backbone 'rednet27'"),
         (["--model.model_args={min_sise: 3}"], "unknown argument 'min_sise'"),

@@ -5,6 +5,7 @@ import re
 import shlex
 
 import pages
+import pytest
 
 PAGE = "first_hour.md"
 # What is too much for a test, made small by flags behind those of the page.
@@ -12,6 +13,8 @@ SMALLER = {
     "fit": "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --data.num_workers 0",
     "benchmark": "--engines eager --processes 1 --rounds 1",
 }
+# Of probabilities: a tenth of a percent.
+TOLERANCE = 1e-3
 
 
 def test_the_page_as_it_is_followed(tmp_path, monkeypatch, page_copies, copies):
@@ -34,6 +37,7 @@ def test_the_page_as_it_is_followed(tmp_path, monkeypatch, page_copies, copies):
             run.append(words[0])
     assert run == ["doctor", "fit", "predict", "predict", "visualize", "export", "benchmark"]
     assert len(list((tmp_path / "photos").glob("*/*/*.png"))) == 500
+    check_probability(copies, tmp_path)
     described = json.loads((tmp_path / "runs/photos/model/config.json").read_text(encoding="utf-8"))
     assert described["num_classes"] == 10 and "seven" in described["label_names"]
     # What the text says is there.
@@ -44,6 +48,19 @@ def test_the_page_as_it_is_followed(tmp_path, monkeypatch, page_copies, copies):
         assert (tmp_path / path).stat().st_size > 1000, path
     for name in ("metrics.csv", "config.yaml", "environment.json"):
         assert (tmp_path / "runs/photos/logs/version_0" / name).is_file(), name
+
+
+def check_probability(copies, folder):
+    """Compare what the page makes of an image and of the exported net with what `predict` says of it."""
+    (text,) = (block.text for block in pages.blocks("python") if block.page == PAGE and "onnxruntime" in block.text)
+    made = {}
+    exec(text, made)
+    predict = copies.start("predict", "new.png", "--model", "runs/photos/model", "--json", folder=str(folder))
+    assert predict.wait()[0] == 0
+    said = {found["class"]: found["probability"] for found in json.loads(predict.printed())["top"]}
+    assert len(said) > 1
+    for name, probability in zip(made["described"]["label_names"], made["probabilities"].tolist()):
+        assert probability == pytest.approx(said.get(name, probability), abs=TOLERANCE), name
 
 
 def test_the_report_has_the_epochs_of_every_start(tmp_path, monkeypatch, capsys):

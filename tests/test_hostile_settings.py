@@ -176,6 +176,9 @@ def test_an_empty_root_is_not_the_folder_that_one_is_in(make):
         ("--data.bach_size=3", "bach_size"),
         ("--trainer.max_epochz=3", "max_epochz"),
         ("--data.batch_size=many", "batch_size"),
+        ("--num_classes=3", "involution fit: unrecognized arguments: --num_classes=3; expected --model.num_classes"),
+        ("--max-epochs=3", "--max-epochs=3; expected --trainer.max_epochs"),
+        ("--config=recipes/cifar10/none.yaml", "recipes/cifar10/none.yaml'; recipes/cifar10 holds ablations, base, "),
     ],
 )
 def test_a_misspelt_flag_is_in_the_first_of_few_lines(tmp_path, capsys, flag, word):
@@ -225,7 +228,7 @@ def test_what_matters_of_a_message_of_the_parser_is_found():
 def test_a_wrong_usage_of_a_command(capsys, arguments, words):
     assert ended(*arguments) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert words in lines[0] and len(lines) <= 10
+    assert words in lines[0] and lines[0].startswith(f"involution {arguments[0]}: ") and len(lines) <= 10
 
 
 @pytest.mark.parametrize(

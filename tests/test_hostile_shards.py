@@ -306,7 +306,7 @@ def test_a_batch_beyond_the_set_is_said(folders):
     module = ImageFolders(folders, batch_size=3, num_workers=0)
     module.setup("fit")
     with pytest.warns(
-        InvolutionWarning, match="the 2 training images are fewer than the 3 of a step .*: an epoch is a"
+        InvolutionWarning, match=r"the training images \(2\) are fewer than the 3 of a step .*: an epoch is a"
     ):
         assert len(module.train_dataloader()) == 1
     module = ImageFolders(folders, batch_size=3, num_workers=0, drop_last=True)

@@ -59,11 +59,18 @@ def test_an_image_that_is_judged_elsewhere_has_no_label(tmp_path):
 def test_a_class_that_training_has_not_is_refused_whatever_is_set_up(tmp_path, stage):
     part = "test" if stage == "test" else "val"
     data = ImageFolders(write(tmp_path, **{"train": "ac", "val": "ac", "test": "ac", part: "abc"}), test="test")
-    words = (
-        r"{} has the folder b, which is none of the 2 classes of the training images \(a, c, …\); rename or remove it"
-    )
+    words = r"{} has the folder b, which is none of the 2 classes of the training images \(a, c\); rename or remove it"
     with pytest.raises(DataError, match=words.format(tmp_path / part)):
         data.setup(stage)
+
+
+def test_classes_that_are_not_divided_are_named(tmp_path):
+    write(tmp_path, **{"a": "1", "b": "1", "c": "1", "d": "1", ".hidden": "1"})
+    words = r"there is no folder {0}/train, and {0} itself holds a, b, c, …: where these are the classes, divide their images"
+    with pytest.raises(DataError, match=words.format(tmp_path)):
+        ImageFolders(tmp_path).prepare_data()
+    with pytest.raises(DataError, match="1/train holds no classes of images"):
+        ImageFolders(tmp_path / "a" / "1").prepare_data()
 
 
 def test_a_single_image_that_is_left_over_is_not_trained_on(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,33 @@ from small_coco import add, write_coco
 from involution.commands.main import main
 from involution.data import CocoImages, DataError, SegmentationFolders
 from involution.data.coco_files import read_coco
-from involution.data.label_maps import ClassTable
-from involution.errors import InvolutionWarning
+from involution.data.label_maps import ClassTable, read_labels
+from involution.errors import InvolutionWarning, TrainingError
+from involution.tasks.checks import check_classes
 
 ROOT_FILE = "annotations/instances_train.json"
+
+
+# Every task
+
+
+@pytest.mark.parametrize(
+    ("names", "num_classes", "least", "words"),
+    [
+        ("a", 2, 2, "the data have one class, a, of which nothing can be learnt; add another, such as one of all else"),
+        ("a", 3, 1, "the data have 1 class (a) and the model 3; set num_classes to 1"),
+        ("abc", 2, 2, "the data have 3 classes (a, b, c) and the model 2; set num_classes to 3"),
+        ("abcd", 2, 2, "the data have 4 classes (a, b, c, …) and the model 2; set num_classes to 4"),
+    ],
+)
+def test_other_classes_than_those_of_the_model_are_said(names, num_classes, least, words):
+    with pytest.raises(TrainingError) as refused:
+        check_classes(SimpleNamespace(class_names=tuple(names)), num_classes, least)
+    assert str(refused.value) == words
+
+
+def test_a_detector_may_learn_one_class():
+    check_classes(SimpleNamespace(class_names=("cell",)), 1, 1)
 
 
 # Segmentation
@@ -121,6 +145,16 @@ def test_only_training_labels_have_to_hold_every_class(tmp_path):
         prepare(tmp_path)
 
 
+@pytest.mark.parametrize("colour", [(9, 9, 9), (1, 2, 3)])
+@pytest.mark.parametrize("palette", [(), ((120, 170, 230), (90, 90, 95))])
+def test_label_images_are_no_jpeg(tmp_path, colour, palette):
+    Image.new("RGB", (8, 8), colour).save(tmp_path / "a.jpg")
+    with pytest.raises(
+        DataError, match=r"a.jpg .*; JPEG changes the values of label images; save them as PNG, from the or"
+    ):
+        read_labels(tmp_path / "a.jpg", ClassTable(("sky", "road"), colours=palette))
+
+
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
     (tmp_path / "classes.txt").write_text("background\ncell\n", encoding="utf-8-sig")
     (tmp_path / "classes.json").write_text('{"classes": ["background", "cell"]}', encoding="utf-8-sig")
@@ -175,7 +209,7 @@ def give_boxes(make):
         ),
         (
             give_boxes(lambda x, y, w, h, width, height: [x / width, y / height, w / width, h / height]),
-            "has no box to train on: all 17 are empty or outside their image; give x, y, width and height in pixels",
+            r"has no box to train on: those that it has \(17\) are empty or outside their image; give x, y, width and height in pixels",
         ),
     ],
     ids=["none", "crowds", "shares"],

@@ -182,7 +182,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(root, tmp_path, c
     [
         (
             ["--model.num_classes=4"],
-            "the data have 3 classes (sky, road, box, …) and the model 4; set num_classes to 3",
+            "the data have 3 classes (sky, road, box) and the model 4; set num_classes to 3",
         ),
         (["--model.model=segformer"], "unknown segmentation net 'segformer'"),
         (["--model.model_args={weights: nowhere.pth}"], "nowhere.pth"),

@@ -162,7 +162,7 @@ def test_a_second_training_in_the_same_folder_is_refused(finished, folder, capsy
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model.num_classes=10"], "the data have 2 classes (one, zero, …) and the model 10; set num_classes to 2"),
+        (["--model.num_classes=10"], "the data have 2 classes (one, zero) and the model 10; set num_classes to 2"),
         (["--model.model=rednet27"], "unknown model 'rednet27'; expected rednet26, 38, 50, 101, 152 or another name"),
         (["--model.model_args={kernal: 3}"], "cannot be built with {'kernal': 3}: "),
         (["--model.model_args={in_chans: 1}"], "the images have 3 channels and the model takes 1; build it with"),

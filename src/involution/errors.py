@@ -6,6 +6,7 @@ of a function that is wrong by itself is Python's ``ValueError`` or ``TypeError`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 __all__ = [
@@ -91,6 +92,11 @@ def find_refusal(error: BaseException | None) -> InvolutionError | None:
 def missing_package(name: str | None, extra: str) -> MissingPackageError:
     """Return what is said of a package that ``extra`` of this library installs and that is not there."""
     return MissingPackageError(f'{name} is missing; install it with: pip install "involution[{extra}]"', name=name)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names with commas between them, after the first ``most`` an ellipsis where there are more."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
 def in_one_line(said: BaseException | str, length: int = 300) -> str:

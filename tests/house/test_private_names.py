@@ -13,6 +13,7 @@ from house.sources import REPOSITORY, Module, modules
 
 # What is reached, by its full name, and why no public name serves. A library may remove such a name in any release.
 PRIVATE = {
+    "atexit._run_exitfuncs": "what multiprocessing's own processes end with; no function can be registered to run after the others",
     "lightning.pytorch.strategies.model_parallel.ModelParallelStrategy._data_parallel_size": (
         "how many processes there are is known only when the strategy sets up, after its constructor"
     ),

@@ -79,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments is None:
             _settle_output()
         return 0
+    except SystemExit as error:
+        refusal = find_refusal(error)
+        if refusal is not None:
+            end(refusal.exit_status, refusal.sentence)
+        raise
     except Exception as error:
         words = _sentence(error)
         if words is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+
+from ..errors import CommandError
 
 __all__ = ["CommandParser", "WithExample", "reason", "refuse"]
 
@@ -42,12 +43,11 @@ class CommandParser(WithExample):
 
 
 def refuse(message: str) -> NoReturn:
-    """End with the status 2 and what is wrong in the first line, and no more than nine others."""
+    """End with the status 2; what is said is the refusal that caused it: what is wrong, and no more than nine other lines."""
     first = reason(message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     others = [line for line in lines if line.lstrip("- ") not in first]
-    print(f"error: {_cut(first)}", *(f"  {_cut(line)}" for line in others[:8]), sep="\n", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(2) from CommandError("\n  ".join(map(_cut, [first, *others[:8]])))
 
 
 def reason(message: str) -> str:

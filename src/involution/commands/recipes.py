@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from enum import Enum
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import set_dumper
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from .. import data, tasks
 from ..errors import CommandError
-from ..recipes import load, resolve
+from ..recipes import load, names, resolve
 from ..schema import shown
 from .parsing import WithExample, refuse
 
@@ -68,7 +72,33 @@ class RecipeParser(WithExample, LightningArgumentParser):
         """End with what is wrong in the first line, and no more than nine others."""
         if not self.exit_on_error:
             super().error(message, ex)
-        refuse(message)
+        refuse(message + _hint(message))
+
+
+def _hint(message: str) -> str:
+    """Return what was meant by a flag without its part, and which recipes there are in the place of one that is missing."""
+    unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
+    missing = re.search(r"File does not exist: '.*?(recipes/\w+)/[^/]*'", message)
+    if unknown:
+        flags = _flags(unknown[1].replace("-", "_"))
+        return f"; expected {' or '.join(flags)}" if flags else ""
+    known = names(missing[1].removeprefix("recipes/")) if missing else []
+    return f"; {missing[1]} holds {', '.join(known)}" if missing and known else ""
+
+
+def _flags(name: str) -> list[str]:
+    """Return the flags of a training that end with ``name``, of the library's tasks and data and of the trainer."""
+    parts = {"model": vars(tasks), "data": vars(data), "trainer": {"Trainer": Trainer}}
+    kinds = (LightningModule, LightningDataModule, Trainer)
+    return [
+        f"--{part}.{name}"
+        for part, found in parts.items()
+        if any(
+            name in signature(value).parameters
+            for value in found.values()
+            if isinstance(value, type) and issubclass(value, kinds)
+        )
+    ]
 
 
 def _refuse_tangled(recipe: dict[str, Any], path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -149,7 +150,23 @@ def end_at_signals(name: str, status: int = 0) -> AtOnce:
             # An exception in the midst of a queue leaves it locked, and what clears it away would wait for ever.
             signal.signal(signal.SIGALRM, answer)
             signal.alarm(_CLEARING_S)
+            atexit.register(_end, status)
     return answer
+
+
+def _end(status: int) -> None:
+    """End the process when all other functions of `atexit` are done, whichever were registered before this one.
+
+    They stop the processes that read images and write what is held back. What Python and native libraries would still do
+    is to free memory; it may hang, and Python hears no signal any more: the alarm would end the process with a status of
+    its own.
+    """
+    atexit.unregister(_end)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(0 if is_helper() else status)
 
 
 def _say_nothing(_: Any) -> None:

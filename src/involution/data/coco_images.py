@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ..errors import DataError, InvolutionWarning, in_one_line
+from ..errors import DataError, InvolutionWarning, in_one_line, listed
 from .coco_files import CocoFile, ImageEntry, decode_mask, read_coco
 from .description import DescribedObjects
 from .images import read_image, read_size
@@ -189,7 +189,7 @@ class AnnotatedImages(Dataset):
         count = len(self._boxes())
         if not count:
             return "; annotate objects that are no crowds"
-        return f": all {count} are empty or outside their image; give x, y, width and height in pixels of the image"
+        return f": those that it has ({count}) are empty or outside their image; give x, y, width and height in pixels of the image"
 
     def _trainable(self, entry: ImageEntry, masks: bool = False) -> Target:
         objects = [o for o in self.file.objects.get(entry.id, ()) if not o.get("iscrowd")]
@@ -302,7 +302,7 @@ class CocoImages(ResumableDataModule, DescribedObjects):
         """
         places = {part: self.places[part] for part in self.parts_to_prepare()}
         for part in {place: part for part, place in places.items()}.values():
-            check_each(partial(self._check, find_folder(self.root) / self.places[part][1]), self._read(part).images)
+            check_each(partial(self._check, self.places[part][1]), self._read(part).images)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations of every part that ``stage`` needs.
@@ -335,10 +335,10 @@ class CocoImages(ResumableDataModule, DescribedObjects):
     def _warn(self, images: AnnotatedImages) -> None:
         """Say what of the training annotations is not learnt, or not as it is meant."""
         left_out, beyond, untrained = images.left_out(), images.beyond(), images.untrained()
-        names = in_one_line(", ".join(untrained[:5]) + (", …" if len(untrained) > 5 else ""))
+        names = in_one_line(listed(untrained, 5))
         path = images.file.path
         for count, words in (
-            (left_out, f"{left_out} boxes of {path} are empty or outside their image: training skips them"),
+            (left_out, f"boxes of {path} are empty or outside their image, and training skips them: {left_out}"),
             (
                 beyond,
                 f"{beyond} boxes of {path} reach beyond their image and are clipped: COCO's boxes are x, y, width and height, "
@@ -371,10 +371,16 @@ class CocoImages(ResumableDataModule, DescribedObjects):
             self._files[annotations] = read_coco(find_folder(self.root) / annotations, masks=self.masks)
         return self._files[annotations]
 
-    def _check(self, folder: Path, entry: ImageEntry) -> None:
-        path = folder / entry.file_name
+    def _check(self, folder: str, entry: ImageEntry) -> None:
+        root = find_folder(self.root)
+        path = root / folder / entry.file_name
         if not path.exists():
-            raise DataError(f"there is no image at {in_one_line(str(path))}, which the annotations name; add it there")
+            remedy = "add it there"
+            for above in Path(folder).parents:
+                if (root / above / entry.file_name).exists():
+                    part = next(part for part, (_, images) in self.places.items() if images == folder)
+                    remedy = f"it lies in {root / above}: give --data.{part}_images {above}"
+            raise DataError(f"there is no image at {in_one_line(str(path))}, which the annotations name; {remedy}")
         width, height = read_size(path, verify=self.verify)
         if (width, height) != (entry.width, entry.height):
             raise DataError(

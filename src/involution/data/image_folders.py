@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import find_classes
 
-from ..errors import DataError, InvolutionWarning
+from ..errors import DataError, InvolutionWarning, listed
 from .description import DescribedImages
 from .image_transforms import ImageTransforms, transformed
 from .images import ImageSearch, find_images, image_endings, is_hidden, kind_of, read_image, read_size
@@ -55,7 +55,7 @@ class FolderImages(ImageFolder):
             if unknown:
                 raise DataError(
                     f"{directory} has the folder {unknown[0]}, which is none of the {len(self._given)} classes of the "
-                    f"training images ({', '.join(self._given[:3])}, …); rename or remove it, or train on images of it"
+                    f"training images ({listed(self._given)}); rename or remove it, or train on images of it"
                 )
             names = list(self._given)
         return names, {name: label for label, name in enumerate(names)}
@@ -159,7 +159,15 @@ class ImageFolders(ResumableDataModule, DescribedImages):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of their labels: the folders of the training images, sorted."""
-        return tuple(_folders_of_classes(self._folder("train")))
+        root, folder = find_folder(self.root), self._folder("train")
+        if root.is_dir() and not os.path.lexists(folder):
+            found = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+            if found:
+                raise DataError(
+                    f"there is no folder {folder}, and {root} itself holds {listed(found)}: where these are the classes, "
+                    "divide their images into train and val, else name the folder with --data.train"
+                )
+        return tuple(_folders_of_classes(folder))
 
     @property
     def data_config(self) -> dict[str, Any]:

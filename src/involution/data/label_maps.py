@@ -232,10 +232,18 @@ def _from_values(values: np.ndarray, path: Path, table: ClassTable) -> np.ndarra
     classes = _classes_of_values(values, table)
     wrong = values[classes < 0]
     if wrong.size:
-        raise DataError(
-            f"{path} holds the value {wrong[0]} in {wrong.size} of its {values.size} pixels, which is neither one of "
-            f"the {len(table.names)} classes (values {_listed(table.values)}) nor ignored; correct it, or add the "
-            "value to the class file"
+        remedy = "correct it"
+        if 0 <= wrong[0] < 256:
+            ignored = ", ".join(map(str, (*table.ignored, wrong[0])))
+            remedy += (
+                "; where it is a class, add it to the class file; where it is none, let a JSON file for data.classes ignore it, "
+                f'such as {{"classes": […], "ignore_index": [{ignored}]}}'
+            )
+        raise _refusal(
+            path,
+            f"holds the value {wrong[0]} in {wrong.size} of its {values.size} pixels, which is neither one of "
+            f"the {len(table.names)} classes (values {_listed(table.values)}) nor ignored",
+            remedy,
         )
     return classes.astype(np.uint8)
 
@@ -243,8 +251,10 @@ def _from_values(values: np.ndarray, path: Path, table: ClassTable) -> np.ndarra
 def _from_colours(pixels: np.ndarray, path: Path, table: ClassTable) -> np.ndarray:
     is_grey = (pixels == pixels[..., :1]).all()
     if not table.has_palette and not is_grey:
-        raise DataError(
-            f"{path} is in colour and the class file has no palette; add it, or save label images with one value per class"
+        raise _refusal(
+            path,
+            "is in colour and the class file has no palette",
+            "add it, or save label images with one value per class",
         )
     if not table.has_palette:
         return _from_values(pixels[..., 0], path, table)
@@ -254,11 +264,20 @@ def _from_colours(pixels: np.ndarray, path: Path, table: ClassTable) -> np.ndarr
         classes = classes if (by_value < 0).any() else by_value
     wrong = pixels[classes < 0]
     if wrong.size:
-        raise DataError(
-            f"{path} holds the colour {tuple(map(int, wrong[0]))} in {len(wrong)} of its {classes.size} pixels, which "
-            "the class file's palette does not have; add it, or save label images with one value per class"
+        raise _refusal(
+            path,
+            f"holds the colour {tuple(map(int, wrong[0]))} in {len(wrong)} of its {classes.size} pixels, which "
+            "the class file's palette does not have",
+            "add it, or save label images with one value per class",
         )
     return classes.astype(np.uint8)
+
+
+def _refusal(path: Path, problem: str, remedy: str) -> DataError:
+    """Return what is said of a label image that the class file does not explain."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        remedy = "JPEG changes the values of label images; save them as PNG, from the originals"
+    return DataError(f"{path} {problem}; {remedy}")
 
 
 def _classes_of_values(values: np.ndarray, table: ClassTable) -> np.ndarray:

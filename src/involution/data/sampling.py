@@ -166,7 +166,7 @@ class ResumableDataModule(LightningDataModule):
         """
         images, step = len(dataset), self.batch_size * self._processes["num_replicas"]  # type: ignore[arg-type]
         if images < step:
-            words = f"the {images} training images are fewer than the {step} of a step (batch size times processes)"
+            words = f"the training images ({images}) are fewer than the {step} of a step (batch size times processes)"
             if drop_last:
                 raise DataError(f"{words}, and what does not fill a batch is left out; lower --data.batch_size")
             rank_zero_warn(f"{words}: an epoch is a single step", category=InvolutionWarning)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError, InvolutionWarning
+from ..errors import DataError, InvolutionWarning, listed
 from .description import DescribedImages
 from .images import find_images, read_image, read_size
 from .label_maps import IGNORE, MASK_EXAMPLE, ClassTable, find_classes, read_labels
@@ -152,7 +152,7 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         if missing:
             rank_zero_warn(
                 f"{self.root} has no training labels of {len(missing)} of the {len(names)} classes "
-                f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}): the net learns nothing of them"
+                f"({listed(missing, 5)}): the net learns nothing of them"
                 f"{'; ' + remedy if IGNORE in found else ''}",
                 category=InvolutionWarning,
             )
@@ -170,7 +170,7 @@ class _Segmentation(ResumableDataModule, DescribedImages):
         processes = self.trainer.world_size if self.trainer else 1
         if "train" in self.sets and self.drop_last and len(self.sets["train"]) < self.batch_size * processes:
             raise DataError(
-                f"{self.root} has {len(self.sets['train'])} training images, which do not fill a batch of "
+                f"the training images of {self.root} ({len(self.sets['train'])}) do not fill a batch of "
                 f"{self.batch_size * processes}; lower data.batch_size, or set data.drop_last to false"
             )
 

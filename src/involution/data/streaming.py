@@ -139,7 +139,7 @@ class ImageShards(LightningDataModule, DescribedImages):
                 self._refuse_too_many([_size(*shard) for shard in shards])
         if stage == "fit" and self.batches_per_epoch < 1:
             raise DataError(
-                f"{self.train_images} training images do not fill one batch of {self.batch_size} in each of "
+                f"the training images ({self.train_images}) do not fill one batch of {self.batch_size} in each of "
                 f"{self._processes[1]} processes; lower --data.batch_size"
             )
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..data.description import DataDescription
-from ..errors import DivergenceError, InvolutionWarning, TrainingError
+from ..errors import DivergenceError, InvolutionWarning, TrainingError, listed
 from ..models.saved import MOST_CLASSES
 from ..schema import shown
 
@@ -36,17 +36,26 @@ def check_number_of_classes(num_classes: int, least: int) -> None:
         raise TrainingError(f"num_classes must be at most {MOST_CLASSES:,}, got {shown(num_classes)}")
 
 
-def check_classes(data: DataDescription, num_classes: int) -> None:
+def check_classes(data: DataDescription, num_classes: int, least: int) -> None:
     """Compare the classes of the data, where they are known, with those of the model.
 
+    Args:
+        data: what they say of themselves.
+        num_classes: of the model.
+        least: number of classes of the task, 1 or 2.
+
     Raises:
-        TrainingError: they differ in number.
+        TrainingError: they differ in number, or are fewer than ``least``.
     """
     names = data.class_names
+    if names and len(names) < least:
+        raise TrainingError(
+            f"the data have one class, {names[0]}, of which nothing can be learnt; add another, such as one of all else"
+        )
     if names and len(names) != num_classes:
         raise TrainingError(
-            f"the data have {len(names)} classes ({', '.join(names[:3])}, …) and the model {num_classes}; "
-            f"set num_classes to {len(names)}"
+            f"the data have {len(names)} class{'es' if len(names) > 1 else ''} ({listed(names)}) and the model "
+            f"{num_classes}; set num_classes to {len(names)}"
         )
 
 

@@ -132,7 +132,7 @@ class ClassificationTask(FollowingTask):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        check_number_of_classes(num_classes, 2)
+        check_number_of_classes(num_classes, self.least_classes)
         self._build: Callable[[], nn.Module] | None = None
         self._is_pretrained = isinstance(model, str) and bool((model_args or {}).get("pretrained"))
         if isinstance(model, str):

@@ -90,6 +90,8 @@ class DetectionTask(FollowingTask):
     """
 
     # What the best checkpoint is chosen by.
+    # One kind of object is told from the background.
+    least_classes = 1
     monitor, monitor_mode = "val_map", "max"
     # What a schedule or a callback can watch.
     logged = ("train_loss", "train_*_loss", *(f"val_{name}" for name in _KEPT), "val_mask_*")
@@ -108,7 +110,7 @@ class DetectionTask(FollowingTask):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        check_number_of_classes(num_classes, 1)
+        check_number_of_classes(num_classes, self.least_classes)
         self.architecture = model if isinstance(model, str) else None
         self.model_args = dict(model_args or {})
         net: Any = model

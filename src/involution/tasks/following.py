@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 
@@ -22,17 +22,19 @@ class FollowingTask(LightningModule):
 
     Attributes:
         num_classes: number of the model's classes.
+        least_classes: fewest of them that can be told apart.
     """
 
     num_classes: int
+    least_classes: ClassVar[int] = 2
 
     def check_data(self, data: DataDescription) -> None:
         """Compare the classes of the data with those of the model.
 
         Raises:
-            TrainingError: they differ in number.
+            TrainingError: they differ in number, or are too few.
         """
-        check_classes(data, self.num_classes)
+        check_classes(data, self.num_classes, self.least_classes)
 
     def on_train_start(self) -> None:
         """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.

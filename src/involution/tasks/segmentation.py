@@ -83,7 +83,7 @@ class SegmentationTask(FollowingTask):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        check_number_of_classes(num_classes, 2)
+        check_number_of_classes(num_classes, self.least_classes)
         self.architecture, self.model_args = model if isinstance(model, str) else None, dict(model_args or {})
         try:
             check_views(window, stride, scales)

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
-from ...errors import DataError
+from ...errors import DataError, listed
 from ...export.sessions import Session
 from ...models.named import NamedNet
 
@@ -43,7 +43,7 @@ class LabelledImages:
         known = (getattr(net.net, "pretrained_cfg", None) or {}).get("label_names") or classes
         if sorted(known) != sorted(classes):
             raise DataError(
-                f"{folder} has the classes {', '.join(classes[:3])}, … and the net {', '.join(known[:3])}, …; give images "
+                f"{folder} has the classes {listed(classes)} and the net {listed(known)}; give images "
                 "of the net's classes"
             )
         self._label = {self._images.class_to_idx[name]: i for i, name in enumerate(known)}
