@@ -25,11 +25,11 @@ def network(layers, v: Tensor) -> Tensor:
     return v
 
 
-def neighbours(i: int, j: int, kernel_size: int):
+def neighbours(i: int, j: int, kernel_size: int, dilation: int = 1):
     """Yield the taps u, v and the pixel that each reads."""
     reach = kernel_size // 2
     for u, v in product(range(kernel_size), repeat=2):
-        yield u, v, i + u - reach, j + v - reach
+        yield u, v, i + dilation * (u - reach), j + dilation * (v - reach)
 
 
 def mirrored(i: int, size: int) -> int:
@@ -69,11 +69,11 @@ def local_relation(phi, x: Tensor) -> Tensor:
         "absolute_difference": lambda q, k: -(q - k).abs(),
         "product": lambda q, k: q * k,
     }[phi.appearance]
-    first, _, last = phi.geometry
+    (dilation, _), (first, _, last) = phi.window.dilation, phi.geometry
     field = x.new_zeros(batch, phi.groups, kernel_size, kernel_size, height, width)
     for b, i, j in product(range(batch), range(height), range(width)):
         q, logits = vector(phi.query, x[b, :, i, j]), {}
-        for u, v, m, n in neighbours(i, j, kernel_size):
+        for u, v, m, n in neighbours(i, j, kernel_size, dilation):
             if 0 <= m < height and 0 <= n < width:
                 offset = x.new_tensor([m - i, n - j])
                 prior = last.weight @ (first.weight @ offset + first.bias).clamp(min=0) + last.bias

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from involution import records
 from involution.recipes import load
@@ -48,7 +49,7 @@ def test_differences_pair_where_seeds_do():
 
 
 def test_welchs_degrees_of_freedom():
-    # A textbook's pair of unequal variances, its t = -2.4686 on 7.78 degrees of freedom for these samples.
+    # Unequal variances and sizes: t = 0.329 on 6.95 degrees of freedom.
     a = dict(enumerate([3.0, 7.0, 11.0, 0.0, 7.0, 0.0, 4.0, 5.0, 6.0, 2.0]))
     b = {i + 100: v for i, v in enumerate([-1.0, 10.0, 3.0, 5.0, 2.0])}
     found = difference(a, b)
@@ -56,9 +57,16 @@ def test_welchs_degrees_of_freedom():
         sum((v - sum(x) / len(x)) ** 2 for v in x) / (len(x) - 1) / len(x) for x in (list(a.values()), list(b.values()))
     )
     freedom = (va + vb) ** 2 / (va**2 / 9 + vb**2 / 4)
-    assert 4 < freedom < 13 and found.n == 5
-    assert found.half_width > 1.96 * math.sqrt(va + vb)
-    assert found.half_width < 2.776 * math.sqrt(va + vb)
+    assert freedom == pytest.approx(6.95, abs=0.005) and found.n == 5
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(va + vb))
+    assert found.half_width == pytest.approx(5.0366, abs=1e-4)
+    assert found.p == pytest.approx(stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False).pvalue)
+
+
+def test_a_difference_of_values_without_spread_is_certain():
+    ones = {0: 1.0, 1: 1.0}
+    assert difference(ones, {2: 1.0, 3: 1.0}).p == 1.0
+    assert difference(ones, {2: 2.0, 3: 2.0}).p == 0.0
 
 
 @pytest.mark.parametrize(
@@ -183,6 +191,18 @@ def test_about_equal_is_tested_at_the_bound_that_is_harder_to_exclude():
     claim = {"words": "w", "source": "s", "of": "x", "within": 1.0}
     (one,) = judge({"metric": "a", "results": rows, "claims": [claim]})
     assert one.verdict == "supported" and one.p == one.tested.p_at(1.0) > one.tested.p_at(-1.0)
+
+
+def test_seeds_that_were_seen_do_not_hide_that_a_study_is_unfinished():
+    rows = [
+        {"net": net, "seed": seed, "values": {"a": value + slope * seed}}
+        for net, value, slope in (("x", 5.0, 1.1), ("y", 3.0, 1.0))
+        for seed in range(4)
+    ]
+    claim = {"words": "w", "source": "s", "of": "x", "than": "y", "seen": [0]}
+    record = {"metric": "a", "results": rows, "claims": [claim], "study": {"seeds": [0, 1, 2, 3, 4]}}
+    assert judge(record)[0].verdict == "undecided at n = 4 of 5"
+    assert judge({**record, "study": {"seeds": [0, 1, 2, 3]}})[0].verdict == "supported"
 
 
 def test_claims_of_a_record_are_judged():

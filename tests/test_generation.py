@@ -252,3 +252,52 @@ def test_second_derivatives_through_a_batch_norm_of_one_image(batch):
     exact = definition.by_indices(x, layer.generate_kernel(x).field(), layer.window)
     for given, right in zip(second(layer(x)), second(exact), strict=True):
         torch.testing.assert_close(given, right)
+
+
+@pytest.fixture
+def unwritten_memory_is_nan():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("unwritten_memory_is_nan")
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_windows_outside_the_map_give_their_hidden_pixels_no_gradient(backend, monkeypatch):
+    monkeypatch.setattr(spans, "PIECE_BYTES", 1000)
+    x, _, weight, bias = span_arguments()
+    hidden = torch.randn(2, 3, 13, 14, dtype=torch.float64, requires_grad=True)
+    of_span(x, hidden, weight, bias, padding=6, backend=backend).square().sum().backward()
+    # Of 3 rows, continued by 6 on either side, the windows 4 to 8 see something; of 4 columns the windows 4 to 9.
+    inside = hidden.grad[:, :, 4:9, 4:10]
+    assert (inside != 0).all() and inside.isfinite().all()
+    assert hidden.grad.count_nonzero() == inside.numel()
+    assert all(t.grad.isfinite().all() for t in (x, weight, bias))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_the_gradient_of_the_weight_is_summed_over_many_pieces_in_float32(backend, monkeypatch):
+    monkeypatch.setattr(spans, "PIECE_BYTES", 1000)
+    x, hidden = (torch.randn(1, channels, 200, 8, dtype=torch.bfloat16) for channels in (4, 3))
+    weight = torch.randn(18, 3, 1, 1, dtype=torch.bfloat16)
+    dy = torch.randn(1, 4, 200, 8, dtype=torch.bfloat16)
+
+    def gradient(dtype):
+        leaf = weight.to(dtype, copy=True).requires_grad_()
+        of_span(x.to(dtype), hidden.to(dtype), leaf, backend=backend).backward(dy.to(dtype))
+        return leaf.grad
+
+    assert relative_error(gradient(torch.bfloat16), gradient(torch.float64)) < 0.006
+
+
+@pytest.mark.parametrize("name", ["scale", "offset"])
+def test_vmap_over_the_epilogue(name):
+    tensors = [t.detach() for t in span_arguments()]
+    vectors = torch.randn(3, 4, dtype=torch.float64)
+
+    def function(vector):
+        return of_span(*tensors, **{name: vector})
+
+    with torch.no_grad():
+        actual = torch.func.vmap(function)(vectors)
+        torch.testing.assert_close(actual, torch.stack([function(vector) for vector in vectors]))

@@ -7,6 +7,8 @@ import torch
 import involution.models  # noqa: F401 registers the nets
 from involution import Involution1d, Involution2d, Involution3d
 from involution.kernel_generation import SpanMatrix
+from involution.models.axial import AxialAttention, PositionSensitiveAttention
+from involution.upsampling import CARAFE
 
 PHIS = (
     "bottleneck", "linear", "attention", "sasa", "san_pairwise", "san_patchwise", "local_relation", "outlook",
@@ -73,3 +75,59 @@ def test_a_matrix_by_itself_holds_no_memory_of_others():
     matrix = SpanMatrix(8, 3, 2, bias=True, dims=2)
     assert not matrix.weight.any()
     assert not matrix.bias.any()
+
+
+def of_layer(kind, kernel_size=3):
+    return Involution2d(256, 256, kernel_size, groups=16, kernel_generator=kind).kernel_generator
+
+
+def of_pytorch():
+    matrix = SpanMatrix(256, 3, 16, bias=True, dims=2)
+    matrix.reset_parameters()
+    return matrix
+
+
+# Xavier's normal has the variance 2 / (inputs + outputs), Kaiming's of fan-out 2 / outputs, and PyTorch's own convolutions
+# are uniform with the variance 1 / (3 · inputs).
+SPREADS = {
+    "bottleneck": (
+        lambda: of_layer("bottleneck"),
+        {"reduce.weight": (2 / 64) ** 0.5, "span.weight": (2 / (16 * 9)) ** 0.5},
+    ),
+    "linear": (lambda: of_layer("linear"), {"span.weight": (2 / (16 * 9)) ** 0.5}),
+    "attention": (
+        lambda: of_layer("attention"),
+        {"query.weight": 1 / 16, "key.weight": 1 / 16, "relative_position": 0.02},
+    ),
+    "stand-alone attention": (
+        lambda: of_layer("sasa", 7),
+        {"query.weight": 1 / 16, "key.weight": 1 / 16, "offsets": 0.02},
+    ),
+    "local relation": (lambda: of_layer("local_relation"), {"query.weight": (2 / 272) ** 0.5}),
+    "outlook": (lambda: of_layer("outlook", 5), {"attention.weight": 0.02}),
+    "SAN": (
+        lambda: of_layer("san_patchwise"),
+        {"query.weight": (1 / (3 * 256)) ** 0.5, "key.weight": (1 / (3 * 256)) ** 0.5},
+    ),
+    "a matrix by itself": (of_pytorch, {"weight": (1 / (3 * 256)) ** 0.5, "bias": (1 / (3 * 256)) ** 0.5}),
+    "CARAFE": (
+        lambda: CARAFE(256),
+        {"channel_compressor.weight": (2 / (256 + 64)) ** 0.5, "content_encoder.weight": 0.001},
+    ),
+    "axial attention": (lambda: AxialAttention(256), {"qkv.weight": 1 / 16}),
+    # The offsets of a head have twice its 32 channels.
+    "axial attention with positions": (
+        lambda: PositionSensitiveAttention(256),
+        {"qkv.weight": 1 / 16, "offsets": 32**-0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), SPREADS.values(), ids=SPREADS)
+def test_spreads_are_those_of_the_papers(make, expected):
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in expected}
+    for name, parameter in make().named_parameters():
+        for key in expected.keys() & {name, name.rpartition(".")[0]}:
+            found[key].append(parameter.detach().flatten())
+    measured = {name: torch.cat(values).std().item() for name, values in found.items()}
+    assert measured == pytest.approx(expected, rel=0.1)

@@ -72,8 +72,10 @@ def test_stand_alone_attention_equals_scaled_dot_product_attention_under_a_windo
 
 
 @pytest.mark.parametrize("appearance", ["squared_difference", "absolute_difference", "product"])
-def test_local_relation_is_its_formula(appearance):
-    phi = definitions.with_statistics(LocalRelationKernelGenerator(6, 3, 2, appearance=appearance, border=0.7))
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_local_relation_is_its_formula(appearance, dilation):
+    phi = LocalRelationKernelGenerator(6, 3, 2, appearance=appearance, border=0.7, dilation=dilation)
+    phi = definitions.with_statistics(phi)
     x = image(2, 6, 3, 4)
     torch.testing.assert_close(phi(x), definitions.local_relation(phi, x))
 

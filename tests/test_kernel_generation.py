@@ -1,7 +1,10 @@
 """Self-attention as an instance of involution, and the generators' own behaviour."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from involution import (
@@ -156,3 +159,20 @@ def test_a_window_that_does_not_fit_is_refused_before_the_kernel_is_made():
     ):
         with pytest.raises(ValueError, match=r"a window of .* does not fit into a map of"):
             layer(torch.randn(1, 8, *size))
+
+
+def test_a_larger_map_between_leaves_the_gradients_of_one_pixel_as_they_are():
+    layer, pixel = Involution2d(16), torch.randn(1, 16, 1, 1)
+    expected = torch.autograd.grad(layer(pixel).sum(), layer.parameters())
+    of_pixel = layer(pixel)
+    layer(torch.randn(2, 16, 5, 4))
+    gradients = torch.autograd.grad(of_pixel.sum(), layer.parameters())
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(gradients, expected)
+
+
+def test_a_norm_without_running_statistics_refuses_one_pixel_as_pytorch_does():
+    layer = Involution2d(16, norm_layer=partial(nn.BatchNorm2d, track_running_stats=False))
+    assert layer(torch.randn(2, 16, 5, 4)).isfinite().all()
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        layer(torch.randn(1, 16, 1, 1))

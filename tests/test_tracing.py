@@ -14,7 +14,15 @@ from torchvision import tv_tensors
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import involution.models  # noqa: F401
-from involution import Involution1d, Involution2d, Involution3d, correlation2d, involution2d, replace_convolutions
+from involution import (
+    Involution1d,
+    Involution2d,
+    Involution3d,
+    correlation2d,
+    involution2d,
+    involution_of_span,
+    replace_convolutions,
+)
 from involution.kernel_generation import KernelGenerator
 from involution.models.segmentation import semantic_fpn
 
@@ -281,3 +289,13 @@ def test_a_subclass_that_replaces_the_function_is_asked():
             return super().__torch_function__(func, types, args, kwargs or {})
 
     assert involution2d(torch.randn(2, 8, 6, 7).as_subclass(Zero), torch.randn(2, 2, 3, 3, 6, 7), dilation=2) == "asked"
+
+
+@pytest.mark.parametrize("parts", ["scale", "offset", "relu", "scale offset relu"])
+def test_a_subclass_takes_the_epilogue_with_it(parts):
+    x, hidden, weight = torch.randn(2, 4, 6, 5), torch.randn(2, 3, 6, 5), torch.randn(18, 3, 1, 1)
+    vectors = {"scale": torch.randn(4), "offset": torch.randn(4), "relu": True}
+    more = {"groups": 2, "kernel_size": 3, **{name: vectors[name] for name in parts.split()}}
+    y = involution_of_span(x.as_subclass(Tagged), hidden, weight, **more)
+    assert type(y) is Tagged and (y.min() >= 0) == ("relu" in parts)
+    torch.testing.assert_close(y.as_subclass(torch.Tensor), involution_of_span(x, hidden, weight, **more))
