@@ -51,6 +51,32 @@ def test_a_bias_is_counted_on_a_map_of_one_pixel():
     assert count(layer, (4, 2, 3)).kinds["convolution bias"] == 6 * (1 + 1 + 2 + 2)
 
 
+class _Called(nn.Module):
+    """A function as a module; its input does not matter."""
+
+    def __init__(self, function, *sizes) -> None:
+        super().__init__()
+        self.function, self.tensors = function, [torch.ones(size) for size in sizes]
+
+    def forward(self, x):
+        return self.function(*self.tensors)
+
+
+def test_a_matrix_times_a_vector_costs_its_entries():
+    for function, sizes in (
+        (torch.mv, [(3, 5), (5,)]),
+        (torch.addmv, [(3,), (3, 5), (5,)]),
+    ):
+        assert count(_Called(function, *sizes), (1,)).kinds["matrix product"] == 15
+    assert count(_Called(torch.dot, (7,), (7,)), (1,)).kinds["matrix product"] == 7
+
+
+@pytest.mark.parametrize(("added", "bias"), [((3, 1), 2 * 3 * 4), ((3, 4), 0), ((2, 3, 4), 0), ((2, 3, 1), 0)])
+def test_what_is_added_to_products_is_a_bias_where_it_is_a_value_per_row(added, bias):
+    cost = count(_Called(torch.baddbmm, added, (2, 3, 5), (2, 5, 4)), (1,))
+    assert (cost.kinds["matrix product"], cost.kinds["convolution bias"]) == (2 * 3 * 5 * 4, bias)
+
+
 class _Functional(nn.Module):
     """The same work as `_Modular`, called as functions."""
 

@@ -8,6 +8,7 @@ from small_sets import write_cifar10, write_idx, write_mnist
 from torchvision import datasets
 
 from involution.data import DATASETS, DataError, SmallImages, TensorImages, find_data_root, load
+from involution.data.sampling import epoch_seed
 
 
 def test_digits_are_the_same_every_time_and_balanced():
@@ -153,6 +154,12 @@ def test_a_single_image_that_is_left_over_is_not_trained_on(batch_size, expected
     found = [len(labels) for _, labels in data.train_dataloader()]
     assert found == expected
     assert sum(len(labels) for _, labels in data.val_dataloader()) == 7
+
+
+def test_seed_epoch_and_process_all_count():
+    seeds = [epoch_seed(seed, epoch, rank) for seed in range(4) for epoch in range(4) for rank in range(4)]
+    assert len(set(seeds)) == 64
+    assert all(0 <= epoch_seed(seed, 300, 7) < 2**32 for seed in (0, 2**32 - 1))
 
 
 def test_loading_leaves_the_global_random_state_alone():

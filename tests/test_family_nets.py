@@ -316,3 +316,12 @@ def test_without_weights_it_is_said_where_some_are(name):
 def test_refusals(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_san_drops_of_the_pooled_map_in_training_alone():
+    net = small("san10_patchwise", drop_rate=0.5)
+    x = torch.ones(4, net.num_features, 2, 2)
+    torch.manual_seed(0)
+    dropped = net.train().forward_head(x, pre_logits=True)
+    assert dropped.unique().tolist() == [0, 2] and 0.3 < (dropped == 0).float().mean() < 0.7
+    assert torch.equal(net.eval().forward_head(x, pre_logits=True), torch.ones(4, net.num_features))

@@ -174,6 +174,17 @@ def test_half_precision(dtype):
     assert {value.dtype for value in folded.state_dict().values()} == {dtype}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_once(dtype):
+    layers = [nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), Involution2d(16), nn.BatchNorm2d(16), nn.ReLU()]
+    torch.manual_seed(0)
+    model = settled(nn.Sequential(*layers), 4, 16, 9, 9).to(dtype)
+    folded, _ = fold_batch_norms(model)
+    exact, _ = fold_batch_norms(copy.deepcopy(model).double())
+    for layer, name in ((0, "weight"), (0, "bias"), (2, "scale"), (2, "bias")):
+        assert torch.equal(getattr(folded[layer], name), getattr(exact[layer], name).to(dtype)), (layer, name)
+
+
 def test_memory_format_and_frozen_weights_stay():
     layers = [nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), Involution2d(16), nn.BatchNorm2d(16), nn.ReLU()]
     model = settled(nn.Sequential(*layers), 4, 8, 9, 9).to(memory_format=torch.channels_last)

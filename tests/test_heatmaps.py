@@ -134,3 +134,14 @@ def test_the_scale_stands_beside_the_picture():
     assert torch.equal(bar[0], colours(torch.tensor([[0.0, 1.0]]))[0, 1]), "the largest is above"
     assert torch.equal(bar[-1], colours(torch.tensor([[0.0, 1.0]]))[0, 0])
     assert (pixels[:30, 58:] < 128).any() and (pixels[30:, 58:] < 128).any(), "a number each"
+
+
+def test_the_largest_number_stands_above_and_the_least_below():
+    def ends(low, high):
+        pixels = np.asarray(with_scale(torch.zeros(60, 40, 3, dtype=torch.uint8), low, high))[:, 57:]
+        return [np.flatnonzero((half < 128).any((0, 2))).max() for half in (pixels[:30], pixels[30:])]
+
+    above, below = ends(-0.123, 1.0)
+    assert below > above + 10
+    above, below = ends(1.0, 1230.0)
+    assert above > below + 10

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch._inductor.utils import run_and_get_code
+from torchvision.transforms.functional import normalize, resize, to_tensor
 
 from involution import records
 from involution.commands.main import main
@@ -172,6 +173,10 @@ def test_calibration_takes_whole_batches_of_normalised_images(photographs):
     batches = quantisation.calibration_batches(photographs, net, (24, 32), 5)
     assert [tuple(batch.shape) for batch in batches] == [(5, 3, 24, 32)] * 2
     assert batches[0].min() < -0.5 and batches[0].max() > 0.5
+    # Ten of twelve, spread over the folder.
+    for i, name in enumerate(("00", "01", "02", "03", "04", "06", "07", "08", "09", "10")):
+        pixels = to_tensor(resize(Image.open(photographs / f"{name}.png"), [24, 32]))
+        torch.testing.assert_close(batches[i // 5][i % 5], normalize(pixels, list(net.mean), list(net.std)))
     with pytest.raises(DataError, match="holds 12 images, and a batch of 13 needs 13; give more images"):
         quantisation.calibration_batches(photographs, net, (24, 32), 13)
 

@@ -7,6 +7,7 @@ from torch import nn
 
 import involution.models  # noqa: F401
 from involution import Involution2d
+from involution.data.small_images import TensorImages
 from involution.studies.properties import receptive, shifts
 
 
@@ -74,3 +75,35 @@ def test_a_larger_kernel_reaches_further():
         return receptive.radius(strength)
 
     assert radius(kernel_size=7) > 1.2 * radius(kernel_size=3)
+
+
+class Differences(nn.Module):
+    """A map that red raises and green lowers, and red of the pixel to the left raises twice as much."""
+
+    def forward_intermediates(self, x, indices, intermediates_only):
+        red, green = x[:, :1], x[:, 1:2]
+        return [red - green + 2 * red.roll(1, 3)]
+
+
+def test_what_two_channels_do_to_a_pixel_adds_up_also_where_one_undoes_the_other():
+    strength = receptive.field(Differences(), torch.zeros(2, 3, 4, 6), 0)
+    expected = torch.zeros(4, 6)
+    expected[2, 2] = expected[2, 3] = 0.5
+    torch.testing.assert_close(strength, expected)
+
+
+def test_calibration_leaves_every_norm_the_momentum_that_it_had():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, momentum=0.03))
+    images = torch.randn(5, 3, 12, 12)
+    receptive.calibrated(net, images)
+    assert (net[1].momentum, net[3].momentum) == (0.1, 0.03)
+    normalised = net[1](net[0](images))
+    torch.testing.assert_close(normalised.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+
+
+def test_accuracy_is_a_percentage_over_all_batches():
+    images = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
+    images[torch.arange(4), 0, 1, torch.tensor([0, 1, 2, 0])] = 255
+    labelled = TensorImages(images, torch.tensor([0, 1, 1, 2]), [0], [1])
+    assert shifts.accuracy(Brightest(False), labelled) == 50.0
+    assert shifts.accuracy(Brightest(False), labelled, batch_size=3) == 50.0

@@ -15,7 +15,7 @@ import timm
 from involution.commands.main import CommandError, main
 from involution.models.detection import create as create_detector
 from involution.models.segmentation import create as create_segmentation_net
-from involution.recipes import leaves, merge, resolve
+from involution.recipes import beside, leaves, merge, resolve
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(file for file in (ROOT / "recipes").rglob("*.yaml") if file.parent.name not in ("studies", "tables"))
@@ -238,6 +238,18 @@ def test_the_librarys_own_are_found_from_any_folder(tmp_path, monkeypatch, capsy
     assert "there is no study 'gone'; name a file, or one of ablations, " in capsys.readouterr().err
     assert main(["search", "--budget", "0s"]) == 2
     assert "no net was trained within the budget" in capsys.readouterr().err
+
+
+def test_what_lies_beside_a_file_comes_before_the_librarys_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = "recipes/cifar10/rednet14_eighth.yaml"
+    file, near = tmp_path / "mine" / "study.yaml", tmp_path / "mine" / path
+    own = beside(file, path)
+    assert own.is_file() and not own.is_relative_to(tmp_path)
+    near.parent.mkdir(parents=True)
+    near.write_text("{}")
+    assert beside(file, path) == near
+    assert beside(file, "recipes/none.yaml") == file.parent / "recipes" / "none.yaml"
 
 
 @pytest.mark.parametrize("flag", ["--config", "-c", "--config="])

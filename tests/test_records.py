@@ -87,3 +87,9 @@ def test_commit_is_unknown_for_files_that_no_repository_tracks(tmp_path, monkeyp
     assert records.commit() == {"commit": None, "modified": None}
     monkeypatch.setenv("PATH", "")
     assert records.commit() == {"commit": None, "modified": None}
+
+
+def test_memory_is_in_binary_gigabytes(monkeypatch):
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 20}
+    monkeypatch.setattr(records.os, "sysconf", sizes.__getitem__, raising=False)
+    assert records.machine()["memory_gib"] == 4.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from involution.schema import find_address, find_problem, shown
+from involution.schema import find_address, find_large, find_problem, shown
 
 FORM = {
     "name": str,
@@ -64,3 +64,10 @@ def test_addresses_are_found_wherever_they_stand():
 def test_what_is_shown_is_short():
     assert shown([1, 2]) == "[1, 2]" and shown(10**18) == "a number beyond 18 digits"
     assert len(shown("x" * 10_000)) == 58 and "\n" not in shown("a\nb")
+
+
+def test_large_numbers_are_found_on_both_sides_of_zero_wherever_they_stand():
+    for number in (10**12, -(10**12), float("nan"), float("-inf")):
+        assert find_large({"a": [1, {"b": (0.5, number)}]}, 10**6) == "a[1].b[1]"
+        assert find_large(number, 10**6, "here") == "here"
+    assert find_large({"a": [10**6, -(10**6), "x" * 100, None, True]}, 10**6) == ""

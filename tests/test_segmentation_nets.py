@@ -117,6 +117,35 @@ def test_nets_export_with_dynamic_sizes():
         torch.testing.assert_close(program.module()(x), net(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_level_of_the_head_is_enlarged_smoothly():
+    head = SemanticFPNHead(1, 1, 1, (4, 16), dropout=0.0).eval()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        for conv in (head.branches[1][0], head.branches[1][4]):
+            conv.weight[0, 0, 1, 1] = 1
+        for norm in (head.branches[1][1], head.branches[1][5]):
+            norm.weight.fill_((1 + norm.eps) ** 0.5)
+        head.classifier.weight.fill_(1)
+        coarse = torch.rand(1, 1, 4, 6)
+        found = head([torch.zeros(1, 1, 16, 24), coarse])
+    smooth = coarse
+    for _ in range(2):
+        smooth = nn.functional.interpolate(smooth, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, smooth)
+
+
+def test_classifiers_start_small_and_without_a_bias():
+    pytest.importorskip("transformers", reason="UPerNet's heads are transformers'")
+    torch.manual_seed(0)
+    net = upernet(100, "rednet26", head_channels=48, auxiliary_channels=48, backbone_args=NARROW)
+    head = SemanticFPNHead(16, 48, 100, (4, 8, 16, 32))
+    for classifier in (net.decoder.classifier[1], net.auxiliary.classifier[1], head.classifier):
+        assert classifier.weight.numel() == 4800
+        assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert not classifier.bias.any()
+
+
 # Inference by windows
 
 

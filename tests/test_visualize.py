@@ -70,6 +70,9 @@ def test_what_a_picture_shows():
     figure = draw_layers(torch.zeros(1, 8, 6, dtype=torch.uint8), fields, (0.99, 0))
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["0, 8×6 pixels", "group 1", "2, 4×3 pixels", "group 1", "3, 4×3 pixels", "group 1"]
+    # The last of eight rows and the first column, of pixels enlarged to squares of 54.
+    (frame,) = figure.axes[0].patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, 7 * 54 - 0.5), 54, 54)
     kernel = figure.axes[1].images[0].get_array()
     assert kernel.shape == (7, 7, 3)
     strongest = fields["0"][0, 0, :, :, 7, 0].abs().argmax().item()
