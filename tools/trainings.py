@@ -68,7 +68,7 @@ def hours(record: dict[str, Any]) -> str:
     """
     results = record.get("results", [])
     rows = [results] if isinstance(results, dict) else _rows(record)
-    took = [seconds for seconds in map(_seconds, rows) if seconds is not None]
+    took = [found for found in map(seconds, rows) if found is not None]
     if not took:
         return ""
     return f"{sum(took) / 3600:.1f} hours in all{f' of {len(took)} of them' if len(took) < len(rows) else ''}"
@@ -79,7 +79,8 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in [*record.get("results", []), *record.get("not_chosen", [])] if isinstance(row, dict)]
 
 
-def _seconds(row: dict[str, Any]) -> float | None:
+def seconds(row: dict[str, Any]) -> float | None:
+    """Return how long the training of a result took, see `hours`; None where it is not known."""
     history = row.get("history", [])
     times = [epoch["epoch_s"] for epoch in history if epoch.get("epoch_s")]
     if times:

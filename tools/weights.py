@@ -6,6 +6,7 @@ python -m tools.weights [--results results] [--docs docs]
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,18 @@ from involution.studies.claims import values_of
 from involution.studies.declared.outcome import signed, with_interval
 from involution.studies.statistics import difference, estimate
 
-from . import claims
+from . import claims, trainings
 from .markdown import source, table, write_between
 
+PRESETS, PRESETS_END = "<!-- presets: made by python -m tools.weights -->", "<!-- end of presets -->"
 BEGIN, END = "<!-- weights: made by python -m tools.weights -->", "<!-- end of weights -->"
 
 # Records of the same recipes from these weights and from random ones (see `claims.found`), and the unit.
+_PRESETS = (
+    ("`classification_small.yaml`: accuracy, %", "finetune_classification"),
+    ("`detection_small.yaml`: box AP", "finetune_detection"),
+    ("`segmentation_small.yaml`: mIoU, %", "finetune_segmentation"),
+)
 _PAIRS = (
     ("Semantic FPN, CamVid, 30 epochs: mIoU, %", "camvid", "camvid_from_scratch"),
     ("blood cells, 12 epochs: box AP", "bccd", "bccd_12_epochs"),
@@ -47,12 +54,48 @@ def gains(results: Path) -> Iterator[str]:
     yield from (f"- {source(records.read(path), path)}" for path in used)
 
 
+def presets(results: Path) -> Iterator[str]:
+    """Yield what the presets of recipes/finetune reach from these weights and from random ones, and how long they take."""
+    rows, used = [], []
+    for label, name in _PRESETS:
+        path = results / "studies" / f"{name}.json"
+        if not path.exists():
+            continue
+        record = records.read(path)
+        (judged,) = claims.judge(record)
+        cells = [
+            with_interval(estimate(list(values_of(record["results"], net, record["metric"]).values())))
+            for net in ("pretrained", "from_scratch")
+        ]
+        took = [found for found in map(trainings.seconds, record["results"]) if found is not None]
+        minutes = f"{statistics.median(took) / 60:.0f}" if took else ""
+        rows.append(
+            [label, record["title"], *cells, signed(judged.found) if judged.found else "", judged.verdict, minutes]
+        )
+        used.append(path)
+    if rows:
+        head = [
+            "preset",
+            "images",
+            "from these weights",
+            "from random ones",
+            "difference",
+            "verdict",
+            "minutes a training",
+        ]
+        yield from table(head, rows)
+        yield ""
+        yield from (f"- {source(records.read(path), path)}" for path in used)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    write_between(arguments.docs / "weights.md", BEGIN, END, gains(arguments.results))
+    page = arguments.docs / "weights.md"
+    write_between(page, PRESETS, PRESETS_END, presets(arguments.results))
+    write_between(page, BEGIN, END, gains(arguments.results))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ends it at any moment, also while packages are imported and when the work is done.
 
     Returns:
-        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 3 the training diverged; 130 interrupted by Ctrl-C; 143 ended by
-        SIGTERM. A process that another one of the same training started leaves the last two to that one.
+        The exit status: 0 done; 2 refused with a sentence, or wrong usage; 3 the training diverged; 130 interrupted by
+        Ctrl-C; 143 ended by SIGTERM. A process that another one of the same training started leaves the last two to that one.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = " ".join(["involution", *(word for word in given[:1] if word in COMMANDS)])
