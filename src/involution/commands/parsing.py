@@ -43,7 +43,7 @@ class CommandParser(WithExample):
 
 
 def refuse(message: str) -> NoReturn:
-    """End with the status 2; what is said is the refusal that caused it: what is wrong, and no more than nine other lines."""
+    """End with the status 2; what is said is the refusal that caused it: what is wrong, and no more than eight other lines."""
     first = reason(message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     others = [line for line in lines if line.lstrip("- ") not in first]
