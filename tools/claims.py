@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.properties import CLAIMS
+from benchmarks.properties import CLAIMS, row
 
 from involution import records
 from involution.recipes import load
@@ -25,10 +25,6 @@ PICTURE = "images/claims.png"
 # What the claims of a study say of nets whose backbones were trained before.
 PRETRAINED = "; each from one pretrained backbone"
 Found = tuple[str, dict[str, Any], list[Path]]
-
-
-def row(net: str, seed: int, values: dict[str, float], **more: Any) -> dict[str, Any]:
-    return {"net": net, "data": "", "setting": "", "seed": seed, "values": values, **more}
 
 
 # Seeds of the report's comparison that were trained before its claims were written down here.

@@ -11,7 +11,7 @@ from typing import Any
 from ..schema import find_problem, find_unknown
 from .statistics import Estimate, difference, estimate
 
-__all__ = ["LESS", "RULE", "Claim", "Judged", "judge", "metric_in_words", "values_of", "verdict"]
+__all__ = ["LESS", "RULE", "Claim", "Judged", "judge", "metric_in_words", "side_of", "values_of", "verdict"]
 
 RULE = (
     "A claim says that a difference of means (or a mean) is above a bound, zero where none is named. It is supported where "
@@ -195,6 +195,11 @@ def verdict(found: Estimate | None, *, by: float = 0.0, within: float | None = N
         if above or below:
             return "supported" if above else "refuted"
     return f"undecided at n = {found.n}"
+
+
+def side_of(net: str, data: str) -> str:
+    """Return what `values_of` calls a net, or a net on some of the data."""
+    return f"{net}/{data}" if data else net
 
 
 def values_of(rows: Iterable[Mapping[str, Any]], side: str, metric: Iterable[str]) -> dict[int, float]:

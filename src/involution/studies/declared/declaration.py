@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import recipes
 from ...runs import takes_seed_of_training
+from ..claims import side_of
 
 __all__ = ["Choice", "Entry", "Row", "Study"]
 
@@ -176,7 +177,7 @@ class Study:
         """
         diverged = {(row["net"], row["data"], row["setting"]) for row in rows if row.get("diverged")}
         return [
-            f"{net}/{data}" if data else net
+            side_of(net, data)
             for net, data in self._pairs()
             if all((net, data, setting) in diverged for setting in self.settings)
         ]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...pictures.plots import LIGHT, new_figure, style_axes
-from ..claims import metric_in_words, values_of
+from ..claims import metric_in_words, side_of, values_of
 from ..statistics import estimate
 from .declaration import Row
-from .outcome import parts_of, side_of, with_interval
+from .outcome import parts_of, with_interval
 
 __all__ = ["draw"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..claims import RULE, Judged, judge, metric_in_words, values_of
+from ..claims import RULE, Judged, judge, metric_in_words, side_of, values_of
 from ..markdown import table
 from ..statistics import Estimate, estimate
 from .declaration import Row, Study
@@ -15,7 +15,6 @@ __all__ = [
     "markdown",
     "parts_of",
     "payload",
-    "side_of",
     "signed",
     "summary",
     "tables",
@@ -137,11 +136,6 @@ def markdown(record: Mapping[str, Any]) -> str:
     if judged:
         lines += [*table(*claims_table(judged)), "", RULE, ""]
     return "\n".join(lines)
-
-
-def side_of(net: str, data: str) -> str:
-    """Return what `values_of` calls a net, or a net on some of the data."""
-    return f"{net}/{data}" if data else net
 
 
 def parts_of(record: Mapping[str, Any]) -> list[str]:
