@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from involution.errors import TrainingError
+from involution.errors import DivergenceError, TrainingError
 from involution.tasks import ClassificationTask
 
 
@@ -57,6 +57,26 @@ def test_the_schedule_is_stepped_after_every_epoch(loader):
     task.on_train_epoch_start = lambda: rates.append(run.optimizers[0].param_groups[0]["lr"])
     run.fit(task, loader, loader)
     assert rates == pytest.approx([0.5, 0.5, 0.05])
+
+
+class Overflowing(nn.Module):
+    """It trains, and its running statistics are infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = model()
+
+    def forward(self, images):
+        logits = self.net(images)
+        return logits if self.training else logits + torch.tensor(float("inf")) - torch.tensor(float("inf"))
+
+
+def test_a_net_that_gives_no_numbers_in_evaluation_ends_its_training(loader):
+    task, run = ClassificationTask(Overflowing(), 2), trainer()
+    with pytest.raises(DivergenceError, match="the validation loss is nan in epoch 0, batch 0: the training diverged"):
+        run.fit(task, loader, loader)
+    (judged,) = trainer().validate(task, loader, verbose=False)
+    assert torch.tensor(judged["val_loss"]).isnan(), "what is judged is reported"
 
 
 def test_another_loss(loader):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from detectors import NARROW
 from PIL import Image
 from trainings import refusal
@@ -105,3 +106,12 @@ def test_options_of_another_task_are_refused(nets, images, capsys, task, flags, 
     model = CLASSIFIER if task == "classification" else str(nets / task)
     assert main(["predict", str(images / "0.png"), "--model", model, *flags]) == 2
     assert words.format(model) in refusal(capsys)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_a_net_that_gives_no_numbers_is_refused(nets, images, tmp_path, capsys, monkeypatch, task):
+    """Every class would have as much of nothing, and a segmentation net's first one all pixels."""
+    model = CLASSIFIER if task == "classification" else str(nets / task)
+    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: x * float("nan"))
+    assert main(["predict", str(images / "0.png"), "--model", model, "--out", str(tmp_path / "out")]) == 2
+    assert "the net gives no numbers for " in refusal(capsys) and not list((tmp_path / "out").glob("*"))

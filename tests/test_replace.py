@@ -214,6 +214,19 @@ def test_subclasses_are_replaced_where_that_is_right_and_otherwise_reported():
     # What is chosen by name is asked for, what cannot be done is not done.
     chosen = replace_convolutions(model, lambda name, module: name in ("depthwise", "stem", "own"))
     assert chosen.replaced == ("depthwise", "stem") and chosen.left[0].names == ("own",)
+    # All that mixes channels afterwards is in the table, in the order of the model; what makes kernels is not.
+    assert [entry.names[0] for entry in chosen.convolutions] == [*list(make)[3:11]]
+    outcomes = {entry.names[0]: entry.outcome for entry in chosen.left}
+    assert outcomes.pop("own") == "Standardised computes something of its own"
+    assert set(outcomes.values()) == {"it is not chosen"} and str(chosen).startswith("2 of 8 convolutions replaced")
+
+
+def test_a_convolution_that_is_chosen_in_one_of_its_places_is_in_the_table_twice():
+    shared = nn.Conv2d(16, 16, 3, padding=1)
+    model = nn.Sequential(shared, shared)
+    report = replace_convolutions(model, lambda name, module: name == "1")
+    assert [(entry.names, entry.replaced) for entry in report.convolutions] == [(("0",), False), (("1",), True)]
+    assert model[0] is shared and model[1] is not shared
 
 
 def test_depthwise_convolutions_on_request():

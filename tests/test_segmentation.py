@@ -12,11 +12,14 @@ from PIL import Image
 
 pytest.importorskip("lightning", reason="the task is Lightning's")
 
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassJaccardIndex
 from trainings import assert_same_weights, kill_after_a_checkpoint, logged, refusal
 
 from involution.commands.main import main
-from involution.errors import InvolutionWarning
+from involution.errors import DivergenceError, InvolutionWarning
 from involution.tasks import PolyLR, SegmentationTask, TrainingError
 from involution.tasks import segmentation_results as analysis
 
@@ -286,6 +289,21 @@ def test_a_batch_without_labels_has_the_loss_zero():
     assert loss.item() == 0
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+def test_a_net_that_gives_no_numbers_in_evaluation_ends_its_training():
+    module = task()
+    run = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    images = DataLoader(
+        TensorDataset(torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.long)), batch_size=2
+    )
+    spoilt = next(norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d))
+    spoilt.momentum, spoilt.running_var = 0.0, torch.full_like(spoilt.running_var, float("nan"))
+    with pytest.raises(DivergenceError, match="the validation loss is nan in epoch 0, batch 0: the training diverged"):
+        run.fit(module, images, images)
 
 
 def test_a_label_that_is_no_class_is_refused():

@@ -70,11 +70,11 @@ def draw(judged: Sequence[Judged]) -> Any:
         axes.annotate(
             one.verdict, (1.01, y), xycoords=axes.get_yaxis_transform(), va="center", color=colour, fontsize=8.5
         )
-        labels.append(textwrap.fill(claim.statement, 82, max_lines=2, placeholder=" …"))
+        labels.append(textwrap.fill(claim.statement, 88, max_lines=3, placeholder=" …"))
     axes.set_xscale("symlog", linthresh=1, linscale=0.7)
     axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     axes.set_xticks([], minor=True)
-    axes.set_yticks(range(len(claims)), labels, fontsize=8.5, color=LIGHT.ink)
+    axes.set_yticks(range(len(claims)), labels, fontsize=7.5, color=LIGHT.ink)
     axes.set_ylim(len(claims) - 0.4, -0.6)
     axes.set_xlabel(
         "measured difference with its 95 % interval, in points (receptive fields: pixels); "

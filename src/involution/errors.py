@@ -54,7 +54,7 @@ class TrainingError(InvolutionError, RuntimeError):
 
 
 class DivergenceError(TrainingError):
-    """The loss of a training is infinite or no number; the message says since when and what to do.
+    """The loss of a training, or of its validation, is infinite or no number; the message says since when and what to do.
 
     A command ends with the status 3, by which a script that tries learning rates tells it from a mistake.
     """

@@ -16,7 +16,7 @@ from ..errors import CommandError, InvolutionError
 from .classifiers import batches, class_names, visible
 from .input_images import InputImages
 from .options import find_device
-from .output_files import name_outputs, refuse_overwriting
+from .output_files import check_answer, name_outputs, refuse_overwriting
 
 # By the task in the description of a saved net: the module whose ``predict_images`` applies it.
 _PREDICTORS = {
@@ -126,6 +126,7 @@ def predict(
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
             for file, row in zip(chunk, probabilities, strict=True):
+                check_answer(row, file)
                 _print(file, row, names, top, json)
             if heatmaps:
                 layers = None if heatmaps == ["all"] else heatmaps

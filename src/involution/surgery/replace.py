@@ -94,9 +94,18 @@ def replace_convolutions(
             f"kernel_size must be one whole number from 1 on, for every direction alike, got {kernel_size!r}"
         )
     places: dict[nn.Module, list[str]] = {}
+    unchosen: dict[nn.Module, list[str]] = {}
+    order = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    # What makes their kernels is theirs.
+    involutions = tuple(f"{name}." for name in order if isinstance(model.get_submodule(name), tuple(_LAYERS.values())))
     for name, module in model.named_modules(remove_duplicate=False):
-        if name and (isinstance(module, tuple(_LAYERS)) if where is None else _chosen(where, name, module)):
+        if not name:
+            continue
+        is_convolution = isinstance(module, tuple(_LAYERS)) and not name.startswith(involutions)
+        if is_convolution if where is None else _chosen(where, name, module):
             places.setdefault(module, []).append(name)
+        elif is_convolution:
+            unchosen.setdefault(module, []).append(name)
     made: dict[nn.Module, nn.Module] = {}
     reasons: dict[nn.Module, str] = {}
     beside = modules_beside(model)
@@ -127,7 +136,7 @@ def replace_convolutions(
             f"kernel_generator is one {type(generator).__name__}, whose weights {len(made)} layers would share; pass a "
             "name, or choose one convolution at a time with where="
         )
-    entries = tuple(
+    entries = [
         ConvolutionReport(
             tuple(names),
             module in made,
@@ -136,7 +145,10 @@ def replace_convolutions(
             _params(made.get(module, module)),
         )
         for module, names in places.items()
-    )
+    ]
+    for module, names in unchosen.items():
+        entries.append(ConvolutionReport(tuple(names), False, "it is not chosen", _params(module), _params(module)))
+    entries.sort(key=lambda entry: order.index(entry.names[0]))
     params, macs = [_params(model)], [_macs(model, input_size, replaced=False)] if input_size is not None else []
     _put(model, {name: made[module] for module in made for name in places[module]})
     keeps = False
@@ -147,7 +159,7 @@ def replace_convolutions(
     finally:
         if not keeps:
             _put(model, {name: module for module in made for name in places[module]})
-    return ReplacementReport(entries, (params[0], params[1]), (macs[0], macs[1]) if macs else None)
+    return ReplacementReport(tuple(entries), (params[0], params[1]), (macs[0], macs[1]) if macs else None)
 
 
 def _chosen(where: Callable[[str, nn.Module], bool], name: str, module: nn.Module) -> bool:
@@ -205,7 +217,8 @@ def _unsuitable(module: Any, depthwise: bool) -> str:
     if all(k == 1 for k in module.kernel_size):
         return "it is pointwise"
     if module.in_channels < _FEWEST_CHANNELS:
-        return f"{module.in_channels} input channels, fewer than {_FEWEST_CHANNELS}"
+        channels = "channel" if module.in_channels == 1 else "channels"
+        return f"{module.in_channels} input {channels}, fewer than {_FEWEST_CHANNELS}"
     if module.groups == module.in_channels and not depthwise:
         return "it is depthwise; depthwise=True replaces such, too"
     return ""

@@ -84,7 +84,7 @@ class ReplacementReport:
     """What `involution.replace_convolutions` did, or would do; ``print`` shows it as a table.
 
     Attributes:
-        convolutions: one entry for every convolution that was looked at, in the order of ``model.named_modules()``.
+        convolutions: one entry for every convolution outside of involutions, in the order of ``model.named_modules()``.
         params: number of parameters of the model, before and after.
         macs: its multiply-adds for one input, before and after; None where no ``input_size`` was given.
     """

@@ -86,17 +86,23 @@ def check_labels(labels: Tensor, num_classes: int, ignored: int | None = None) -
         )
 
 
-def check_finite(loss: Tensor, epoch: int, batch: int) -> None:
+def check_finite(loss: Tensor, epoch: int, batch: int, name: str = "loss") -> None:
     """Stop a training that diverged.
 
     On an accelerator it looks at every fiftieth batch only: to look is to wait for it.
+
+    Args:
+        loss: of the batch.
+        epoch: from 0.
+        batch: of the epoch, from 0.
+        name: what the message calls the loss.
 
     Raises:
         DivergenceError: the loss is infinite or no number.
     """
     if (loss.device.type == "cpu" or batch % 50 == 0) and not torch.isfinite(loss):
         raise DivergenceError(
-            f"the loss is {loss.item()} in epoch {epoch}, batch {batch}: the training diverged; "
+            f"the {name} is {loss.item()} in epoch {epoch}, batch {batch}: the training diverged; "
             "lower the learning rate, lengthen the warm-up or clip the gradients, and go on from the last checkpoint"
         )
 

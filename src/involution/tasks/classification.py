@@ -201,9 +201,9 @@ class ClassificationTask(FollowingTask):
         check_finite(loss, self.current_epoch, batch_idx)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy of a batch of images and labels."""
-        self._step("val", batch)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Log loss and accuracy of a batch of images and labels; return the loss."""
+        return self._step("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a batch of images and labels."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ..data.description import DataDescription
 from ..errors import CheckpointError
 from ..models.trained_data import TrainedData
-from .checks import check_classes
+from .checks import check_classes, check_finite
 from .schedules import end_with_training
 from .watched import check_watched
 
@@ -35,6 +36,23 @@ class FollowingTask(LightningModule):
             TrainingError: they differ in number, or are too few.
         """
         check_classes(data, self.num_classes, self.least_classes)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Stop a training whose net gives no numbers in evaluation, although its loss in training may still be one.
+
+        Running statistics overflow before weights do. ``involution validate`` reports what it finds.
+
+        Args:
+            outputs: the loss of the batch of validation images; None of a task that computes none.
+            batch: the images.
+            batch_idx: of the epoch, from 0.
+            dataloader_idx: of several sets of images.
+
+        Raises:
+            DivergenceError: the loss is infinite or no number.
+        """
+        if outputs is not None and self.trainer.state.fn == TrainerFn.FITTING and self.trainer.validating:
+            check_finite(outputs, self.current_epoch, batch_idx, "validation loss")
 
     def on_train_start(self) -> None:
         """Look whether all is logged that schedules and callbacks watch, and let schedules end with the training.

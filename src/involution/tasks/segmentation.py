@@ -145,9 +145,13 @@ class SegmentationTask(FollowingTask):
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / labels.numel()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Judge whole images ``(B, 3, H, W)`` by classes ``(B, H', W')``, at the size of these."""
-        self._judge("val", batch)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        """Judge whole images ``(B, 3, H, W)`` by classes ``(B, H', W')``, at the size of these.
+
+        Returns:
+            The loss, or None where no pixel is labelled.
+        """
+        return self._judge("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Judge whole images, as in validation."""
@@ -158,7 +162,7 @@ class SegmentationTask(FollowingTask):
         images = batch if isinstance(batch, Tensor) else batch[0]
         return segment(self, images, **self.views).argmax(1)
 
-    def _judge(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _judge(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor | None:
         images, labels = batch
         check_labels(labels, self.num_classes, IGNORE)
         probabilities = segment(self, images, size=labels.shape[1:], **self.views)
@@ -167,10 +171,12 @@ class SegmentationTask(FollowingTask):
         # An image that another process judges comes without labels.
         self.counts[f"{stage}_images"].update(is_labelled.flatten(1).any(1).sum())
         labelled = is_labelled.sum()
-        if labelled:
-            log_probabilities = probabilities.clamp_min(1e-12).log()
-            loss = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE)
-            self.losses[f"{stage}_loss"].update(loss, labelled)
+        if not labelled:
+            return None
+        log_probabilities = probabilities.clamp_min(1e-12).log()
+        loss = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE)
+        self.losses[f"{stage}_loss"].update(loss, labelled)
+        return loss
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of the validation images."""
