@@ -199,7 +199,7 @@ def test_two_processes_train_and_judge_as_one(folder, tmp_path, copies):
         (["--model.model_args={backbone: rednet27}"], "unknown backbone 'rednet27'"),
         (["--model.model_args={min_sise: 3}"], "unknown argument 'min_sise'"),
         (["--model.warmup_factor=2"], "warmup_factor lie between 0 and 1"),
-        (["--data.masks=false"], "the model predicts masks and the data hold none; set masks to true"),
+        (["--data.masks=false"], "the model predicts masks and the data hold none; read them with --data.masks true"),
         (
             ["--model.optimizer.lr=1e30", "--model.warmup_iterations=0"],
             "the training diverged; lower the learning rate",

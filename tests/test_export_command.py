@@ -23,6 +23,12 @@ def outputs(file, images):
     return [torch.from_numpy(value) for value in session.run(None, {session.get_inputs()[0].name: images.numpy()})]
 
 
+def names(file):
+    return [
+        output.name for output in onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_outputs()
+    ]
+
+
 def describe(task, architecture, arguments, classes, **details):
     return saved.Description(task, architecture, arguments, classes, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), details)
 
@@ -33,6 +39,9 @@ def test_a_trained_net_takes_any_batch_and_size(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "batch norms folded" in printed and f"wrote {file} (" in printed
     assert "for images of any batch, height and width from 32 pixels on" in printed
+    assert names(file) == ["logits"]
+    seen = "pixels from 0 to 1, less the mean (0.4914, 0.4822, 0.4465), divided by the deviation ("
+    assert seen in printed and "); gives logits" in printed
     assert "at 2×3×32×32" in printed and "at 1×3×64×96" in printed and "at 3×3×37×33" in printed
     net, images = named.classifier(str(TRAINED)).eval(), torch.randn(5, 3, 40, 51)
     torch.testing.assert_close(outputs(file, images)[0], net(images).detach(), atol=1e-4, rtol=1e-4)
@@ -99,6 +108,11 @@ def test_segmentation_nets_give_logits_of_every_pixel(tmp_path, capsys):
     assert main([*command, "--multiple", "32"]) == 0
     printed = capsys.readouterr().out
     assert "at 1×3×96×160" in printed and "from 64 pixels on, in steps of 32" in printed
+    assert "enlarge the logits to the image's own size, and take the largest of each pixel" in printed
+    assert (
+        names(file) == ["logits"]
+        and "less the mean (0.5, 0.5, 0.5), divided by the deviation (0.2, 0.2, 0.2)" in printed
+    )
     assert outputs(file, torch.randn(3, 3, 128, 64))[0].shape == (3, 3, 128, 64)
 
 
@@ -112,6 +126,8 @@ def test_of_a_detector_backbone_and_neck_are_exported(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "post-processing depend on what is found in an image and are left out" in printed
     assert "for images of 1×3×64×96" in printed
+    levels = [f"level_{name}" for name in net.backbone(torch.randn(1, 3, 64, 96))]
+    assert names(file) == levels and printed.rstrip().count(", ".join(levels)) == 1
     images = torch.randn(1, 3, 64, 96)
     for actual, expected in zip(outputs(file, images), net.backbone(images).values(), strict=True):
         torch.testing.assert_close(actual, expected.detach(), atol=1e-4, rtol=1e-3)

@@ -119,6 +119,8 @@ def test_another_training_cannot_go_on_from_it(run, tmp_path, capsys, flags, wor
     assert main(["fit", *TINY, f"--run={tmp_path / 'run'}", path, *flags]) == 2
     last = refusal(capsys)
     assert words in last and len(last) < 700
+    trained = f"build the model as it was trained, with --config {run}/logs/version_0/config.yaml"
+    assert ("does not fit" in words) == (trained in last)
 
 
 def test_the_same_training_goes_on_and_a_finished_one_ends(run, tmp_path):

@@ -61,13 +61,20 @@ def test_a_folder_that_was_moved_keeps_its_best_net(tmp_path, recwarn, older):
     assert fit(new, "--ckpt_path=last") == 0
     assert (new / "checkpoints" / "best.ckpt").read_bytes() == best
     assert len([row for row in logged(new) if row.get("val_loss")]) == 1
-    assert not [warning for warning in recwarn if "dirpath has changed" in str(warning.message)]
+    assert not [warning for warning in recwarn if "stays in" in str(warning.message)]
 
 
-def test_the_best_net_of_another_folder_is_left_there(whole, tmp_path):
+def test_the_best_net_of_another_folder_is_left_there(whole, tmp_path, recwarn):
     best = (whole / "checkpoints" / "best.ckpt").read_bytes()
     last = whole / "checkpoints" / "last.ckpt"
     assert fit(tmp_path, "--trainer.max_epochs=3", f"--ckpt_path={last}") == 0
+    (said,) = [str(warning.message) for warning in recwarn if "best epoch" in str(warning.message)]
+    score = max(float(row["val_accuracy"]) for row in logged(whole) if row["val_accuracy"])
+    assert said == (
+        f"the best epoch so far, with a val_accuracy of {score:.4f}, stays in {whole}/checkpoints/best.ckpt; {tmp_path} keeps "
+        "the best of those from here on"
+    )
+    assert not [warning for warning in recwarn if "dirpath has changed" in str(warning.message)]
     assert (whole / "checkpoints" / "best.ckpt").read_bytes() == best
     assert checkpoint(tmp_path, "best")["global_step"] == 6
 

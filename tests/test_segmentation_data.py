@@ -174,8 +174,10 @@ def test_class_files_are_refused_in_words(tmp_path, text, words):
     with pytest.raises(DataError, match=words) as refusal:
         ClassTable.read(path)
     assert str(path) in str(refusal.value)
-    with pytest.raises(DataError, match=r"none.txt cannot be read as a class file"):
-        ClassTable.read(tmp_path / "none.txt")
+    form = "expected a text file with one class name a line, or JSON"
+    for name, words in (("none.txt", form), ("classes.txt", "there is .*, which --data.classes classes.json takes")):
+        with pytest.raises(DataError, match=f"there is no .*{name}; {words}"):
+            ClassTable.read(tmp_path / name)
 
 
 @pytest.fixture
@@ -230,7 +232,7 @@ def break_pair(root, how):
         ("damaged", r"labels/train/1.png cannot be read as a label image"),
         ("twice", r"images/train/1.jpg and .*images/train/1.png have the same name"),
         ("few", r"training images of .* \(1\) do not fill a batch of 2; lower data.batch_size"),
-        ("classes", r"classes.json cannot be read as a class file"),
+        ("classes", r"there is no .*classes.json; expected a text file"),
     ],
 )
 def test_broken_folders_are_refused_with_the_file(root, how, words):

@@ -107,7 +107,8 @@ def test_a_training_says_what_it_trains_and_what_it_left(folder, tmp_path, capsy
     # One callback, which is no list.
     assert fit(folder, run, "--trainer.callbacks=lightning.pytorch.callbacks.LambdaCallback") == 0
     model = run / "model"
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(run))]
+    said = capsys.readouterr().out.splitlines()
+    lines = [line for line in said if line.startswith(str(run))]
     parameters = sum(
         tensor.numel() for name, tensor in load_file(model / "model.safetensors").items() if is_parameter(name)
     )
@@ -116,6 +117,14 @@ def test_a_training_says_what_it_trains_and_what_it_left(folder, tmp_path, capsy
         f"{run}: {parameters:,} parameters",
         f"{model} reaches a val_accuracy of {best:.4f}; to use it: involution predict IMAGE --model {model}",
     ]
+    # Where a bar would be drawn on a terminal, a file gets a line an epoch.
+    rows = [row for row in logged(run) if row["train_loss"]]
+    figures = {row["epoch"]: row["val_accuracy"] for row in logged(run) if row["val_accuracy"]}
+    expected = [
+        f"epoch {i + 1} of {len(rows)}: train_loss {float(row['train_loss']):.4f}, val_accuracy {float(figures[row['epoch']]):.4f}"
+        for i, row in enumerate(rows)
+    ]
+    assert [line for line in said if line.startswith("epoch ")] == expected and len(expected) > 1
 
 
 def is_parameter(name):

@@ -63,14 +63,19 @@ class RunFolder:
         """Return the folders of logs, oldest first: every time that the training was started made one."""
         return sorted(self.path.glob("logs/version_*"), key=lambda path: int(path.name.partition("_")[2]))
 
+    def configuration_file(self) -> Path | None:
+        """Return the file with the whole configuration of the last start; None where there is none."""
+        kept = [path / "config.yaml" for path in self.versions() if (path / "config.yaml").is_file()]
+        return kept[-1] if kept else None
+
     def configuration(self) -> dict[str, Any] | None:
         """Return the whole configuration of the last start; None where there was none.
 
         Raises:
             CommandError: it is damaged.
         """
-        kept = [path / "config.yaml" for path in self.versions() if (path / "config.yaml").is_file()]
-        return load(kept[-1]) if kept else None
+        kept = self.configuration_file()
+        return None if kept is None else load(kept)
 
     def environments(self) -> list[dict[str, Any]]:
         """Return date, commit, machine and versions of every start that kept them."""

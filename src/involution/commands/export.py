@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +95,7 @@ def export(
     if format == "pt2":
         # The layout that PyTorch's convolutions and the involutions are fastest in; load_pt2 copies images of another one.
         module = module.to(memory_format=torch.channels_last)
+    names = _output_names(module, images)
     least = min(64, height, width) if multiple == 1 else 2 * multiple
     try:
         with compiling_for_the_cpu():
@@ -108,6 +110,7 @@ def export(
                     for images, sides in (_other_sizes(height, width, multiple) if dynamic else ())
                 ],
                 tolerance=tolerance,
+                output_names=None if format == "pt2" else names,
                 **options,
             )
     except (TypeError, ValueError) as error:
@@ -121,8 +124,23 @@ def export(
         shape = f"any batch, height and width from {least} pixels on" + (
             f", in steps of {multiple}" if multiple > 1 else ""
         )
+    mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (net.mean, net.std))
     print(f"wrote {sizes} for images of {shape}")
+    print(
+        f"pixels from 0 to 1, less the mean ({mean}), divided by the deviation ({deviation}); gives {', '.join(names)}"
+    )
     print(parity)
+
+
+def _output_names(module: Any, images: Any) -> list[str]:
+    """Return what the outputs of a net are called: the levels of a detector's neck by their names, else logits."""
+    import torch
+
+    given = None
+    # What the net cannot compute is left to the export to say.
+    with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
+        given = module(images)
+    return [f"level_{name}" for name in given] if isinstance(given, Mapping) else ["logits"]
 
 
 def _rounded_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sys
 import time
 import warnings
 from contextlib import suppress
@@ -121,20 +122,45 @@ class EpochTime(Callback):
 class Announcement(Callback):
     """Print what is trained when a training begins, and what it reached and left when it ends.
 
+    Where the output is no terminal, a line an epoch stands in the place of the bar.
+
     Args:
         run: folder of the training.
     """
 
     def __init__(self, run: Path) -> None:
         self.run = run
+        self._is_judged = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the number of parameters, before they are divided among processes."""
         every = [parameter.numel() for parameter in pl_module.parameters()]
         trained = [parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad]
+        bar = trainer.progress_bar_callback
+        # One of the user's own may be for files.
+        if bar is not None and type(bar).__module__.startswith("lightning.") and not sys.stdout.isatty():
+            bar.disable()
         if trainer.is_global_zero:
             some = f", {sum(trained):,} of them trained" if len(trained) < len(every) else ""
             print(f"{self.run}: {sum(every):,} parameters{some}", flush=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that the epoch was not judged yet."""
+        self._is_judged = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that it was."""
+        self._is_judged = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the loss of the epoch, and what the best epoch is chosen by where this one was judged."""
+        if not trainer.is_global_zero or sys.stdout.isatty():
+            return
+        names = ["train_loss", *([getattr(pl_module, "monitor", "")] if self._is_judged else [])]
+        values = {name: trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics}
+        length = f" of {trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
+        figures = ", ".join(f"{name} {float(value):.4f}" for name, value in values.items())
+        print(f"epoch {trainer.current_epoch + 1}{length}: {figures}", flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what the best epoch reached and the command that uses the net."""

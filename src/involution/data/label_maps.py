@@ -26,6 +26,7 @@ Colour = tuple[int, int, int]
 MASK_EXAMPLE = '{"classes": {"background": 0, "cell": 255}}'
 
 _EXAMPLE = '{"classes": ["road", "sky"], "ignore_index": 255}'
+_FORMS = f"expected a text file with one class name a line, or JSON such as {_EXAMPLE}"
 # What of a class file is looked at before anything is made of it; names, values and colours are those of a table.
 _FORM = {"classes": (dict, list), "palette?": (None, [[int]]), "ignore_index?": (int, list)}
 
@@ -83,14 +84,15 @@ class ClassTable:
         Raises:
             DataError: the file is missing or does not say what the classes are.
         """
+        is_json = path.suffix.lower() == ".json"
+        if not path.exists():
+            other = path.with_suffix(".txt" if is_json else ".json")
+            remedy = f"there is {other}, which --data.classes {other.name} takes" if other.exists() else _FORMS
+            raise DataError(f"there is no {path}; {remedy}")
         try:
-            is_json = path.suffix.lower() == ".json"
             content = read_json(path) if is_json else read_text(path).splitlines()
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be read as a class file: {error}; expected a text file with one class name a line, "
-                f"or JSON such as {_EXAMPLE}"
-            ) from error
+            raise DataError(f"{path} cannot be read as a class file: {error}; {_FORMS}") from error
         try:
             return cls._of(content)
         except (TypeError, ValueError) as error:

@@ -69,6 +69,7 @@ def export(
     operator: str = "standard",
     opset_version: int | None = None,
     compiled: bool = True,
+    output_names: Sequence[str] | None = None,
 ) -> Parity:
     """Write ``model`` for an engine, run the file there on random inputs, and keep it only if it gives what PyTorch gives.
 
@@ -83,6 +84,7 @@ def export(
         operator: of ONNX and OpenVINO: ``"standard"``, or ``"custom"`` for this library's own.
         opset_version: of ONNX.
         compiled: of a ``.pt2`` file, whether AOTInductor compiles it.
+        output_names: of ONNX and OpenVINO, one for each output, in their order; a ``.pt2`` file has none.
 
     Returns:
         The comparison, or why there was none: the engine is not installed.
@@ -107,15 +109,14 @@ def export(
     if not isinstance(inputs, tuple) or not all(isinstance(value, Tensor) for value in inputs):
         raise TypeError(f"inputs must be a tuple of tensors, such as (x,), got {type(inputs).__name__}")
     _refuse_types(inputs, format, tolerance)
+    common: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "operator": operator, "output_names": output_names}
     with written(file) as partial:
         if format == "pt2":
             to_pt2(model, inputs, partial, dynamic_shapes=dynamic_shapes, compiled=compiled)
         elif format == "onnx":
-            to_onnx(
-                model, inputs, partial, dynamic_shapes=dynamic_shapes, opset_version=opset_version, operator=operator
-            )
+            to_onnx(model, inputs, partial, opset_version=opset_version, **common)
         else:
-            to_openvino(model, inputs, partial, dynamic_shapes=dynamic_shapes, operator=operator)
+            to_openvino(model, inputs, partial, **common)
         own_operators = _own_operators(format) if operator == "custom" else None
         try:
             engine, session = _opened(partial, format, own_operators)

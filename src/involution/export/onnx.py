@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def to_onnx(
     dynamic_shapes: Any = None,
     opset_version: int | None = None,
     operator: str = "standard",
+    output_names: Sequence[str] | None = None,
 ) -> None:
     """Write ``model`` as an ONNX file, whole or not at all.
 
@@ -118,9 +119,10 @@ def to_onnx(
         opset_version: of the standard operators, from 18 on.
         operator: ``"standard"`` for a file that runs anywhere, ``"custom"`` for the kernels of this library; see
             `translations`.
+        output_names: one for each output, in their order; by default those of the operators that end in them.
 
     Raises:
-        ValueError: ``operator`` is neither, or ``opset_version`` is below 18.
+        ValueError: ``operator`` is neither, ``opset_version`` is below 18, or there are more or fewer outputs than names.
         MissingPackageError: onnx or onnxscript is missing.
         ExportError: ``model`` cannot be exported, in this ``opset_version`` or at all, or ``file`` cannot be written.
 
@@ -143,8 +145,18 @@ def to_onnx(
                 f"{type(model).__name__} cannot be exported to ONNX in opset {opset_version}, only in {written_in}; leave "
                 "opset_version out, or name one that the installed onnx knows"
             )
+        if output_names is not None:
+            _name_outputs(program, output_names)
         remove_traces(program)
         program.save(partial)
+
+
+def _name_outputs(program: Any, names: Sequence[str]) -> None:
+    outputs = program.model.graph.outputs
+    if len(outputs) != len(names):
+        raise ValueError(f"output_names must have one name for each of the {len(outputs)} outputs, got {tuple(names)}")
+    for output, name in zip(outputs, names, strict=True):
+        output.name = name
 
 
 def _translated(model: nn.Module, inputs: tuple, table: dict, dynamic_shapes: Any, opset_version: int | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ def to_openvino(
     *,
     dynamic_shapes: Any = None,
     operator: str = "standard",
+    output_names: Sequence[str] | None = None,
 ) -> None:
     """Write ``model`` as OpenVINO's files, ``file`` and the weights beside it, in float32, whole or not at all.
 
@@ -34,8 +36,10 @@ def to_openvino(
         dynamic_shapes: as ``torch.export.export`` takes them, e.g. ``({0: Dim("batch"), 2: Dim("height")},)``.
         operator: ``"standard"`` for operators that OpenVINO has, ``"custom"`` for this library's, which it has with the
             extension alone (``openvino.Core().add_extension``).
+        output_names: as in `to_onnx`.
 
     Raises:
+        ValueError: there are more or fewer outputs than names.
         MissingPackageError: openvino, onnx or onnxscript is missing.
         ExportError: ``model`` cannot be exported, ``file`` cannot be written, or the extension cannot be made.
     """
@@ -47,7 +51,7 @@ def to_openvino(
 
     with written(file) as partial, TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        to_onnx(model, inputs, source, dynamic_shapes=dynamic_shapes, operator=operator)
+        to_onnx(model, inputs, source, dynamic_shapes=dynamic_shapes, operator=operator, output_names=output_names)
         try:
             # In the precision it has: by default OpenVINO writes weights in float16.
             openvino.save_model(core.read_model(str(source)), str(partial), compress_to_fp16=False)

@@ -10,7 +10,7 @@ except ImportError as error:
         raise missing_package(error.name, "keras") from error
     raise MissingPackageError(
         f"Keras cannot be imported ({error}); where the package of its backend is missing, set the environment variable "
-        "KERAS_BACKEND=torch before",
+        "KERAS_BACKEND=torch before keras is imported",
         name=error.name,
     ) from error
 

@@ -35,7 +35,7 @@ class NamedNet:
         size: H and W that it was trained or evaluated on.
         mean: per channel, to be subtracted from pixels from 0 to 1.
         std: per channel, to be divided by.
-        left_out: what of the whole net ``net`` lacks, in a sentence; empty where it lacks nothing.
+        left_out: what of the whole net ``net`` lacks, in a sentence or two; empty where it lacks nothing.
     """
 
     net: nn.Module
@@ -95,13 +95,13 @@ def load(model: str, weights: str | Path | None = None) -> NamedNet:
         step = int(transform.size_divisible)
         height, width = (-(-side // step) * step for side in sides)
         left_out = (
-            "A detector's proposals and post-processing depend on what is found in an image and are left out: the "
-            f"net is its backbone with the neck, and gives the levels of normalised images (mean {list(description.mean)}, "
-            f"standard deviation {list(description.std)})."
+            "A detector's proposals and post-processing depend on what is found in an image and are left out: the net is its "
+            "backbone with the neck, and gives the levels of its pyramid."
         )
         return NamedNet(whole.backbone, 3, (height, width), description.mean, description.std, left_out)
     size = description.details.get("image_size") or _ANY_SIZE
-    return NamedNet(whole, len(description.mean), (size[0], size[1]), description.mean, description.std)
+    left_out = "The choice of a class is left out: enlarge the logits to the image's own size, and take the largest of each pixel."
+    return NamedNet(whole, len(description.mean), (size[0], size[1]), description.mean, description.std, left_out)
 
 
 def classifier(model: str, weights: str | Path | None = None, *, allow_network: bool = False) -> nn.Module:

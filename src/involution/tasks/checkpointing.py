@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ..errors import CheckpointError, InvolutionError, TrainingError, in_one_line
+from ..errors import CheckpointError, InvolutionError, InvolutionWarning, TrainingError, in_one_line
 from ..files import replaced
 from ..models import checkpoints
 from ..runs import RunFolder
@@ -88,7 +90,8 @@ class RunCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Find the files of a folder that was moved; where they are not there, Lightning says that it begins anew.
 
-        A checkpoint of another folder knows other files, which this training neither replaces nor removes.
+        A checkpoint of another folder knows other files, which this training neither replaces nor removes: what it says of a
+        best epoch there is told, and this training keeps the best of its own.
         """
         states, folder = checkpoint["callbacks"], Path(str(self.dirpath))
         if self.state_key not in states:
@@ -98,6 +101,13 @@ class RunCheckpoint(ModelCheckpoint):
                 return
             states[self.state_key] = states[older]
         if Path(str(trainer.ckpt_path)).resolve().parent != folder:
+            score = states[self.state_key].get("best_model_score")
+            if trainer.state.fn == "fit" and self.monitor and score is not None:
+                rank_zero_warn(
+                    f"the best epoch so far, with a {self.monitor} of {float(score):.4f}, stays in "
+                    f"{states[self.state_key]['best_model_path']}; {folder.parent} keeps the best of those from here on",
+                    category=InvolutionWarning,
+                )
             return
 
         def here(path: str) -> str:
@@ -205,7 +215,7 @@ class TrainingEnd(Callback):
             more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
             self.refusal = CheckpointError(
                 f"{trainer.ckpt_path} does not fit the model: {in_one_line(problems[0])}{more}; build the "
-                "model as it was trained, which the configuration in the run's logs says"
+                f"model as it was trained{_configuration_of(Path(str(trainer.ckpt_path)))}"
             )
         elif trainer.ckpt_path and not self._has_begun and isinstance(exception, Exception):
             self.refusal = CheckpointError(
@@ -216,6 +226,12 @@ class TrainingEnd(Callback):
 def last_checkpoint(trainer: Trainer) -> Path:
     """Return where a training keeps what it goes on from."""
     return RunFolder(Path(trainer.default_root_dir)).checkpoint
+
+
+def _configuration_of(checkpoint: Path) -> str:
+    """Return in a clause which file says how the net of a checkpoint was built; nothing where none does."""
+    kept = RunFolder(checkpoint.parent.parent).configuration_file()
+    return "" if kept is None else f", with --config {shlex.quote(str(kept))}"
 
 
 def _remedy(trainer: Trainer) -> str:

@@ -149,7 +149,7 @@ class DetectionTask(FollowingTask):
         """
         super().check_data(data)
         if self.predicts_masks and data.lacks_masks:
-            raise TrainingError("the model predicts masks and the data hold none; set masks to true in the data")
+            raise TrainingError("the model predicts masks and the data hold none; read them with --data.masks true")
 
     def setup(self, stage: str) -> None:
         """Check the precision, the data and the sizes of their images.
