@@ -8,9 +8,11 @@ import shutil
 from importlib import import_module
 
 import jsonargparse
+import numpy as np
 import pages
 import pytest
 import timm
+import torch
 import yaml
 from pages import ROOT
 from PIL import Image
@@ -19,7 +21,9 @@ import involution.models  # noqa: F401
 from involution import recipes
 from involution.commands.main import _normalised, main
 from involution.commands.parsing import CommandParser
-from involution.models import checkpoints
+from involution.export import export
+from involution.models import checkpoints, saved
+from involution.models.segmentation import semantic_fpn
 from involution.studies.search.evaluate import recipe_of
 from involution_cli.commands import COMMANDS
 
@@ -56,8 +60,25 @@ def copy_example(path):
     shutil.copy(ROOT / "examples" / "ultralytics" / path.name, path)
 
 
+def write_segmentation_net(path):
+    """A net of three classes, the same as ONNX, and an image that it sees at half its size."""
+    arguments = {"backbone": "rednet26", "neck": "involution", "neck_channels": 32, "head_channels": 16}
+    arguments["backbone_args"] = {"channels": (16, 16, 32, 32), "layers": (1, 1, 1, 1)}
+    torch.manual_seed(0)
+    net = semantic_fpn(3, **arguments)
+    details = {"image_size": [64, 96]}
+    described = saved.Description(
+        "segmentation", "semantic_fpn", arguments, tuple("abc"), (0.5,) * 3, (0.2,) * 3, details
+    )
+    saved.save(path.parent, net, described)
+    root = path.parents[3]
+    export(net, (torch.randn(1, 3, 64, 96),), root / "photos.onnx", output_names=["logits"])
+    Image.effect_noise((12, 8), 90).resize((192, 128), Image.Resampling.BICUBIC).convert("RGB").save(root / "new.jpg")
+
+
 # Files that a page made by a command before the block that reads them.
 FILES = {
+    "runs/photos/model/config.json": write_segmentation_net,
     "rednet50.safetensors": write_rednet50,
     "runs/search/digits-mixed-tpe/recipe.yaml": write_searched,
     "cells.yaml": write_cells,
@@ -79,6 +100,19 @@ def test_every_python_block_runs_on_its_own(page, tmp_path, page_copies):
     assert status == 0, said
     if missing:
         pytest.skip(f"ran but for the blocks that need {', '.join(missing)}, which is not installed")
+
+
+def test_an_exported_segmentation_net_gives_the_classes_of_predict(tmp_path, monkeypatch, capsys):
+    (text,) = (block.text for block in PYTHON if block.page == "segmentation.md" and "onnxruntime" in block.text)
+    write_segmentation_net(tmp_path / "runs/photos/model/config.json")
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(text, made)
+    assert main(["predict", "new.jpg", "--model", "runs/photos/model", "--out", "maps"]) == 0
+    classes = np.asarray(Image.open("maps/new.png"))
+    assert made["classes"].shape == classes.shape == (128, 192) and len(np.unique(classes)) > 1
+    # Pillow and torchvision round differently.
+    assert (made["classes"] == classes).mean() > 0.99
 
 
 def test_a_block_that_fails_is_named(tmp_path, page_copies):
