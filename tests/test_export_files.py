@@ -327,3 +327,41 @@ def test_outputs_are_taken_out_of_what_holds_them():
 
 def test_a_comparison_says_what_was_not_compared():
     assert str(Parity("onnx", (), "no engine")) == "not compared with PyTorch: no engine"
+
+
+@HAS_ONNX
+@pytest.mark.parametrize("format", ["onnx", "openvino", "pt2"])
+def test_every_output_has_the_name_that_it_is_given(format, tmp_path):
+    if format == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    file, x = tmp_path / f"net{checked.ENDINGS[format]}", (torch.randn(1, 16, 8, 8),)
+    two = OfTwo()
+    wrong = [("one",), ("one", "one"), ("one", "two", "three")]
+    for names in wrong if format != "pt2" else [("one", "two")]:
+        words = (
+            "a name of its own for each of the 2 outputs" if format != "pt2" else "a .pt2 file has none, leave them out"
+        )
+        with pytest.raises(ValueError, match=words):
+            export(two, x, file, format=format, output_names=names)
+        assert not list(tmp_path.iterdir())
+    if format == "onnx":
+        import onnxruntime
+
+        export(two, x, file, output_names=("sum", "twice"))
+        outputs = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_outputs()
+        assert [output.name for output in outputs] == ["sum", "twice"]
+    elif format == "openvino":
+        import openvino
+
+        export(two, x, file, format=format, output_names=("sum", "twice"))
+        assert [output.any_name for output in openvino.Core().read_model(str(file)).outputs] == ["sum", "twice"]
+
+
+class OfTwo(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Involution2d(16, kernel_size=3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y + x, 2 * y

@@ -154,10 +154,12 @@ class Announcement(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the loss of the epoch, and what the best epoch is chosen by where this one was judged."""
+        # Every process takes part in computing it.
+        logged = trainer.callback_metrics
         if not trainer.is_global_zero or sys.stdout.isatty():
             return
         names = ["train_loss", *([getattr(pl_module, "monitor", "")] if self._is_judged else [])]
-        values = {name: trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics}
+        values = {name: logged[name] for name in names if name in logged}
         length = f" of {trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
         figures = ", ".join(f"{name} {float(value):.4f}" for name, value in values.items())
         print(f"epoch {trainer.current_epoch + 1}{length}: {figures}", flush=True)

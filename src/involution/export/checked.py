@@ -106,6 +106,8 @@ def export(
     """
     file = Path(file)
     check_options(file, format, operator=operator, opset_version=opset_version, compiled=compiled)
+    if output_names is not None and format == "pt2":
+        raise ValueError("output_names are of ONNX and OpenVINO; a .pt2 file has none, leave them out")
     if not isinstance(inputs, tuple) or not all(isinstance(value, Tensor) for value in inputs):
         raise TypeError(f"inputs must be a tuple of tensors, such as (x,), got {type(inputs).__name__}")
     _refuse_types(inputs, format, tolerance)

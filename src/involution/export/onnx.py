@@ -122,7 +122,7 @@ def to_onnx(
         output_names: one for each output, in their order; by default those of the operators that end in them.
 
     Raises:
-        ValueError: ``operator`` is neither, ``opset_version`` is below 18, or there are more or fewer outputs than names.
+        ValueError: ``operator`` is neither, ``opset_version`` is below 18, or the outputs do not have a name each.
         MissingPackageError: onnx or onnxscript is missing.
         ExportError: ``model`` cannot be exported, in this ``opset_version`` or at all, or ``file`` cannot be written.
 
@@ -153,8 +153,10 @@ def to_onnx(
 
 def _name_outputs(program: Any, names: Sequence[str]) -> None:
     outputs = program.model.graph.outputs
-    if len(outputs) != len(names):
-        raise ValueError(f"output_names must have one name for each of the {len(outputs)} outputs, got {tuple(names)}")
+    if len(outputs) != len(names) or len({*names}) < len(names):
+        raise ValueError(
+            f"output_names must have a name of its own for each of the {len(outputs)} outputs, got {tuple(names)}"
+        )
     for output, name in zip(outputs, names, strict=True):
         output.name = name
 

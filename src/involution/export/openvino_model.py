@@ -39,7 +39,7 @@ def to_openvino(
         output_names: as in `to_onnx`.
 
     Raises:
-        ValueError: there are more or fewer outputs than names.
+        ValueError: the outputs do not have a name each.
         MissingPackageError: openvino, onnx or onnxscript is missing.
         ExportError: ``model`` cannot be exported, ``file`` cannot be written, or the extension cannot be made.
     """
