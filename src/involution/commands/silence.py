@@ -24,11 +24,11 @@ _KNOWN_WARNINGS = (
     "The number of training batches .* is smaller than the logging interval",
     ".*isinstance.treespec, LeafSpec.",
     "You're using the WeightAveraging callback with a model that overrides",
-    # Checkpoints of another folder are spoken of where they are taken.
-    "The dirpath has changed",
 )
 # Whose uses of old names are no news; what keeps the configuration hands on those of Lightning's.
 _OLD_FASHIONED = r"lightning|jsonargparse|involution\.commands\.recipes"
+# Of the checkpoints that an evaluation would write if it were a training.
+_MOVED = "The dirpath has changed"
 # What the sentence at the end says better, one of them from inside the handler of a signal.
 _INTERRUPTIONS = ("Received SIGTERM", "Detected KeyboardInterrupt")
 
@@ -53,10 +53,10 @@ def without_advertisements() -> Iterator[None]:
 
 
 @contextmanager
-def without_known_warnings() -> Iterator[None]:
+def without_known_warnings(subcommand: str) -> Iterator[None]:
     """Keep back what Lightning warns of in its own uses here, none of which the user can or should change."""
     with warnings.catch_warnings():
-        for words in _KNOWN_WARNINGS:
+        for words in _KNOWN_WARNINGS if subcommand == "fit" else (*_KNOWN_WARNINGS, _MOVED):
             warnings.filterwarnings("ignore", words)
         for kind in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=kind, module=_OLD_FASHIONED)

@@ -186,7 +186,7 @@ def run(subcommand: str, arguments: Sequence[str], *, example: str = "") -> None
         with (
             terminable(delay),
             without_advertisements(),
-            without_known_warnings(),
+            without_known_warnings(subcommand),
             without_tracebacks_of_writers(),
             ExitStack() as folders,
         ):

@@ -105,9 +105,14 @@ def export(
         ['1×16×8×8']
     """
     file = Path(file)
-    check_options(file, format, operator=operator, opset_version=opset_version, compiled=compiled)
-    if output_names is not None and format == "pt2":
-        raise ValueError("output_names are of ONNX and OpenVINO; a .pt2 file has none, leave them out")
+    check_options(
+        file,
+        format,
+        operator=operator,
+        opset_version=opset_version,
+        compiled=compiled,
+        output_names=output_names,
+    )
     if not isinstance(inputs, tuple) or not all(isinstance(value, Tensor) for value in inputs):
         raise TypeError(f"inputs must be a tuple of tensors, such as (x,), got {type(inputs).__name__}")
     _refuse_types(inputs, format, tolerance)
@@ -138,7 +143,13 @@ def export(
 
 
 def check_options(
-    file: Path, format: Format, *, operator: str = "standard", opset_version: int | None = None, compiled: bool = True
+    file: Path,
+    format: Format,
+    *,
+    operator: str = "standard",
+    opset_version: int | None = None,
+    compiled: bool = True,
+    output_names: Sequence[str] | None = None,
 ) -> None:
     """Refuse options of another format, before there is a net; arguments as in `export`.
 
@@ -158,6 +169,8 @@ def check_options(
         raise ValueError(f"compiled is of pt2, not of {format}; leave it out")
     if operator != "standard" and format == "pt2":
         raise ValueError("operator is of ONNX and OpenVINO; a .pt2 file has this library's own, leave it out")
+    if output_names is not None and format == "pt2":
+        raise ValueError("output_names are of ONNX and OpenVINO; a .pt2 file has none, leave them out")
 
 
 def check_folding(folded: nn.Module, model: nn.Module, images: Tensor) -> None:

@@ -93,19 +93,19 @@ def replace_convolutions(
         raise TypeError(
             f"kernel_size must be one whole number from 1 on, for every direction alike, got {kernel_size!r}"
         )
-    places: dict[nn.Module, list[str]] = {}
-    unchosen: dict[nn.Module, list[str]] = {}
-    order = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    modules = list(model.named_modules(remove_duplicate=False))
     # What makes their kernels is theirs.
-    involutions = tuple(f"{name}." for name in order if isinstance(model.get_submodule(name), tuple(_LAYERS.values())))
-    for name, module in model.named_modules(remove_duplicate=False):
+    involutions = tuple(f"{name}." for name, module in modules if isinstance(module, tuple(_LAYERS.values())))
+    # By the module and whether it is chosen, which it may be in some of its places alone.
+    found: dict[tuple[nn.Module, bool], list[str]] = {}
+    for name, module in modules:
         if not name:
             continue
         is_convolution = isinstance(module, tuple(_LAYERS)) and not name.startswith(involutions)
-        if is_convolution if where is None else _chosen(where, name, module):
-            places.setdefault(module, []).append(name)
-        elif is_convolution:
-            unchosen.setdefault(module, []).append(name)
+        is_chosen = is_convolution if where is None else _chosen(where, name, module)
+        if is_convolution or is_chosen:
+            found.setdefault((module, is_chosen), []).append(name)
+    places = {module: names for (module, is_chosen), names in found.items() if is_chosen}
     made: dict[nn.Module, nn.Module] = {}
     reasons: dict[nn.Module, str] = {}
     beside = modules_beside(model)
@@ -136,19 +136,14 @@ def replace_convolutions(
             f"kernel_generator is one {type(generator).__name__}, whose weights {len(made)} layers would share; pass a "
             "name, or choose one convolution at a time with where="
         )
-    entries = [
-        ConvolutionReport(
-            tuple(names),
-            module in made,
-            reasons.get(module) or _described(made[module]),
-            _params(module),
-            _params(made.get(module, module)),
+    entries = []
+    for (module, is_chosen), names in found.items():
+        layer = made.get(module) if is_chosen else None
+        reason = reasons.get(module, "") if is_chosen else "it is not chosen"
+        outcome = reason if layer is None else _described(layer)
+        entries.append(
+            ConvolutionReport(tuple(names), layer is not None, outcome, _params(module), _params(layer or module))
         )
-        for module, names in places.items()
-    ]
-    for module, names in unchosen.items():
-        entries.append(ConvolutionReport(tuple(names), False, "it is not chosen", _params(module), _params(module)))
-    entries.sort(key=lambda entry: order.index(entry.names[0]))
     params, macs = [_params(model)], [_macs(model, input_size, replaced=False)] if input_size is not None else []
     _put(model, {name: made[module] for module in made for name in places[module]})
     keeps = False

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(folder, name, enable_version_counter=False, **options)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Find the files of a folder that was moved; where they are not there, Lightning says that it begins anew.
+        """Find the files of a folder that was moved.
 
         A checkpoint of another folder knows other files, which this training neither replaces nor removes: what it says of a
         best epoch there is told, and this training keeps the best of its own.
@@ -119,6 +120,12 @@ class RunCheckpoint(ModelCheckpoint):
             state[key] = here(state[key])
         state["best_k_models"] = {here(path): score for path, score in state["best_k_models"].items()}
         states[self.state_key] = state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state as Lightning does, without its words for one of another folder, of which it was told before."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The dirpath has changed")
+            super().load_state_dict(state_dict)
 
 
 class TrainingEnd(Callback):

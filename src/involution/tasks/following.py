@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 
 from ..data.description import DataDescription
 from ..errors import CheckpointError
@@ -51,7 +50,7 @@ class FollowingTask(LightningModule):
         Raises:
             DivergenceError: the loss is infinite or no number.
         """
-        if outputs is not None and self.trainer.state.fn == TrainerFn.FITTING and self.trainer.validating:
+        if outputs is not None and self.trainer.state.fn == "fit" and self.trainer.validating:
             check_finite(outputs, self.current_epoch, batch_idx, "validation loss")
 
     def on_train_start(self) -> None:
