@@ -55,6 +55,14 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """Return a folder of twelve images with structure, of different sizes."""
+    from small_sets import write_photographs
+
+    return write_photographs(tmp_path_factory.mktemp("photographs"), 12)
+
+
+@pytest.fixture(scope="session")
 def browser():
     """Start Chromium; `wait_for_function` is what the page's policy forbids in it."""
     playwright = pytest.importorskip(

@@ -1,9 +1,11 @@
-"""Tiny data sets in the formats of MNIST and CIFAR-10, for tests without a network."""
+"""Tiny data sets, some in the formats of MNIST and CIFAR-10, for tests without a network."""
 
 import hashlib
 import pickle
 
 import numpy as np
+import torch
+from PIL import Image
 
 
 def write_idx(path, values):
@@ -44,4 +46,14 @@ def write_cifar10(root, monkeypatch, batch=20):
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     meta = hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest()
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
+    return folder
+
+
+def write_photographs(folder, count):
+    """Write images with structure, each a pixel wider than the one before, and return their folder."""
+    generator = torch.Generator().manual_seed(0)
+    for i in range(count):
+        coarse = torch.rand(1, 3, 4, 4, generator=generator)
+        pixels = torch.nn.functional.interpolate(coarse, (40, 30 + i), mode="bilinear")[0].permute(1, 2, 0)
+        Image.fromarray((255 * pixels).to(torch.uint8).numpy()).save(folder / f"{i:02d}.png")
     return folder

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import nn
 from torch._inductor.utils import run_and_get_code
-from torchvision.transforms.functional import normalize, resize, to_tensor
 
 from involution import records
 from involution.commands.main import main
+from involution.data.calibration import calibration_batches
 from involution.errors import DataError
 from involution.export.checked import difference
 from involution.export.sessions import open_onnx
 from involution.models import named
-from involution.studies.latency import quantisation, results, run
+from involution.studies.latency import results, run
 from involution.studies.latency.accuracy import LabelledImages
 from involution.studies.latency.drawing import picture
 from involution.studies.latency.engines import ENGINES
@@ -156,31 +156,6 @@ def test_a_missing_package_is_a_reason(monkeypatch):
     assert ENGINES["eager"].missing("float32") is None
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Images with structure, of different sizes."""
-    folder = tmp_path_factory.mktemp("photographs")
-    generator = torch.Generator().manual_seed(0)
-    for i in range(12):
-        coarse = torch.rand(1, 3, 4, 4, generator=generator)
-        pixels = torch.nn.functional.interpolate(coarse, (40, 30 + i), mode="bilinear")[0].permute(1, 2, 0)
-        Image.fromarray((255 * pixels).to(torch.uint8).numpy()).save(folder / f"{i:02d}.png")
-    return folder
-
-
-def test_calibration_takes_whole_batches_of_normalised_images(photographs):
-    net = named.load(REDNET)
-    batches = quantisation.calibration_batches(photographs, net, (24, 32), 5)
-    assert [tuple(batch.shape) for batch in batches] == [(5, 3, 24, 32)] * 2
-    assert batches[0].min() < -0.5 and batches[0].max() > 0.5
-    # Ten of twelve, spread over the folder.
-    for i, name in enumerate(("00", "01", "02", "03", "04", "06", "07", "08", "09", "10")):
-        pixels = to_tensor(resize(Image.open(photographs / f"{name}.png"), [24, 32]))
-        torch.testing.assert_close(batches[i // 5][i % 5], normalize(pixels, list(net.mean), list(net.std)))
-    with pytest.raises(DataError, match="holds 12 images, and a batch of 13 needs 13; give more images"):
-        quantisation.calibration_batches(photographs, net, (24, 32), 13)
-
-
 def skip_where_missing(engine, dtype):
     reason = ENGINES[engine].missing(dtype)
     if reason:
@@ -188,12 +163,12 @@ def skip_where_missing(engine, dtype):
 
 
 @pytest.mark.usefixtures("extension_cache")
-@pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
-def test_int8_of_the_other_engines(engine, photographs, tmp_path):
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime-custom", "openvino", "openvino-extension"])
+def test_int8_of_every_engine(engine, photographs, tmp_path):
     skip_where_missing(engine, "int8")
     net = named.load(REDNET)
-    batches = quantisation.calibration_batches(photographs, net, (32, 32), 4)
-    ENGINES[engine].write(net.net, batches[0], "int8", batches, tmp_path)
+    batches = calibration_batches(photographs, size=(32, 32), batch=4, mean=net.mean, std=net.std)
+    ENGINES[engine].write(net.net, batches[0], "int8", [(batch,) for batch in batches], tmp_path)
     with torch.no_grad():
         expected = net.net(batches[0])
     quantised = ENGINES[engine].open(lambda: net.net, "int8", 1, tmp_path)([batches[0]])
@@ -219,33 +194,6 @@ def test_floating_point_of_the_other_engines(engine, tmp_path):
         in_half = ENGINES[engine].open(lambda: net.net, "bfloat16", 1, tmp_path)([images])
         # Where the processor has no bfloat16, OpenVINO computes in float32.
         assert difference(in_half, [expected]) < 0.1
-
-
-@HAS_ONNX
-def test_int8_of_onnx_leaves_kernels_in_floating_point(photographs, tmp_path):
-    import onnx
-
-    net = named.load(REDNET)
-    engine = ENGINES["onnxruntime"]
-    batches = quantisation.calibration_batches(photographs, net, (32, 32), 4)
-    (tmp_path / "float").mkdir()
-    engine.write(net.net, batches[0], "float32", (), tmp_path / "float")
-    engine.write(net.net, batches[0], "int8", batches, tmp_path)
-    with torch.no_grad():
-        expected = net.net(batches[0])
-    exact = engine.open(lambda: net.net, "float32", 1, tmp_path / "float")([batches[0]])
-    quantised = engine.open(lambda: net.net, "int8", 1, tmp_path)([batches[0]])
-    assert difference(exact, [expected]) < 1e-5
-    assert 1e-4 < difference(quantised, [expected]) < 0.2
-    nodes = onnx.load(tmp_path / "net.onnx").graph.node
-    makers = {output: node.op_type for node in nodes for output in node.output}
-    weights = quantisation.kernel_weights(net.net)
-    of_kernels = [node for node in nodes if weights & set(node.input)]
-    assert len(weights) == len(of_kernels) > 0
-    others = [node for node in nodes if node.op_type == "Conv" and not weights & set(node.input)]
-    assert others and all(makers[node.input[1]] == "DequantizeLinear" for node in others)
-    products = [node for node in nodes if node.op_type == "MatMul"]
-    assert products and not any(makers.get(name) == "DequantizeLinear" for node in products for name in node.input)
 
 
 @HAS_ONNX

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import CommandError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.named import NamedNet
 
 __all__ = ["export"]
 
@@ -24,6 +29,7 @@ def export(
     multiple: int = 1,
     operator: Literal["standard", "custom"] = "standard",
     fold: bool = True,
+    calibration: Path | None = None,
     opset: int | None = None,
     compiled: bool = True,
     tolerance: float | None = None,
@@ -47,13 +53,16 @@ def export(
         operator: of ONNX and OpenVINO: ``standard`` operators, which run anywhere, or this library's own, ``custom``, which
             is faster and has to be registered where the file is loaded.
         fold: fold batch norms into the layers before them.
+        calibration: of ONNX and OpenVINO: a folder of images such as the net will see; the file computes in int8, whose ranges
+            are found on at most 64 of them.
         opset: of ONNX.
         compiled: with pt2, let AOTInductor compile; without, it is a program of ``torch.export``.
-        tolerance: largest difference from PyTorch over the largest output; 1e-4 by default.
+        tolerance: largest difference from PyTorch over the largest output; 1e-4 by default, with --calibration 0.2.
 
     Raises:
         CommandError: an argument is out of range.
         CheckpointError: the net or its weights cannot be loaded.
+        DataError: the images to calibrate with cannot be read, or are too few.
         ExportError: the net cannot be exported, or the file cannot be written.
     """
     import torch
@@ -72,22 +81,19 @@ def export(
     options: dict[str, Any] = {"operator": operator, "opset_version": opset, "compiled": compiled}
     try:
         # Before the net is loaded and folded.
-        checked.check_options(file, format, **options)
+        checked.check_options(file, format, **options, calibrated=calibration is not None)
     except ValueError as error:
         raise CommandError(str(error)) from error
     if tolerance is not None and not tolerance >= 0:
         raise CommandError(f"--tolerance must be a number from 0 on, got {tolerance}")
     net = named.load(model, weights)
-    # The net's own size is an example as good as the next larger one of the file's steps.
-    height, width = _sides(size, _rounded_up(net.size, multiple))
-    if height % multiple or width % multiple:
-        nearest = " ".join(map(str, _rounded_up((height, width), multiple)))
-        raise CommandError(f"--size must have multiples of {multiple}, such as {nearest}, got {height} {width}")
-    module: Any = net.net
+    height, width = _sides(size, net.size, multiple)
     if dynamic:
         # What is 1 in an example would be 1 for ever.
         batch = max(2, batch)
     images = torch.randn(batch, net.channels, height, width)
+    ranged = _calibration(calibration, net, images)
+    module: Any = net.net
     if fold:
         module, report = fold_batch_norms(module)
         print(f"{len(report.folded)} of {len(report.folded) + len(report.left)} batch norms folded")
@@ -97,6 +103,7 @@ def export(
         module = module.to(memory_format=torch.channels_last)
     names = _output_names(module, images)
     least = min(64, height, width) if multiple == 1 else 2 * multiple
+    others = _of_other_sizes(ranged, images, multiple) if dynamic else ()
     try:
         with compiling_for_the_cpu():
             parity = checked.export(
@@ -105,10 +112,8 @@ def export(
                 file,
                 format=format,
                 dynamic_shapes=image_shapes(multiple=multiple, least=least) if dynamic else None,
-                others=[
-                    (torch.randn(images, net.channels, *sides),)
-                    for images, sides in (_other_sizes(height, width, multiple) if dynamic else ())
-                ],
+                others=[(other,) for other in others],
+                calibration=[(some,) for some in ranged],
                 tolerance=tolerance,
                 output_names=None if format == "pt2" else names,
                 **options,
@@ -117,22 +122,33 @@ def export(
         raise CommandError(str(error)) from error
     if net.left_out:
         print(net.left_out)
-    files = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
-    sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
     shape = f"{batch}×{net.channels}×{height}×{width}"
     if dynamic:
-        shape = f"any batch, height and width from {least} pixels on" + (
-            f", in steps of {multiple}" if multiple > 1 else ""
-        )
+        steps = f", in steps of {multiple}" if multiple > 1 else ""
+        shape = f"any batch, height and width from {least} pixels on{steps}"
+    files = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
+    sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
+    print(f"wrote {sizes} for images of {shape}{', in int8' if ranged else ''}")
     mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (net.mean, net.std))
-    print(f"wrote {sizes} for images of {shape}")
     print(
         f"pixels from 0 to 1, less the mean ({mean}), divided by the deviation ({deviation}); gives {', '.join(names)}"
     )
     print(parity)
+    if ranged and names == ["logits"] and parity.agreement is not None:
+        print(f"{100 * parity.agreement:.1f} % of the classes found are PyTorch's")
 
 
-def _output_names(module: Any, images: Any) -> list[str]:
+def _calibration(folder: Path | None, net: NamedNet, images: Tensor) -> list[Tensor]:
+    """Return batches like ``images`` of the photographs in a folder; none where none is given."""
+    if folder is None:
+        return []
+    from ..data.calibration import calibration_batches
+
+    batch, _, height, width = images.shape
+    return calibration_batches(folder, size=(height, width), batch=batch, mean=net.mean, std=net.std)
+
+
+def _output_names(module: Any, images: Tensor) -> list[str]:
     """Return what the outputs of a net are called: the levels of a detector's neck by their names, else logits."""
     import torch
 
@@ -143,21 +159,40 @@ def _output_names(module: Any, images: Any) -> list[str]:
     return [f"level_{name}" for name in given] if isinstance(given, Mapping) else ["logits"]
 
 
+def _sides(size: list[int] | None, default: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Return height and width of the example images."""
+    if not size:
+        # The net's own size is an example as good as the next larger one of the file's steps.
+        return _rounded_up(default, multiple)
+    if len(size) > 2 or min(size) < 1:
+        raise CommandError(f"--size must be a height and a width of at least 1 pixel, got {','.join(map(str, size))}")
+    height, width = size[0], size[-1]
+    if height % multiple or width % multiple:
+        nearest = " ".join(map(str, _rounded_up((height, width), multiple)))
+        raise CommandError(f"--size must have multiples of {multiple}, such as {nearest}, got {height} {width}")
+    return height, width
+
+
 def _rounded_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
-def _sides(size: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
-    if not size:
-        return default
-    if len(size) > 2 or min(size) < 1:
-        raise CommandError(f"--size must be a height and a width of at least 1 pixel, got {','.join(map(str, size))}")
-    return size[0], size[-1]
+def _of_other_sizes(ranged: list[Tensor], images: Tensor, multiple: int) -> Iterator[Tensor]:
+    """Yield what a file for any size is tried with: one larger image, and three of odd sides where any side is allowed.
 
+    They are random, and the first of those that int8 was calibrated on where it was: beyond its ranges it is nothing.
+    """
+    import torch
 
-def _other_sizes(height: int, width: int, multiple: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield a batch and a size to try: one image, larger; several, of an odd size where any is allowed."""
+    channels, height, width = images.shape[1:]
     step = multiple if multiple > 1 else 32
-    yield 1, (height + step, width + 2 * step)
+    shapes = [(1, height + step, width + 2 * step)]
     if multiple == 1:
-        yield 3, (height + 5, width + 1)
+        shapes.append((3, height + 5, width + 1))
+    for batch, *sides in shapes:
+        if ranged:
+            yield torch.nn.functional.interpolate(
+                torch.cat(ranged)[:batch], sides, mode="bilinear", align_corners=False
+            )
+        else:
+            yield torch.randn(batch, channels, *sides)

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ExportError
-from ...export import onnx, openvino, sessions, to_onnx, to_openvino, to_pt2
+from ...export import onnx, openvino, quantisation, sessions, to_onnx, to_openvino, to_pt2
 from ...surgery import fold_batch_norms
-from . import profiles, quantisation
+from . import profiles
 
 __all__ = ["DTYPES", "ENGINES", "Engine"]
+
+# Inputs that the ranges of int8 are found on.
+Calibration = Sequence[tuple[Tensor, ...]]
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -36,7 +39,7 @@ class Engine(ABC):
         return f"{', '.join(absent)} missing, to be installed with pip" if absent else None
 
     @abstractmethod
-    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
+    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         """Write into ``folder`` what the engine opens; a net of PyTorch's is opened as it is."""
 
     @abstractmethod
@@ -70,7 +73,7 @@ class _InPyTorch(Engine):
     def __init__(self, title: str, change: Callable[[nn.Module], Callable[[Tensor], Any]]) -> None:
         self.title, self._change = title, change
 
-    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
+    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         pass
 
     def open(self, net: Callable[[], nn.Module], dtype: str, threads: int, folder: Path) -> sessions.Session:
@@ -93,7 +96,7 @@ class _AOTInductor(Engine):
     title = "AOTInductor"
     lacks = _InPyTorch.lacks
 
-    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
+    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         module: Any = _folded(net).to(dtype=getattr(torch, dtype))
         module = module.to(memory_format=torch.channels_last)
         to_pt2(module, (self.taken(inputs, dtype),), folder / "net.pt2")
@@ -117,7 +120,7 @@ class _ONNXRuntime(Engine):
     def missing(self, dtype: str) -> str | None:
         return super().missing(dtype) or _absent(self._library)
 
-    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
+    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         file = folder / "net.onnx"
         to_onnx(_folded(net), (inputs,), file, operator=self._operator)
         if dtype == "int8":
@@ -148,7 +151,7 @@ class _OpenVINO(Engine):
             return "nncf, OpenVINO's tool for quantisation, is missing; pip install 'involution[quantisation]'"
         return super().missing(dtype) or _absent(self._extension)
 
-    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Sequence[Tensor], folder: Path) -> None:
+    def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         file = folder / "net.xml"
         to_openvino(_folded(net), (inputs,), file, operator=self._operator)
         if dtype == "int8":

@@ -20,7 +20,7 @@ from ...export.checked import difference
 from ...export.sessions import Session, flat
 from ...logs import compiling_for_the_cpu
 from ...models import named
-from . import clock, quantisation
+from . import clock
 from .accuracy import LabelledImages
 from .engines import ENGINES
 
@@ -187,15 +187,19 @@ class _Runner:
         job = self._job
         net = job.load()
         inputs = torch.randn(job.batch, net.channels, *job.size, generator=torch.Generator().manual_seed(SEED))
-        batches: list[torch.Tensor] = []
+        calibration: list[tuple[torch.Tensor, ...]] = []
         if job.calibration is not None:
-            batches = quantisation.calibration_batches(job.calibration, net, job.size, job.batch)
+            # Data sets load what a process that only runs a net does without.
+            from ...data.calibration import calibration_batches
+
+            batches = calibration_batches(job.calibration, size=job.size, batch=job.batch, mean=net.mean, std=net.std)
+            calibration = [(images,) for images in batches]
             # What was calibrated on images is compared on one of them.
             inputs = batches[0]
         with torch.no_grad():
             expected = [value.clone() for value in flat(net.net(inputs))]
         torch.save({"inputs": inputs, "expected": expected}, self._folder / "tensors.pt")
-        self._engine.write(net.net, inputs, job.dtype, batches, self._folder)
+        self._engine.write(net.net, inputs, job.dtype, calibration, self._folder)
 
     def open(self) -> float:
         tensors = torch.load(self._folder / "tensors.pt")

@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...errors import DataError
-from ...export.sessions import openvino_core
-from ...kernel_generation import SpanMatrix
-from ...logs import errors_alone
-from ...models.named import NamedNet
+from ..kernel_generation import SpanMatrix
+from ..logs import errors_alone
+from .sessions import openvino_core
 
-__all__ = ["calibration_batches", "kernel_weights", "quantise_onnx", "quantise_openvino"]
-
-# Images that ranges are found on.
-MOST_IMAGES = 64
+__all__ = ["kernel_weights", "quantise_onnx", "quantise_openvino"]
 
 # What is quantised besides the products: what stands between two of them, and would go back to floating point else.
 _TYPES = ["Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"]
-
-
-def calibration_batches(folder: Path, net: NamedNet, size: tuple[int, int], batch: int) -> list[Tensor]:
-    """Read images to calibrate with: at most 64, spread over the folder, each scaled to ``size`` as a whole.
-
-    Args:
-        folder: searched for images.
-        net: whose normalisation they get.
-        size: height and width, in pixels.
-        batch: images of a batch; those that fill none are left out.
-
-    Returns:
-        Batches ``(batch, C, H, W)``.
-
-    Raises:
-        DataError: an image cannot be read, or there are too few.
-    """
-    # Data sets load what a process that only runs a net does without.
-    from torchvision.transforms.functional import normalize, resize, to_tensor
-
-    from ...data.image_folders import list_images
-    from ...data.images import read_image
-
-    files = list_images([str(folder)])
-    count = min(len(files), max(MOST_IMAGES, batch)) // batch * batch
-    if not count:
-        raise DataError(f"{folder} holds {len(files)} images, and a batch of {batch} needs {batch}; give more images")
-    pixels = []
-    for i in range(count):
-        image = read_image(files[i * len(files) // count], "L" if net.channels == 1 else "RGB")
-        pixels.append(normalize(to_tensor(resize(image, list(size))), list(net.mean), list(net.std)))
-    return list(torch.stack(pixels).split(batch))
 
 
 def kernel_weights(net: nn.Module) -> set[str]:
@@ -62,13 +25,15 @@ def kernel_weights(net: nn.Module) -> set[str]:
     return {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, SpanMatrix)}
 
 
-def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], library: Path | None) -> None:
+def quantise_onnx(
+    file: Path, floating: set[str], calibration: Sequence[tuple[Tensor, ...]], library: Path | None
+) -> None:
     """Quantise an ONNX file in place with ONNX Runtime's tool: QDQ form, ranges by minimum and maximum, per channel.
 
     Args:
         file: as `to_onnx` writes it.
         floating: names of weights whose products stay in floating point.
-        batches: of images to calibrate with.
+        calibration: inputs that ranges are found on.
         library: of custom operators, for a file that holds some.
     """
     import onnx
@@ -83,13 +48,15 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
     from onnxruntime.quantization.calibrate import CalibrationDataReader, MinMaxCalibrater
 
     class Reader(CalibrationDataReader):
-        def __init__(self, name: str) -> None:
-            self._rest: Iterator[Tensor] = iter(batches)
-            self._name = name
+        def __init__(self, names: Sequence[str]) -> None:
+            self._rest: Iterator[tuple[Tensor, ...]] = iter(calibration)
+            self._names = names
 
         def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._rest, None)
-            return None if batch is None else {self._name: batch.numpy()}
+            inputs = next(self._rest, None)
+            if inputs is None:
+                return None
+            return {name: value.numpy() for name, value in zip(self._names, inputs, strict=True)}
 
     class Calibrater(MinMaxCalibrater):
         # As ONNX Runtime's, with the library.
@@ -103,12 +70,18 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
             )
 
     graph = onnx.load(file, load_external_data=False).graph
-    excluded = [node.name for node in graph.node if floating.intersection(node.input)]
+    constants = {constant.name for constant in graph.initializer}
+    # What is added to an involution's product is one constant a channel: the product is in floating point, and so is the sum.
+    excluded = [
+        node.name
+        for node in graph.node
+        if floating.intersection(node.input) or (node.op_type == "Add" and constants.intersection(node.input))
+    ]
     with TemporaryDirectory() as folder:
         calibrater = Calibrater(file, _TYPES, str(Path(folder) / "augmented.onnx"))
         calibrater.augment_graph()
         calibrater.create_inference_session()
-        calibrater.collect_data(Reader(graph.input[0].name))
+        calibrater.collect_data(Reader([value.name for value in graph.input]))
         ranges = Path(folder) / "ranges.json"
         save_tensors_data(calibrater.compute_data(), ranges)
         # Its advice is to prepare by another tool of its own a graph that is prepared here.
@@ -127,32 +100,50 @@ def quantise_onnx(file: Path, floating: set[str], batches: Sequence[Tensor], lib
             )
 
 
-def quantise_openvino(file: Path, floating: set[str], batches: Sequence[Tensor], extension: Path | None) -> None:
+def quantise_openvino(
+    file: Path, floating: set[str], calibration: Sequence[tuple[Tensor, ...]], extension: Path | None
+) -> None:
     """Quantise OpenVINO's files in place with NNCF.
 
     Args:
         file: as `to_openvino` writes it.
         floating: names of weights whose products stay in floating point.
-        batches: of images to calibrate with.
+        calibration: inputs that ranges are found on.
         extension: for a file that holds its operators.
     """
-    import nncf
     import openvino
 
+    nncf = _nncf()
     core = openvino_core(extension)
     model = core.read_model(str(file))
     ignored = [node.get_friendly_name() for node in model.get_ordered_ops() if _is_of_kernels(node, floating)]
-    quantised = nncf.quantize(
-        model,
-        nncf.Dataset([batch.numpy() for batch in batches]),
-        subset_size=len(batches),
-        ignored_scope=nncf.IgnoredScope(names=ignored),
-    )
+    # It says of every involution that it is left alone.
+    with errors_alone("nncf"):
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset([[value.numpy() for value in inputs] for inputs in calibration]),
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=ignored),
+        )
     # The weights of what was read are mapped from the old file.
     target = file.with_stem("quantised")
     openvino.save_model(quantised, str(target), compress_to_fp16=False)
     for ending in (".xml", ".bin"):
         target.with_suffix(ending).replace(file.with_suffix(ending))
+
+
+def _nncf() -> Any:
+    """Import NNCF so that it does not send statistics of its use to its makers, which it does elsewhere unless it is told."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        import nncf
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+    return nncf
 
 
 def _is_of_kernels(node: Any, floating: set[str]) -> bool:

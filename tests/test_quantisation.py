@@ -1,0 +1,159 @@
+"""int8: what it is calibrated on, what stays in floating point, and the files that hold it."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import normalize, resize, to_tensor
+
+from involution import fold_batch_norms
+from involution.commands.main import main
+from involution.data.calibration import calibration_batches
+from involution.errors import DataError, ExportError, MissingPackageError
+from involution.export import export
+from involution.export.checked import difference
+from involution.export.openvino import extension
+from involution.export.quantisation import kernel_weights
+from involution.export.sessions import open_onnx, open_openvino
+from involution.models import named, saved
+from involution.models.segmentation import semantic_fpn
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+HAS_NNCF = pytest.mark.skipif(
+    find_spec("nncf") is None or find_spec("openvino") is None, reason="nncf or openvino is not installed"
+)
+
+REDNET = str(Path(__file__).parents[1] / "src" / "involution" / "weights" / "rednet14_eighth.cifar10")
+
+
+@pytest.fixture(scope="module")
+def net():
+    return named.load(REDNET)
+
+
+@pytest.fixture(scope="module")
+def batches(net, photographs):
+    return calibration_batches(photographs, size=(32, 32), batch=4, mean=net.mean, std=net.std)
+
+
+def test_calibration_takes_whole_batches_of_normalised_images(net, photographs):
+    batches = calibration_batches(photographs, size=(24, 32), batch=5, mean=net.mean, std=net.std)
+    assert [tuple(batch.shape) for batch in batches] == [(5, 3, 24, 32)] * 2
+    assert batches[0].min() < -0.5 and batches[0].max() > 0.5
+    # Ten of twelve, spread over the folder.
+    for i, name in enumerate(("00", "01", "02", "03", "04", "06", "07", "08", "09", "10")):
+        pixels = to_tensor(resize(Image.open(photographs / f"{name}.png"), [24, 32]))
+        torch.testing.assert_close(batches[i // 5][i % 5], normalize(pixels, list(net.mean), list(net.std)))
+    (grey,) = calibration_batches(photographs, size=(24, 32), batch=12, mean=(0.5,), std=(0.25,))
+    assert grey.shape == (12, 1, 24, 32)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "words"),
+    [
+        (13, 3, "holds 12 images, and a batch of 13 needs 13; give more images"),
+        (1, 4, "images have 1 or 3 channels and the net takes 4; it cannot be calibrated on images"),
+    ],
+)
+def test_images_that_cannot_calibrate(photographs, batch, channels, words):
+    with pytest.raises(DataError, match=words):
+        calibration_batches(photographs, size=(8, 8), batch=batch, mean=(0.5,) * channels, std=(0.5,) * channels)
+
+
+def test_onnx_leaves_kernels_and_involutions_in_floating_point(net, batches, tmp_path):
+    file = tmp_path / "net.onnx"
+    folded, _ = fold_batch_norms(net.net)
+    parity = export(folded, (batches[0],), file, calibration=[(batch,) for batch in batches])
+    ((shapes, found),) = parity.differences
+    assert shapes == "4×3×32×32" and 1e-4 < found < 0.2
+    with torch.no_grad():
+        expected = torch.cat([net.net(batch) for batch in batches])
+    actual = torch.cat([open_onnx(file)([batch])[0] for batch in batches])
+    assert found == pytest.approx(difference([actual], [expected]), rel=1e-3)
+    assert parity.agreement == (actual.argmax(1) == expected.argmax(1)).double().mean().item()
+    graph = onnx.load(file).graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    weights = kernel_weights(folded)
+    of_kernels = [node for node in graph.node if weights & set(node.input)]
+    assert len(weights) == len(of_kernels) > 0
+    others = [node for node in graph.node if node.op_type == "Conv" and not weights & set(node.input)]
+    assert others and all(makers[node.input[1]] == "DequantizeLinear" for node in others)
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    assert products and not any(makers.get(name) == "DequantizeLinear" for node in products for name in node.input)
+    # What is added to the products of involutions is in floating point too; sums of two maps are not.
+    constants = {value.name for value in graph.initializer}
+    sums = [node for node in graph.node if node.op_type == "Add" and "involution" not in node.name]
+    offsets = [node for node in sums if constants & set(node.input)]
+    maps = [node for node in sums if all(makers.get(name) == "DequantizeLinear" for name in node.input)]
+    assert len(offsets) >= len(products) and len(maps) == 4
+
+
+@pytest.mark.usefixtures("extension_cache")
+@HAS_NNCF
+@pytest.mark.parametrize("operator", ["standard", "custom"])
+def test_openvino(net, batches, tmp_path, operator, capsys):
+    file = tmp_path / "net.xml"
+    folded, _ = fold_batch_norms(net.net)
+    parity = export(
+        folded,
+        (batches[0],),
+        file,
+        format="openvino",
+        operator=operator,
+        calibration=[(batch,) for batch in batches],
+    )
+    assert 1e-4 < parity.differences[0][1] < 0.2 and parity.agreement > 0.8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+    assert "INFO:nncf" not in capsys.readouterr().out
+    session = open_openvino(file, extension=extension() if operator == "custom" else None)
+    with torch.no_grad():
+        assert difference(session([batches[0]]), [net.net(batches[0])]) < 0.2
+
+
+def test_any_size_of_a_segmentation_net(tmp_path, photographs, capsys):
+    arguments = {"backbone": "rednet26", "neck": "involution", "neck_channels": 32, "head_channels": 16}
+    arguments["backbone_args"] = {"channels": (16, 16, 32, 32), "layers": (1, 1, 1, 1)}
+    mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    described = saved.Description("segmentation", "semantic_fpn", arguments, tuple("abc"), mean, std, {})
+    saved.save(tmp_path / "net", semantic_fpn(3, **arguments), described)
+    file = tmp_path / "net.onnx"
+    command = ["export", str(tmp_path / "net"), "--output", str(file), "--dynamic", "--multiple", "32"]
+    assert main([*command, "--size", "64", "--calibration", str(photographs)]) == 0
+    printed = capsys.readouterr().out
+    assert "from 64 pixels on, in steps of 32, in int8" in printed and "at 1×3×96×128" in printed
+    assert printed.rstrip().endswith(" % of the classes found are PyTorch's")
+    assert open_onnx(file)([torch.randn(3, 3, 64, 96)])[0].shape == (3, 3, 64, 96)
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(file).graph.node)
+
+
+def test_a_file_that_loses_too_much_is_not_written(tmp_path, photographs, capsys):
+    file = tmp_path / "net.onnx"
+    command = ["export", REDNET, "--output", str(file), "--calibration", str(photographs), "--tolerance", "1e-5"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "more than 1e-05; allow more with tolerance, or calibrate on other images, or leave it" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_int8_cannot_be_made_of(net, batches, tmp_path, monkeypatch):
+    file, images = tmp_path / "net.onnx", (batches[0],)
+    with pytest.raises(
+        ValueError, match="calibration for int8 is of ONNX and OpenVINO; leave it out, or export to one"
+    ):
+        export(net.net, images, tmp_path / "net.pt2", format="pt2", calibration=[images])
+    with pytest.raises(ValueError, match=r"of the shapes and types of inputs, \(4, 3, 32, 32\), got Tensor of"):
+        export(net.net, images, file, calibration=batches)
+    with pytest.raises(ValueError, match=r"\(4, 3, 32, 32\), got tuple of \(1, 3, 32, 32\)"):
+        export(net.net, images, file, calibration=[images, (batches[0][:1],)])
+    with pytest.raises(ExportError, match="int8 is made of a model in float32; convert it and its inputs with"):
+        export(net.net, (batches[0].double(),), file, calibration=[(batches[0].double(),)])
+    monkeypatch.setattr("involution.export.checked.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="nncf is missing; install it with: pip install"):
+        export(net.net, images, tmp_path / "net.xml", format="openvino", calibration=[images])
+    with pytest.raises(MissingPackageError, match="onnxruntime is missing"):
+        export(net.net, images, file, calibration=[images])
+    assert not list(tmp_path.iterdir())
