@@ -1,6 +1,7 @@
 """What predict does with many images: one that is damaged costs none of the others, and an end under way nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from detectors import NARROW
 from PIL import Image
 from trainings import refusal
 
-from involution.commands import predict_detection
+from involution.commands import predict_detection, predict_segmentation
 from involution.commands.main import main
 from involution.errors import InvolutionWarning
 from involution.models import saved
@@ -108,10 +109,36 @@ def test_options_of_another_task_are_refused(nets, images, capsys, task, flags, 
     assert words.format(model) in refusal(capsys)
 
 
-@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("task", ["detection", "segmentation", "classification"])
 def test_a_net_that_gives_no_numbers_is_refused(nets, images, tmp_path, capsys, monkeypatch, task):
-    """Every class would have as much of nothing, and a segmentation net's first one all pixels."""
+    """Every class would have as much of nothing, a segmentation net's first one all pixels, and a detector find nothing."""
     model = CLASSIFIER if task == "classification" else str(nets / task)
     monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: x * float("nan"))
     assert main(["predict", str(images / "0.png"), "--model", model, "--out", str(tmp_path / "out")]) == 2
     assert "the net gives no numbers for " in refusal(capsys) and not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation", "classification"])
+def test_an_image_without_numbers_costs_none_of_the_others(nets, images, tmp_path, capsys, monkeypatch, task):
+    (images / "2.png").unlink()
+    model = CLASSIFIER if task == "classification" else str(nets / task)
+
+    def second_is_no_number(_, x):
+        y = x.clamp_min(0)
+        y[1:2] = float("nan")
+        return y
+
+    monkeypatch.setattr(torch.nn.ReLU, "forward", second_is_no_number)
+    # Segmentation nets see one image at a time, the others all three at once.
+    segment, seen = predict_segmentation.segment, []
+
+    def answers(*arguments, **views):
+        seen.append(arguments)
+        return segment(*arguments, **views) * (float("nan") if len(seen) == 2 else 1)
+
+    monkeypatch.setattr(predict_segmentation, "segment", answers)
+    with pytest.warns(InvolutionWarning, match=rf"left out: the net gives no numbers for {images}/1.png"):
+        assert main(["predict", str(images), "--model", model, "--out", str(tmp_path / "out"), "--json"]) == 2
+    said = capsys.readouterr()
+    assert [Path(json.loads(line)["image"]).name for line in said.out.splitlines()] == ["0.png", "3.png"]
+    assert f"1 of 3 images are left out: the net gives no numbers for {images}/1.png" in said.err

@@ -1,4 +1,4 @@
-"""The images that a command is given: one that cannot be read costs none of the others."""
+"""The images that a command is given: one that cannot be read, or has no answer, costs none of the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import DataError, InvolutionWarning
+from torch import Tensor
+
+from ..errors import CommandError, DataError, InvolutionError, InvolutionWarning
 
 __all__ = ["InputImages"]
 
@@ -15,7 +17,7 @@ T = TypeVar("T")
 
 
 class InputImages:
-    """Images that are read one after the other, of which those that are refused are named and left out.
+    """Images that are read and answered one after the other, of which those that are refused are named and left out.
 
     Args:
         files: all that the command was given.
@@ -23,7 +25,7 @@ class InputImages:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = list(files)
-        self._refusals: list[DataError] = []
+        self._refusals: list[InvolutionError] = []
 
     def read_each(self, chunk: Sequence[Path], read: Callable[[Path], T]) -> list[tuple[Path, T]]:
         """Return the files of ``chunk`` with what ``read`` makes of them, without those that it refuses.
@@ -36,11 +38,33 @@ class InputImages:
             try:
                 found.append((file, read(file)))
             except DataError as error:
-                if len(self.files) == 1:
-                    raise
-                self._refusals.append(error)
-                warnings.warn(f"left out: {error}", InvolutionWarning, stacklevel=2)
+                self._leave_out(error)
         return found
+
+    def is_answered(self, file: Path, answer: Tensor) -> bool:
+        """Return whether a net gave numbers for an image; one that computes with infinities gives none.
+
+        Args:
+            file: the image.
+            answer: probabilities of its classes, or what else is made of the whole image.
+
+        Raises:
+            CommandError: it gave none for the only image.
+        """
+        if answer.isfinite().all():
+            return True
+        self._leave_out(
+            CommandError(
+                f"the net gives no numbers for {file}, as after a training that diverged; take an earlier checkpoint"
+            )
+        )
+        return False
+
+    def _leave_out(self, error: InvolutionError) -> None:
+        if len(self.files) == 1:
+            raise error
+        self._refusals.append(error)
+        warnings.warn(f"left out: {error}", InvolutionWarning, stacklevel=3)
 
     def refuse_left_out(self) -> None:
         """Let the command end with a refusal where images were left out, after all that was done with the others.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from ..errors import CommandError
 
-__all__ = ["check_answer", "name_outputs", "refuse_overwriting"]
+__all__ = ["name_outputs", "refuse_overwriting"]
 
 
 def name_outputs(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[tuple[Path, ...]]:
@@ -45,19 +43,3 @@ def refuse_overwriting(targets: Iterable[Path], sources: Sequence[Path], remedy:
     for target in sorted(targets):
         if target.resolve() in real:
             raise CommandError(f"{target} is one of the files that are read and would be overwritten; {remedy}")
-
-
-def check_answer(probabilities: Tensor, file: Path) -> None:
-    """Refuse what a net gives that computes with infinities.
-
-    Args:
-        probabilities: of the classes, of an image or each of its pixels.
-        file: the image.
-
-    Raises:
-        CommandError: some are no numbers.
-    """
-    if not probabilities.isfinite().all():
-        raise CommandError(
-            f"the net gives no numbers for {file}, as after a training that diverged; take an earlier checkpoint"
-        )

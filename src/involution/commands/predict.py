@@ -16,7 +16,7 @@ from ..errors import CommandError, InvolutionError
 from .classifiers import batches, class_names, visible
 from .input_images import InputImages
 from .options import find_device
-from .output_files import check_answer, name_outputs, refuse_overwriting
+from .output_files import name_outputs, refuse_overwriting
 
 # By the task in the description of a saved net: the module whose ``predict_images`` applies it.
 _PREDICTORS = {
@@ -125,12 +125,12 @@ def predict(
         for chunk, inputs in batches(net, read, batch_size):
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
-            for file, row in zip(chunk, probabilities, strict=True):
-                check_answer(row, file)
-                _print(file, row, names, top, json)
-            if heatmaps:
+            answered = [i for i, file in enumerate(chunk) if read.is_answered(file, probabilities[i])]
+            for i in answered:
+                _print(chunk[i], probabilities[i], names, top, json)
+            if heatmaps and answered:
                 layers = None if heatmaps == ["all"] else heatmaps
-                _draw(net, [stems[file] for file in chunk], inputs.to(place), layers, files, opacity)
+                _draw(net, [stems[chunk[i]] for i in answered], inputs[answered].to(place), layers, files, opacity)
     except InvolutionError:
         raise
     except ValueError as error:

@@ -60,11 +60,12 @@ def predict_images(
 
     Raises:
         CommandError: an image would be overwritten.
-        DataError: images cannot be read, or are too narrow for the net; they are left out.
+        DataError: images cannot be read, are too narrow for the net, or the net gives no numbers for them; they are left out.
         CheckpointError: the folder holds no net of ours.
     """
     pictures = {file: target for file, (target,) in zip(files, name_outputs(files, out, (".png",)), strict=True)}
     refuse_overwriting([out / JSON_NAME], files, "choose another --out")
+    net: Any
     net, description = saved.load(model, allow_network=allow_network)
     net.to(device)
     out.mkdir(parents=True, exist_ok=True)
@@ -73,12 +74,17 @@ def predict_images(
     given = InputImages(files)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    levels: dict[str, Tensor] = {}
+    watch = net.backbone.register_forward_hook(lambda module, images, given: levels.update(given))
     try:
         for start in range(0, len(files), batch_size):
             chunk = given.read_each(files[start : start + batch_size], read)
             with torch.inference_mode():
                 found = net([image.to(device).float() / 255 for _, image in chunk]) if chunk else []
-            for (file, image), objects in zip(chunk, found, strict=True):
+            for i, ((file, image), objects) in enumerate(zip(chunk, found, strict=True)):
+                # No number is above a score: of these, objects are not found.
+                if not given.is_answered(file, torch.stack([level[i].mean() for level in levels.values()])):
+                    continue
                 objects = {name: value.cpu() for name, value in objects.items()}
                 if "masks" in objects:
                     objects["masks"] = objects["masks"][:, 0] > 0.5
@@ -91,6 +97,7 @@ def predict_images(
                 images.append({"id": number, "file_name": str(file), "width": width, "height": height})
                 annotations += [{"id": id, **annotation} for id, annotation in made]
     finally:
+        watch.remove()
         # What hours have found is kept, whatever ends them; where nothing was done, a file of an earlier run is.
         if images:
             categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]

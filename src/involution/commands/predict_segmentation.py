@@ -17,7 +17,7 @@ from ..models import saved
 from ..models.segmentation_inference import segment
 from ..pictures.overlays import class_shares, percent, with_legend
 from .input_images import InputImages
-from .output_files import check_answer, name_outputs
+from .output_files import name_outputs
 
 __all__ = ["predict_images"]
 
@@ -51,7 +51,7 @@ def predict_images(
 
     Raises:
         CommandError: an image would be overwritten.
-        DataError: images cannot be read, which are left out.
+        DataError: images cannot be read, or the net gives no numbers for them; they are left out.
         CheckpointError: the folder holds no net of ours.
         ValueError: the views are out of range.
     """
@@ -78,7 +78,8 @@ def predict_images(
             pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 probabilities = segment(net, pixels, size=(image.height, image.width), **views)
-            check_answer(probabilities, file)
+            if not images.is_answered(file, probabilities):
+                continue
             classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
             write_png(table.label_image(classes), labels)
             write_png(with_legend(image, classes, table.names, table.colours, opacity), overlay)
