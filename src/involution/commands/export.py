@@ -120,22 +120,25 @@ def export(
             )
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
-    if net.left_out:
-        print(net.left_out)
     shape = f"{batch}×{net.channels}×{height}×{width}"
     if dynamic:
         steps = f", in steps of {multiple}" if multiple > 1 else ""
         shape = f"any batch, height and width from {least} pixels on{steps}"
-    files = [file, *([file.with_suffix(".bin")] if format == "openvino" else [])]
-    sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
-    print(f"wrote {sizes} for images of {shape}{', in int8' if ranged else ''}")
-    mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (net.mean, net.std))
-    print(
-        f"pixels from 0 to 1, less the mean ({mean}), divided by the deviation ({deviation}); gives {', '.join(names)}"
-    )
+    print("\n".join(_said(net, file, f"{shape}, in int8" if ranged else shape, names)))
     print(parity)
     if ranged and names == ["logits"] and parity.agreement is not None:
         print(f"{100 * parity.agreement:.1f} % of the classes found are PyTorch's")
+
+
+def _said(net: NamedNet, file: Path, shape: str, names: list[str]) -> Iterator[str]:
+    """Yield what somebody has to know who loads the file."""
+    if net.left_out:
+        yield net.left_out
+    files = [file, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
+    sizes = ", ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
+    yield f"wrote {sizes} for images of {shape}"
+    mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (net.mean, net.std))
+    yield f"pixels from 0 to 1, less the mean ({mean}), divided by the deviation ({deviation}); gives {', '.join(names)}"
 
 
 def _calibration(folder: Path | None, net: NamedNet, images: Tensor) -> list[Tensor]:

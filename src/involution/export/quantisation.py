@@ -37,14 +37,39 @@ def quantise_onnx(
         library: of custom operators, for a file that holds some.
     """
     import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    graph = onnx.load(file, load_external_data=False).graph
+    constants = {constant.name for constant in graph.initializer}
+    # What is added to an involution's product is one constant a channel: the product is in floating point, and so is the sum.
+    excluded = [
+        node.name
+        for node in graph.node
+        if floating.intersection(node.input) or (node.op_type == "Add" and constants.intersection(node.input))
+    ]
+    # Its advice is to prepare by another tool of its own a graph that is prepared here.
+    with TemporaryDirectory() as folder, errors_alone():
+        quantize_static(
+            file,
+            file,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_TYPES,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=excluded,
+            calibrate_method=CalibrationMethod.MinMax,
+            calibration_cache_path=_ranges_of_onnx(file, calibration, library, Path(folder)),
+        )
+
+
+def _ranges_of_onnx(file: Path, calibration: Sequence[tuple[Tensor, ...]], library: Path | None, folder: Path) -> Path:
+    """Return a file in ``folder`` of the least and the largest value of every map, as ONNX Runtime finds and writes them.
+
+    ``quantize_static`` finds them itself, and knows no operators but its own.
+    """
     import onnxruntime
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-        save_tensors_data,
-    )
+    from onnxruntime.quantization import save_tensors_data
     from onnxruntime.quantization.calibrate import CalibrationDataReader, MinMaxCalibrater
 
     class Reader(CalibrationDataReader):
@@ -69,35 +94,13 @@ def quantise_onnx(
                 str(self.augmented_model_path), options, providers=["CPUExecutionProvider"]
             )
 
-    graph = onnx.load(file, load_external_data=False).graph
-    constants = {constant.name for constant in graph.initializer}
-    # What is added to an involution's product is one constant a channel: the product is in floating point, and so is the sum.
-    excluded = [
-        node.name
-        for node in graph.node
-        if floating.intersection(node.input) or (node.op_type == "Add" and constants.intersection(node.input))
-    ]
-    with TemporaryDirectory() as folder:
-        calibrater = Calibrater(file, _TYPES, str(Path(folder) / "augmented.onnx"))
-        calibrater.augment_graph()
-        calibrater.create_inference_session()
-        calibrater.collect_data(Reader([value.name for value in graph.input]))
-        ranges = Path(folder) / "ranges.json"
-        save_tensors_data(calibrater.compute_data(), ranges)
-        # Its advice is to prepare by another tool of its own a graph that is prepared here.
-        with errors_alone():
-            quantize_static(
-                file,
-                file,
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=_TYPES,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=excluded,
-                calibrate_method=CalibrationMethod.MinMax,
-                calibration_cache_path=ranges,
-            )
+    calibrater = Calibrater(file, _TYPES, str(folder / "augmented.onnx"))
+    calibrater.augment_graph()
+    calibrater.create_inference_session()
+    calibrater.collect_data(Reader([value.name for value in calibrater.infer_session.get_inputs()]))
+    ranges = folder / "ranges.json"
+    save_tensors_data(calibrater.compute_data(), ranges)
+    return ranges
 
 
 def quantise_openvino(
