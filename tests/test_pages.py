@@ -72,13 +72,13 @@ def write_segmentation_net(path):
     )
     saved.save(path.parent, net, described)
     root = path.parents[3]
-    export(net, (torch.randn(1, 3, 64, 96),), root / "photos.onnx", output_names=["logits"])
+    export(net, (torch.randn(1, 3, 64, 96),), root / "streets.onnx", output_names=["logits"])
     Image.effect_noise((12, 8), 90).resize((192, 128), Image.Resampling.BICUBIC).convert("RGB").save(root / "new.jpg")
 
 
 # Files that a page made by a command before the block that reads them.
 FILES = {
-    "runs/photos/model/config.json": write_segmentation_net,
+    "runs/streets/model/config.json": write_segmentation_net,
     "rednet50.safetensors": write_rednet50,
     "runs/search/digits-mixed-tpe/recipe.yaml": write_searched,
     "cells.yaml": write_cells,
@@ -104,11 +104,11 @@ def test_every_python_block_runs_on_its_own(page, tmp_path, page_copies):
 
 def test_an_exported_segmentation_net_gives_the_classes_of_predict(tmp_path, monkeypatch, capsys):
     (text,) = (block.text for block in PYTHON if block.page == "segmentation.md" and "onnxruntime" in block.text)
-    write_segmentation_net(tmp_path / "runs/photos/model/config.json")
+    write_segmentation_net(tmp_path / "runs/streets/model/config.json")
     monkeypatch.chdir(tmp_path)
     made = {}
     exec(text, made)
-    assert main(["predict", "new.jpg", "--model", "runs/photos/model", "--out", "maps"]) == 0
+    assert main(["predict", "new.jpg", "--model", "runs/streets/model", "--out", "maps"]) == 0
     classes = np.asarray(Image.open("maps/new.png"))
     assert made["classes"].shape == classes.shape == (128, 192) and len(np.unique(classes)) > 1
     # Pillow and torchvision round differently.
