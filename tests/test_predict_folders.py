@@ -10,7 +10,7 @@ from detectors import NARROW
 from PIL import Image
 from trainings import refusal
 
-from involution.commands import predict_detection, predict_segmentation
+from involution.commands import predict_detection
 from involution.commands.main import main
 from involution.errors import InvolutionWarning
 from involution.models import saved
@@ -121,24 +121,32 @@ def test_a_net_that_gives_no_numbers_is_refused(nets, images, tmp_path, capsys, 
 @pytest.mark.parametrize("task", ["detection", "segmentation", "classification"])
 def test_an_image_without_numbers_costs_none_of_the_others(nets, images, tmp_path, capsys, monkeypatch, task):
     (images / "2.png").unlink()
+    Image.new("RGB", (48, 40), "white").save(images / "1.png")
     model = CLASSIFIER if task == "classification" else str(nets / task)
 
-    def second_is_no_number(_, x):
+    def none_of_plain_images(_, x):
         y = x.clamp_min(0)
-        y[1:2] = float("nan")
+        if min(x.shape[2:]) > 16:
+            y[x[..., 6:12, 6:12].std((2, 3)).amax(1) < 1e-5] = float("nan")
         return y
 
-    monkeypatch.setattr(torch.nn.ReLU, "forward", second_is_no_number)
-    # Segmentation nets see one image at a time, the others all three at once.
-    segment, seen = predict_segmentation.segment, []
-
-    def answers(*arguments, **views):
-        seen.append(arguments)
-        return segment(*arguments, **views) * (float("nan") if len(seen) == 2 else 1)
-
-    monkeypatch.setattr(predict_segmentation, "segment", answers)
+    monkeypatch.setattr(torch.nn.ReLU, "forward", none_of_plain_images)
     with pytest.warns(InvolutionWarning, match=rf"left out: the net gives no numbers for {images}/1.png"):
         assert main(["predict", str(images), "--model", model, "--out", str(tmp_path / "out"), "--json"]) == 2
     said = capsys.readouterr()
     assert [Path(json.loads(line)["image"]).name for line in said.out.splitlines()] == ["0.png", "3.png"]
     assert f"1 of 3 images are left out: the net gives no numbers for {images}/1.png" in said.err
+
+
+def test_heads_of_a_detector_that_give_no_numbers(nets, images, tmp_path, capsys, monkeypatch):
+    """With a backbone that does."""
+    net, _ = saved.load(nets / "detection")
+    forward = type(net.head).forward
+    monkeypatch.setattr(
+        type(net.head), "forward", lambda head, maps: {k: v * float("inf") for k, v in forward(head, maps).items()}
+    )
+    out = tmp_path / "out"
+    with pytest.warns(InvolutionWarning, match="left out: "):
+        assert main(["predict", str(images), "--model", str(nets / "detection"), "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "4 of 4 images are left out: " in said.err and "pictures" not in said.out and not list(out.iterdir())

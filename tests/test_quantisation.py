@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.transforms.functional import normalize, resize, to_tensor
 
-from involution import fold_batch_norms
+from involution import Involution2d, fold_batch_norms
 from involution.commands.main import main
 from involution.data.calibration import calibration_batches
 from involution.errors import DataError, ExportError, MissingPackageError
 from involution.export import export
 from involution.export.checked import difference
+from involution.export.onnx import to_onnx
 from involution.export.openvino import extension
-from involution.export.quantisation import kernel_weights
 from involution.export.sessions import open_onnx, open_openvino
 from involution.models import named, saved
 from involution.models.segmentation import semantic_fpn
@@ -55,7 +56,7 @@ def test_calibration_takes_whole_batches_of_normalised_images(net, photographs):
 @pytest.mark.parametrize(
     ("batch", "channels", "words"),
     [
-        (13, 3, "holds 12 images, and a batch of 13 needs 13; give more images"),
+        (13, 3, "12 of the 13 images of a batch are in .*; give more images, or a smaller batch"),
         (1, 4, "images have 1 or 3 channels and the net takes 4; it cannot be calibrated on images"),
     ],
 )
@@ -75,21 +76,61 @@ def test_onnx_leaves_kernels_and_involutions_in_floating_point(net, batches, tmp
     actual = torch.cat([open_onnx(file)([batch])[0] for batch in batches])
     assert found == pytest.approx(difference([actual], [expected]), rel=1e-3)
     assert parity.agreement == (actual.argmax(1) == expected.argmax(1)).double().mean().item()
+    involutions = to_onnx(folded, (batches[0],), tmp_path / "float.onnx")
     graph = onnx.load(file).graph
-    makers = {output: node.op_type for node in graph.node for output in node.output}
-    weights = kernel_weights(folded)
-    of_kernels = [node for node in graph.node if weights & set(node.input)]
-    assert len(weights) == len(of_kernels) > 0
-    others = [node for node in graph.node if node.op_type == "Conv" and not weights & set(node.input)]
-    assert others and all(makers[node.input[1]] == "DequantizeLinear" for node in others)
-    products = [node for node in graph.node if node.op_type == "MatMul"]
-    assert products and not any(makers.get(name) == "DequantizeLinear" for node in products for name in node.input)
-    # What is added to the products of involutions is in floating point too; sums of two maps are not.
-    constants = {value.name for value in graph.initializer}
-    sums = [node for node in graph.node if node.op_type == "Add" and "involution" not in node.name]
-    offsets = [node for node in sums if constants & set(node.input)]
-    maps = [node for node in sums if all(makers.get(name) == "DequantizeLinear" for name in node.input)]
-    assert len(offsets) >= len(products) and len(maps) == 4
+    assert not quantised_inputs(graph, involutions)
+    # Four sums of blocks, and the classifier; the stem, and three convolutions of a block and its shortcut.
+    others = {node.name for node in graph.node if node.op_type in ("Conv", "Gemm", "Add")} - involutions
+    assert len(others) == 4 + 1 + 1 + 4 * 3 and quantised_inputs(graph, others) == others
+
+
+def quantised_inputs(graph, names):
+    """Return which of the nodes read what was in int8."""
+    integers = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return {node.name for node in graph.node if node.name in names and integers.intersection(node.input)}
+
+
+def between_convolutions(kernel_generator):
+    layer = Involution2d(16, kernel_size=5, groups=2, kernel_generator=kernel_generator)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(16, 8, 1)).eval()
+    for parameter in net.parameters():
+        # Kernels that are zero would hide what is done to them.
+        nn.init.normal_(parameter, std=0.2)
+    return net, [(torch.randn(2, 3, 12, 12),) for _ in range(2)]
+
+
+PHIS = ["bottleneck", "linear", "attention", "outlook", "local_relation", "san_pairwise", "sasa"]
+
+
+@pytest.mark.parametrize("kernel_generator", PHIS)
+def test_no_kernel_generation_of_an_onnx_file_is_quantised(kernel_generator, tmp_path):
+    net, inputs = between_convolutions(kernel_generator)
+    file = tmp_path / "net.onnx"
+    assert export(net, inputs[0], file, calibration=inputs).differences[0][1] > 1e-4
+    involutions = to_onnx(net, inputs[0], tmp_path / "float.onnx")
+    graph = onnx.load(file).graph
+    assert not quantised_inputs(graph, involutions)
+    convolutions = {node.name for node in graph.node if node.op_type == "Conv"} - involutions
+    assert len(convolutions) == 2 and quantised_inputs(graph, convolutions) == convolutions
+
+
+@HAS_NNCF
+@pytest.mark.parametrize("kernel_generator", PHIS)
+def test_no_kernel_generation_of_an_openvino_file_is_quantised(kernel_generator, tmp_path):
+    import openvino
+
+    net, inputs = between_convolutions(kernel_generator)
+    file = tmp_path / "quantised.xml"
+    assert export(net, inputs[0], file, format="openvino", calibration=inputs).differences[0][1] > 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quantised.bin", "quantised.xml"]
+    involutions = to_onnx(net, inputs[0], tmp_path / "float.onnx")
+    nodes = onnx.load(tmp_path / "float.onnx").graph.node
+    readers = set()
+    for node in openvino.Core().read_model(file).get_ordered_ops():
+        if node.get_type_name() == "FakeQuantize":
+            readers |= {target.get_node().get_friendly_name() for target in node.output(0).get_target_inputs()}
+    convolutions = {node.name for node in nodes if node.op_type == "Conv"} - involutions
+    assert {name.partition("/")[0] for name in readers} == convolutions and len(convolutions) == 2
 
 
 @pytest.mark.usefixtures("extension_cache")
@@ -145,10 +186,27 @@ def test_what_int8_cannot_be_made_of(net, batches, tmp_path, monkeypatch):
         ValueError, match="calibration for int8 is of ONNX and OpenVINO; leave it out, or export to one"
     ):
         export(net.net, images, tmp_path / "net.pt2", format="pt2", calibration=[images])
-    with pytest.raises(ValueError, match=r"of the shapes and types of inputs, \(4, 3, 32, 32\), got Tensor of"):
-        export(net.net, images, file, calibration=batches)
-    with pytest.raises(ValueError, match=r"\(4, 3, 32, 32\), got tuple of \(1, 3, 32, 32\)"):
+    for given, kind in (
+        (batches, "Tensor in it"),
+        (batches[0], "Tensor"),
+        (3, "int"),
+        ("folder", "str"),
+        ([(1,)], "tuple in"),
+    ):
+        with pytest.raises(TypeError, match=rf"calibration must be a list of tuples of tensors, .*, got {kind}"):
+            export(net.net, images, file, calibration=given)
+    with pytest.raises(ValueError, match=r"inputs, \(4, 3, 32, 32\) of float32, got \(1, 3, 32, 32\) of float32"):
         export(net.net, images, file, calibration=[images, (batches[0][:1],)])
+    with pytest.raises(ValueError, match=r"got \(4, 3, 32, 32\) of float64"):
+        export(net.net, images, file, calibration=[(batches[0].double(),)])
+    with pytest.raises(
+        ValueError, match="calibration has values that are infinite or no numbers; leave those inputs out"
+    ):
+        export(net.net, images, file, calibration=[(batches[0] / 0,)])
+    with pytest.raises(
+        ExportError, match="it has no convolution or linear layer besides its involutions that could be int8"
+    ):
+        export(Involution2d(3), images, file, calibration=[images])
     with pytest.raises(ExportError, match="int8 is made of a model in float32; convert it and its inputs with"):
         export(net.net, (batches[0].double(),), file, calibration=[(batches[0].double(),)])
     monkeypatch.setattr("involution.export.checked.find_spec", lambda name: None)

@@ -54,7 +54,7 @@ def export(
             is faster and has to be registered where the file is loaded.
         fold: fold batch norms into the layers before them.
         calibration: of ONNX and OpenVINO: a folder of images such as the net will see; the file computes in int8, whose ranges
-            are found on at most 64 of them.
+            are found on at most 64 of them, or one batch.
         opset: of ONNX.
         compiled: with pt2, let AOTInductor compile; without, it is a program of ``torch.export``.
         tolerance: largest difference from PyTorch over the largest output; 1e-4 by default, with --calibration 0.2.
@@ -92,7 +92,7 @@ def export(
         # What is 1 in an example would be 1 for ever.
         batch = max(2, batch)
     images = torch.randn(batch, net.channels, height, width)
-    ranged = _calibration(calibration, net, images)
+    calibrating = _calibration(calibration, net, images)
     module: Any = net.net
     if fold:
         module, report = fold_batch_norms(module)
@@ -103,7 +103,7 @@ def export(
         module = module.to(memory_format=torch.channels_last)
     names = _output_names(module, images)
     least = min(64, height, width) if multiple == 1 else 2 * multiple
-    others = _of_other_sizes(ranged, images, multiple) if dynamic else ()
+    others = _of_other_sizes(calibrating, images, multiple) if dynamic else ()
     try:
         with compiling_for_the_cpu():
             parity = checked.export(
@@ -113,7 +113,7 @@ def export(
                 format=format,
                 dynamic_shapes=image_shapes(multiple=multiple, least=least) if dynamic else None,
                 others=[(other,) for other in others],
-                calibration=[(some,) for some in ranged],
+                calibration=[(some,) for some in calibrating],
                 tolerance=tolerance,
                 output_names=None if format == "pt2" else names,
                 **options,
@@ -124,9 +124,9 @@ def export(
     if dynamic:
         steps = f", in steps of {multiple}" if multiple > 1 else ""
         shape = f"any batch, height and width from {least} pixels on{steps}"
-    print("\n".join(_said(net, file, f"{shape}, in int8" if ranged else shape, names)))
+    print("\n".join(_said(net, file, f"{shape}, in int8" if calibrating else shape, names)))
     print(parity)
-    if ranged and names == ["logits"] and parity.agreement is not None:
+    if calibrating and names == ["logits"] and parity.agreement is not None:
         print(f"{100 * parity.agreement:.1f} % of the classes found are PyTorch's")
 
 
@@ -180,7 +180,7 @@ def _rounded_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
-def _of_other_sizes(ranged: list[Tensor], images: Tensor, multiple: int) -> Iterator[Tensor]:
+def _of_other_sizes(calibrating: list[Tensor], images: Tensor, multiple: int) -> Iterator[Tensor]:
     """Yield what a file for any size is tried with: one larger image, and three of odd sides where any side is allowed.
 
     They are random, and the first of those that int8 was calibrated on where it was: beyond its ranges it is nothing.
@@ -193,9 +193,9 @@ def _of_other_sizes(ranged: list[Tensor], images: Tensor, multiple: int) -> Iter
     if multiple == 1:
         shapes.append((3, height + 5, width + 1))
     for batch, *sides in shapes:
-        if ranged:
+        if calibrating:
             yield torch.nn.functional.interpolate(
-                torch.cat(ranged)[:batch], sides, mode="bilinear", align_corners=False
+                torch.cat(calibrating)[:batch], sides, mode="bilinear", align_corners=False
             )
         else:
             yield torch.randn(batch, channels, *sides)

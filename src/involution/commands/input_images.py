@@ -41,17 +41,17 @@ class InputImages:
                 self._leave_out(error)
         return found
 
-    def is_answered(self, file: Path, answer: Tensor) -> bool:
-        """Return whether a net gave numbers for an image; one that computes with infinities gives none.
+    def is_answered(self, file: Path, finite: bool | Tensor) -> bool:
+        """Return whether a net gave numbers for an image; one that is not ``finite`` is left out.
 
         Args:
             file: the image.
-            answer: probabilities of its classes, or what else is made of the whole image.
+            finite: whether what the net made of it is finite; of one that computes with infinities it is not.
 
         Raises:
-            CommandError: it gave none for the only image.
+            CommandError: it is not, and the image is the only one.
         """
-        if answer.isfinite().all():
+        if finite:
             return True
         self._leave_out(
             CommandError(
@@ -70,7 +70,8 @@ class InputImages:
         """Let the command end with a refusal where images were left out, after all that was done with the others.
 
         Raises:
-            DataError: there are some; the message says how many and why the first.
+            DataError, CommandError: there are some; the message says how many and why the first.
         """
         if self._refusals:
-            raise DataError(f"{len(self._refusals)} of {len(self.files)} images are left out: {self._refusals[0]}")
+            first = self._refusals[0]
+            raise type(first)(f"{len(self._refusals)} of {len(self.files)} images are left out: {first}")

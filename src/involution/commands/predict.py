@@ -121,21 +121,22 @@ def predict(
         net = named.classifier(model, weights, allow_network=allow_network).to(place).eval()
         names = class_names(net)
         stems = _stems(files, out) if heatmaps else {}
-        read = InputImages(files)
+        read, is_drawn = InputImages(files), False
         for chunk, inputs in batches(net, read, batch_size):
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
-            answered = [i for i, file in enumerate(chunk) if read.is_answered(file, probabilities[i])]
+            answered = [i for i, file in enumerate(chunk) if read.is_answered(file, probabilities[i].isfinite().all())]
             for i in answered:
                 _print(chunk[i], probabilities[i], names, top, json)
             if heatmaps and answered:
                 layers = None if heatmaps == ["all"] else heatmaps
                 _draw(net, [stems[chunk[i]] for i in answered], inputs[answered].to(place), layers, files, opacity)
+                is_drawn = True
     except InvolutionError:
         raise
     except ValueError as error:
         raise CommandError(str(error)) from error
-    if heatmaps and not json:
+    if is_drawn and not json:
         print(f"heat maps in {out}")
     read.refuse_left_out()
 

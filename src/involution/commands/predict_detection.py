@@ -15,6 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ..data.images import read_image, write_png
 from ..data.masks import encode_mask
+from ..export.sessions import flat
 from ..files import write_atomically
 from ..models import saved
 from ..models.building import check_proportions
@@ -59,13 +60,12 @@ def predict_images(
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:
-        CommandError: an image would be overwritten.
-        DataError: images cannot be read, are too narrow for the net, or the net gives no numbers for them; they are left out.
+        CommandError: an image would be overwritten, or the net gives no numbers for some, which are left out.
+        DataError: images cannot be read, or are too narrow for the net, which are left out.
         CheckpointError: the folder holds no net of ours.
     """
     pictures = {file: target for file, (target,) in zip(files, name_outputs(files, out, (".png",)), strict=True)}
     refuse_overwriting([out / JSON_NAME], files, "choose another --out")
-    net: Any
     net, description = saved.load(model, allow_network=allow_network)
     net.to(device)
     out.mkdir(parents=True, exist_ok=True)
@@ -74,17 +74,15 @@ def predict_images(
     given = InputImages(files)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    levels: dict[str, Tensor] = {}
-    watch = net.backbone.register_forward_hook(lambda module, images, given: levels.update(given))
+    watched = _Watched(net)
     try:
         for start in range(0, len(files), batch_size):
             chunk = given.read_each(files[start : start + batch_size], read)
-            with torch.inference_mode():
-                found = net([image.to(device).float() / 255 for _, image in chunk]) if chunk else []
-            for i, ((file, image), objects) in enumerate(zip(chunk, found, strict=True)):
-                # No number is above a score: of these, objects are not found.
-                if not given.is_answered(file, torch.stack([level[i].mean() for level in levels.values()])):
+            found = watched.find([image.to(device).float() / 255 for _, image in chunk])
+            for (file, image), objects in zip(chunk, found, strict=True):
+                if not given.is_answered(file, objects is not None):
                     continue
+                assert objects is not None
                 objects = {name: value.cpu() for name, value in objects.items()}
                 if "masks" in objects:
                     objects["masks"] = objects["masks"][:, 0] > 0.5
@@ -97,15 +95,47 @@ def predict_images(
                 images.append({"id": number, "file_name": str(file), "width": width, "height": height})
                 annotations += [{"id": id, **annotation} for id, annotation in made]
     finally:
-        watch.remove()
         # What hours have found is kept, whatever ends them; where nothing was done, a file of an earlier run is.
         if images:
             categories = [{"id": id, "name": name} for id, name in zip(ids, description.classes, strict=True)]
             content = {"images": images, "categories": categories, "annotations": annotations}
             write_atomically(out / JSON_NAME, json_module.dumps(content, ensure_ascii=False) + "\n")
-    if not json:
+    if images and not json:
         print(f"pictures and {JSON_NAME} in {out}")
     given.refuse_left_out()
+
+
+class _Watched:
+    """A detector, of which it is known whether its parts gave numbers.
+
+    What is no number is above no score: without looking, a net that computes with infinities finds nothing.
+    """
+
+    def __init__(self, net: Any) -> None:
+        self._net = net
+        self._is_finite = True
+        heads = [net.head] if hasattr(net, "head") else [net.rpn.head, net.roi_heads.box_predictor]
+        if getattr(net, "roi_heads", None) is not None and net.roi_heads.has_mask():
+            heads.append(net.roi_heads.mask_predictor)
+        for part in (net.backbone, *heads):
+            part.register_forward_hook(self._look)
+
+    def find(self, images: Sequence[Tensor]) -> list[dict[str, Tensor] | None]:
+        """Return the objects of each image; None where the net computed with infinities."""
+        if not images:
+            return []
+        self._is_finite = True
+        with torch.inference_mode():
+            found = self._net(list(images))
+        if self._is_finite:
+            return found
+        if len(images) == 1:
+            return [None]
+        # Which of them it was.
+        return [objects for image in images for objects in self.find([image])]
+
+    def _look(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        self._is_finite &= all(bool(tensor.isfinite().all()) for tensor in flat(outputs))
 
 
 def _pixels(net: nn.Module, file: Path) -> Tensor:

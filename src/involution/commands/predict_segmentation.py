@@ -50,8 +50,8 @@ def predict_images(
         allow_network: whether the net's description may name an architecture on a hub.
 
     Raises:
-        CommandError: an image would be overwritten.
-        DataError: images cannot be read, or the net gives no numbers for them; they are left out.
+        CommandError: an image would be overwritten, or the net gives no numbers for some, which are left out.
+        DataError: images cannot be read, which are left out.
         CheckpointError: the folder holds no net of ours.
         ValueError: the views are out of range.
     """
@@ -78,7 +78,7 @@ def predict_images(
             pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 probabilities = segment(net, pixels, size=(image.height, image.width), **views)
-            if not images.is_answered(file, probabilities):
+            if not images.is_answered(file, probabilities.isfinite().all()):
                 continue
             classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
             write_png(table.label_image(classes), labels)

@@ -21,7 +21,7 @@ MOST_IMAGES = 64
 def calibration_batches(
     folder: Path, *, size: tuple[int, int], batch: int, mean: Sequence[float], std: Sequence[float]
 ) -> list[Tensor]:
-    """Read images to calibrate with: at most 64, spread over the folder, each scaled to ``size`` as a whole.
+    """Read images to calibrate with: at most 64 or one batch, spread over the folder, each scaled to ``size`` as a whole.
 
     Args:
         folder: searched for images.
@@ -40,7 +40,9 @@ def calibration_batches(
     files = list_images([folder])
     count = min(len(files), max(MOST_IMAGES, batch)) // batch * batch
     if not count:
-        raise DataError(f"{folder} holds {len(files)} images, and a batch of {batch} needs {batch}; give more images")
+        raise DataError(
+            f"{len(files)} of the {batch} images of a batch are in {folder}; give more images, or a smaller batch"
+        )
     pixels = []
     for i in range(count):
         image = read_image(files[i * len(files) // count], "L" if len(mean) == 1 else "RGB")

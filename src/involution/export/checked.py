@@ -20,7 +20,7 @@ from .onnx import library, to_onnx
 from .openvino import extension
 from .openvino_model import to_openvino
 from .programs import written
-from .quantisation import kernel_weights, quantise_onnx, quantise_openvino
+from .quantisation import calibration_sets, check_calibration, quantise
 from .reasons import reason
 from .sessions import Session, flat, open_onnx, open_openvino, open_pt2
 from .torch_package import to_pt2
@@ -82,9 +82,9 @@ def export(
 ) -> Parity:
     """Write ``model`` for an engine, run the file there, and keep it only if it gives what PyTorch gives.
 
-    With ``calibration`` the file computes in int8: convolutions, linear layers, additions and pools, by the engine's own tool
-    (ONNX Runtime's ``quantize_static``, NNCF for OpenVINO); the last step of φ, which makes the kernels, and the involution
-    stay in floating point. Fold norms before (`involution.fold_batch_norms`).
+    With ``calibration`` the file computes in int8: convolutions, linear layers and what lies between them, by the engine's own
+    tool (ONNX Runtime's ``quantize_static``, NNCF for OpenVINO). Involutions stay in floating point, with their φ. Fold norms
+    before (`involution.fold_batch_norms`).
 
     Args:
         model: any module; it is exported in eval mode for inference, each module is left in the mode it had.
@@ -93,8 +93,8 @@ def export(
         format: ``"pt2"`` as `to_pt2`, ``"onnx"`` as `to_onnx`, ``"openvino"`` as `to_openvino`.
         dynamic_shapes: as ``torch.export.export`` takes them; `image_shapes` makes those of images.
         others: further inputs to compare, of other sizes where shapes are dynamic.
-        calibration: inputs that the ranges of int8 are found on, of the sizes of ``inputs``, as the model is to see them:
-            tens of normalised images. None are for a file in floating point.
+        calibration: sets of inputs that the ranges of int8 are found on, each a tuple of the sizes and types of ``inputs``:
+            tens of images, normalised as the model is to see them. Without any the file computes in floating point.
         tolerance: largest relative difference; by default what rounding explains (1e-4 for float32), and 0.2 for int8.
         operator: of ONNX and OpenVINO: ``"standard"``, or ``"custom"`` for this library's own.
         opset_version: of ONNX.
@@ -105,11 +105,11 @@ def export(
         The comparison, or why there was none: the engine is not installed.
 
     Raises:
-        TypeError: ``inputs`` is no tuple of tensors.
+        TypeError: ``inputs`` is no tuple of tensors, or ``calibration`` no list of such.
         ValueError: an argument is unknown, or of another format, or calibration inputs are not like ``inputs``.
         MissingPackageError: what writes the format, or makes int8 of it, is missing.
         ExportError: ``model`` cannot be exported, ``file`` cannot be written, the engine does not load it or gives
-            something else, or the inputs are of a type that the engine cannot be compared in.
+            something else, nothing of it can be int8, or the inputs are of a type that the engine cannot be compared in.
 
     Example:
         >>> import torch
@@ -119,7 +119,7 @@ def export(
         >>> [shapes for shapes, _ in parity.differences]
         ['1×16×8×8']
     """
-    file = Path(file)
+    file, calibration = Path(file), calibration_sets(calibration)
     check_options(
         file,
         format,
@@ -132,19 +132,21 @@ def export(
     if not isinstance(inputs, tuple) or not all(isinstance(value, Tensor) for value in inputs):
         raise TypeError(f"inputs must be a tuple of tensors, such as (x,), got {type(inputs).__name__}")
     _refuse_types(inputs, format, tolerance)
-    _check_calibration(inputs, calibration)
+    check_calibration(inputs, calibration)
     common: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "operator": operator, "output_names": output_names}
     with written(file) as partial:
         if format == "pt2":
             to_pt2(model, inputs, partial, dynamic_shapes=dynamic_shapes, compiled=compiled)
         elif format == "onnx":
-            to_onnx(model, inputs, partial, opset_version=opset_version, **common)
+            involutions = to_onnx(model, inputs, partial, opset_version=opset_version, **common)
         else:
-            to_openvino(model, inputs, partial, **common)
+            involutions = to_openvino(model, inputs, partial, **common)
         own_operators = _own_operators(format) if operator == "custom" else None
         if calibration:
-            quantise = quantise_onnx if format == "onnx" else quantise_openvino
-            quantise(partial, kernel_weights(model), calibration, own_operators)
+            try:
+                quantise(format, partial, involutions, calibration, own_operators)
+            except ExportError as error:
+                raise ExportError(f"{file} was not written: {error}; leave out calibration") from error
         try:
             engine, session = _opened(partial, format, own_operators)
         except MissingPackageError as error:
@@ -270,20 +272,6 @@ def _refuse_types(inputs: tuple[Tensor, ...], format: Format, tolerance: float |
         )
 
 
-def _check_calibration(inputs: tuple[Tensor, ...], calibration: Sequence[tuple[Tensor, ...]]) -> None:
-    """Refuse inputs to calibrate with that the exported file does not take."""
-    if calibration and any(value.is_floating_point() and value.dtype != torch.float32 for value in inputs):
-        raise ExportError("int8 is made of a model in float32; convert it and its inputs with .float()")
-    expected = [(value.shape, value.dtype) for value in inputs]
-    for given in calibration:
-        if not isinstance(given, tuple) or [(value.shape, value.dtype) for value in given] != expected:
-            shapes = ", ".join(str(tuple(value.shape)) for value in given)
-            raise ValueError(
-                f"calibration must be tuples of tensors of the shapes and types of inputs, "
-                f"{', '.join(str(tuple(value.shape)) for value in inputs)}, got {type(given).__name__} of {shapes}"
-            )
-
-
 def _compared(model: nn.Module, engine: str, session: Session, tests: Sequence[tuple[Tensor, ...]]) -> Parity:
     # By shapes, of each output.
     errors: dict[str, list[tuple[float, float]]] = {}
@@ -302,9 +290,10 @@ def _compared(model: nn.Module, engine: str, session: Session, tests: Sequence[t
         found = _errors(actual, expected)
         before = errors.get(shapes, found)
         errors[shapes] = [(max(a, b), max(c, d)) for (a, c), (b, d) in zip(before, found, strict=True)]
-        if expected and expected[0].dim() > 1 and expected[0].shape[1] > 1 and actual[0].shape == expected[0].shape:
-            agree = actual[0].argmax(1) == expected[0].argmax(1)
-            same, places = same + int(agree.sum()), places + agree.numel()
+        for one, other in zip(actual[:1], expected[:1], strict=False):
+            if one.shape == other.shape and one.dim() > 1 and one.shape[1] > 1:
+                agree = one.argmax(1) == other.argmax(1)
+                same, places = same + int(agree.sum()), places + agree.numel()
     differences = tuple((shapes, _largest(found)) for shapes, found in errors.items())
     return Parity(engine, differences, agreement=same / places if places else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backends.native import loader
 from ..errors import ExportError, missing_package
+from ..modules import Involution1d, Involution2d, Involution3d
 from .programs import captured, refusal, written
 
 __all__ = ["library", "to_onnx", "translations"]
@@ -81,7 +83,7 @@ def library() -> Path:
         >>> from involution import Involution2d
         >>> from involution.export.onnx import library, to_onnx
         >>> x = torch.randn(1, 16, 8, 8)
-        >>> to_onnx(Involution2d(16), (x,), "involution.onnx", operator="custom")
+        >>> _ = to_onnx(Involution2d(16), (x,), "involution.onnx", operator="custom")
         >>> options = onnxruntime.SessionOptions()
         >>> options.register_custom_ops_library(str(library()))
         >>> session = onnxruntime.InferenceSession("involution.onnx", options, providers=["CPUExecutionProvider"])
@@ -105,7 +107,7 @@ def to_onnx(
     opset_version: int | None = None,
     operator: str = "standard",
     output_names: Sequence[str] | None = None,
-) -> None:
+) -> frozenset[str]:
     """Write ``model`` as an ONNX file, whole or not at all.
 
     Weights are in the file; where they are too many for one, ``torch.onnx`` puts them into ``*.onnx.data`` beside it.
@@ -121,6 +123,10 @@ def to_onnx(
             `translations`.
         output_names: one for each output, in their order; by default those of the operators that end in them.
 
+    Returns:
+        The names of the nodes that involutions became, with the φ of their layers: what to leave in floating point where
+        another tool quantises the file.
+
     Raises:
         ValueError: ``operator`` is neither, ``opset_version`` is below 18, or the outputs do not have a name each.
         MissingPackageError: onnx or onnxscript is missing.
@@ -130,7 +136,7 @@ def to_onnx(
         >>> import torch
         >>> from involution import Involution2d
         >>> from involution.export.onnx import to_onnx
-        >>> to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
+        >>> names = to_onnx(Involution2d(16, kernel_size=3), (torch.randn(1, 16, 8, 8),), "involution.onnx")
     """
     if opset_version is not None and opset_version < _FIRST_OPSET:
         raise ValueError(f"opset_version must be at least {_FIRST_OPSET}, got {opset_version}")
@@ -147,8 +153,27 @@ def to_onnx(
             )
         if output_names is not None:
             _name_outputs(program, output_names)
+        names = _nodes_of_involutions(program, model)
         remove_traces(program)
         program.save(partial)
+    return names
+
+
+def _nodes_of_involutions(program: Any, model: nn.Module) -> frozenset[str]:
+    """Return the names of nodes that lie in an involution's layer, or come of one of this library's operators elsewhere."""
+    import onnx_ir
+
+    layers = {
+        name for name, module in model.named_modules() if isinstance(module, (Involution1d, Involution2d, Involution3d))
+    }
+    names = set()
+    for node in onnx_ir.traversal.RecursiveGraphIterator(program.model.graph):
+        # As the exporter notes them: the modules around a node, from the outermost on, and the call that it comes of.
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        call = node.metadata_props.get("pkg.torch.onnx.fx_node", "")
+        if layers.intersection(scopes[:-1]) or "torch.ops.involution." in call:
+            names.add(node.name)
+    return frozenset(names)
 
 
 def _name_outputs(program: Any, names: Sequence[str]) -> None:

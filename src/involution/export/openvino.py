@@ -47,7 +47,7 @@ def extension() -> Path:
         >>> from involution.export import to_onnx
         >>> from involution.export.openvino import extension
         >>> x = torch.randn(1, 16, 8, 8)
-        >>> to_onnx(Involution2d(16), (x,), "involution.onnx", operator="custom")
+        >>> _ = to_onnx(Involution2d(16), (x,), "involution.onnx", operator="custom")
         >>> core = openvino.Core()
         >>> core.add_extension(str(extension()))
         >>> net = core.compile_model("involution.onnx", "CPU")

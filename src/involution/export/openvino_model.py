@@ -26,7 +26,7 @@ def to_openvino(
     dynamic_shapes: Any = None,
     operator: str = "standard",
     output_names: Sequence[str] | None = None,
-) -> None:
+) -> frozenset[str]:
     """Write ``model`` as OpenVINO's files, ``file`` and the weights beside it, in float32, whole or not at all.
 
     Args:
@@ -37,6 +37,9 @@ def to_openvino(
         operator: ``"standard"`` for operators that OpenVINO has, ``"custom"`` for this library's, which it has with the
             extension alone (``openvino.Core().add_extension``).
         output_names: as in `to_onnx`.
+
+    Returns:
+        As `to_onnx`; where OpenVINO makes several nodes of one, their names begin with that and a stroke.
 
     Raises:
         ValueError: the outputs do not have a name each.
@@ -51,9 +54,12 @@ def to_openvino(
 
     with written(file) as partial, TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        to_onnx(model, inputs, source, dynamic_shapes=dynamic_shapes, operator=operator, output_names=output_names)
+        names = to_onnx(
+            model, inputs, source, dynamic_shapes=dynamic_shapes, operator=operator, output_names=output_names
+        )
         try:
             # In the precision it has: by default OpenVINO writes weights in float16.
             openvino.save_model(core.read_model(str(source)), str(partial), compress_to_fp16=False)
         except RuntimeError as error:
             raise refusal(model, "OpenVINO", error) from error
+    return names

@@ -1,52 +1,113 @@
-"""Static quantisation to int8 after training, by each engine's own tool; what makes and applies kernels stays as it is."""
+"""Static quantisation to int8 after training, by each engine's own tool; involutions stay as they are, φ included."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from ..kernel_generation import SpanMatrix
+from ..errors import ExportError
 from ..logs import errors_alone
+from .reasons import reason
 from .sessions import openvino_core
 
-__all__ = ["kernel_weights", "quantise_onnx", "quantise_openvino"]
+__all__ = ["calibration_sets", "check_calibration", "quantise"]
 
-# What is quantised besides the products: what stands between two of them, and would go back to floating point else.
-_TYPES = ["Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"]
-
-
-def kernel_weights(net: nn.Module) -> set[str]:
-    """Return the names of the matrices that make kernels, the last step of every φ: they stay in floating point."""
-    return {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, SpanMatrix)}
+# Products, and what stands between two of them and would go back to floating point else.
+_PRODUCTS = ["Conv", "Gemm", "MatMul"]
+_TYPES = [*_PRODUCTS, "Add", "MaxPool", "GlobalAveragePool"]
 
 
-def quantise_onnx(
-    file: Path, floating: set[str], calibration: Sequence[tuple[Tensor, ...]], library: Path | None
+def calibration_sets(given: Any) -> list[tuple[Tensor, ...]]:
+    """Return a list of tuples of tensors, of whatever they are given in.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(given, Tensor | str) or not isinstance(given, Iterable):
+        raise TypeError(f"calibration must be a list of tuples of tensors, such as [(x,)], got {type(given).__name__}")
+    sets = list(given)
+    for one in sets:
+        if not isinstance(one, tuple) or not all(isinstance(value, Tensor) for value in one):
+            raise TypeError(
+                f"calibration must be a list of tuples of tensors, such as [(x,)], got {type(one).__name__} in it"
+            )
+    return sets
+
+
+def check_calibration(inputs: tuple[Tensor, ...], calibration: Sequence[tuple[Tensor, ...]]) -> None:
+    """Refuse inputs to calibrate with that the exported file does not take, or that give no ranges.
+
+    Raises:
+        ValueError: their shapes or types are not those of ``inputs``, or they are not finite.
+        ExportError: ``inputs`` are in another precision than float32.
+    """
+    if calibration and any(value.is_floating_point() and value.dtype != torch.float32 for value in inputs):
+        raise ExportError("int8 is made of a model in float32; convert it and its inputs with .float()")
+    expected = _described(inputs)
+    for given in calibration:
+        if _described(given) != expected:
+            raise ValueError(
+                f"calibration must have the shapes and types of inputs, {expected}, got {_described(given)}"
+            )
+        if not all(value.isfinite().all() for value in given):
+            raise ValueError("calibration has values that are infinite or no numbers; leave those inputs out")
+
+
+def _described(inputs: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}" for value in inputs)
+
+
+def quantise(
+    format: str,
+    file: Path,
+    involutions: Collection[str],
+    calibration: Sequence[tuple[Tensor, ...]],
+    own_operators: Path | None,
 ) -> None:
-    """Quantise an ONNX file in place with ONNX Runtime's tool: QDQ form, ranges by minimum and maximum, per channel.
+    """Let a file compute in int8.
 
     Args:
-        file: as `to_onnx` writes it.
-        floating: names of weights whose products stay in floating point.
+        format: ``"onnx"`` or ``"openvino"``.
+        file: as `to_onnx` or `to_openvino` writes it, changed in place.
+        involutions: names of the nodes, in ONNX, that stay in floating point.
         calibration: inputs that ranges are found on.
-        library: of custom operators, for a file that holds some.
+        own_operators: the library of this library's operators, for a file that holds some.
+
+    Raises:
+        ExportError: the engine's tool fails, or there is nothing in the file that could be int8.
     """
+    of_format = {"onnx": _quantise_onnx, "openvino": _quantise_openvino}[format]
+    try:
+        changed = of_format(file, involutions, calibration, own_operators)
+    except Exception as error:
+        raise ExportError(f"int8 cannot be made of it: {reason(error)}") from error
+    if not changed:
+        raise ExportError("it has no convolution or linear layer besides its involutions that could be int8")
+
+
+def _quantise_onnx(
+    file: Path, involutions: Collection[str], calibration: Sequence[tuple[Tensor, ...]], library: Path | None
+) -> bool:
+    """Quantise by ONNX Runtime's tool: QDQ form, ranges by minimum and maximum, per channel; return whether anything was."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     graph = onnx.load(file, load_external_data=False).graph
     constants = {constant.name for constant in graph.initializer}
-    # What is added to an involution's product is one constant a channel: the product is in floating point, and so is the sum.
-    excluded = [
+    # Products of two maps, as in attention, stay in floating point, too.
+    kept = {
         node.name
         for node in graph.node
-        if floating.intersection(node.input) or (node.op_type == "Add" and constants.intersection(node.input))
-    ]
+        if node.name in involutions or (node.op_type == "MatMul" and not constants.intersection(node.input))
+    }
+    if not any(node.op_type in _PRODUCTS and node.name not in kept for node in graph.node):
+        return False
     # Its advice is to prepare by another tool of its own a graph that is prepared here.
     with TemporaryDirectory() as folder, errors_alone():
         quantize_static(
@@ -57,10 +118,11 @@ def quantise_onnx(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
+            nodes_to_exclude=sorted(kept),
             calibrate_method=CalibrationMethod.MinMax,
             calibration_cache_path=_ranges_of_onnx(file, calibration, library, Path(folder)),
         )
+    return True
 
 
 def _ranges_of_onnx(file: Path, calibration: Sequence[tuple[Tensor, ...]], library: Path | None, folder: Path) -> Path:
@@ -81,13 +143,14 @@ def _ranges_of_onnx(file: Path, calibration: Sequence[tuple[Tensor, ...]], libra
             inputs = next(self._rest, None)
             if inputs is None:
                 return None
-            return {name: value.numpy() for name, value in zip(self._names, inputs, strict=True)}
+            return {name: value.detach().numpy() for name, value in zip(self._names, inputs, strict=True)}
 
     class Calibrater(MinMaxCalibrater):
         # As ONNX Runtime's, with the library.
         def create_inference_session(self) -> None:
             options = onnxruntime.SessionOptions()
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.log_severity_level = 3
             if library is not None:
                 options.register_custom_ops_library(str(library))
             self.infer_session = onnxruntime.InferenceSession(
@@ -103,36 +166,31 @@ def _ranges_of_onnx(file: Path, calibration: Sequence[tuple[Tensor, ...]], libra
     return ranges
 
 
-def quantise_openvino(
-    file: Path, floating: set[str], calibration: Sequence[tuple[Tensor, ...]], extension: Path | None
-) -> None:
-    """Quantise OpenVINO's files in place with NNCF.
-
-    Args:
-        file: as `to_openvino` writes it.
-        floating: names of weights whose products stay in floating point.
-        calibration: inputs that ranges are found on.
-        extension: for a file that holds its operators.
-    """
+def _quantise_openvino(
+    file: Path, involutions: Collection[str], calibration: Sequence[tuple[Tensor, ...]], extension: Path | None
+) -> bool:
+    """Quantise by NNCF, and return whether anything was."""
     import openvino
 
     nncf = _nncf()
     core = openvino_core(extension)
     model = core.read_model(str(file))
-    ignored = [node.get_friendly_name() for node in model.get_ordered_ops() if _is_of_kernels(node, floating)]
+    kept = [node.get_friendly_name() for node in model.get_ordered_ops() if _is_kept(node, involutions)]
     # It says of every involution that it is left alone.
     with errors_alone("nncf"):
         quantised = nncf.quantize(
             model,
-            nncf.Dataset([[value.numpy() for value in inputs] for inputs in calibration]),
+            nncf.Dataset([[value.detach().numpy() for value in inputs] for inputs in calibration]),
             subset_size=len(calibration),
-            ignored_scope=nncf.IgnoredScope(names=ignored),
+            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
         )
     # The weights of what was read are mapped from the old file.
-    target = file.with_stem("quantised")
-    openvino.save_model(quantised, str(target), compress_to_fp16=False)
-    for ending in (".xml", ".bin"):
-        target.with_suffix(ending).replace(file.with_suffix(ending))
+    with TemporaryDirectory(dir=file.parent) as folder:
+        target = Path(folder) / file.name
+        openvino.save_model(quantised, str(target), compress_to_fp16=False)
+        for ending in (".xml", ".bin"):
+            target.with_suffix(ending).replace(file.with_suffix(ending))
+    return any(node.get_type_name() == "FakeQuantize" for node in quantised.get_ordered_ops())
 
 
 def _nncf() -> Any:
@@ -149,9 +207,10 @@ def _nncf() -> Any:
     return nncf
 
 
-def _is_of_kernels(node: Any, floating: set[str]) -> bool:
-    """Whether a node makes kernels or applies them: a product with one of these weights, or of two maps."""
+def _is_kept(node: Any, involutions: Collection[str]) -> bool:
+    """Whether a node stays in floating point: a part of an involution, or a product of two maps."""
+    # Of what OpenVINO makes several nodes, the last has the name and others the name with an ending.
+    if node.get_friendly_name().partition("/")[0] in involutions:
+        return True
     sources = [node.input_value(i).get_node() for i in range(node.get_input_size())]
-    if node.get_type_name() == "MatMul":
-        return not any(source.get_type_name() == "Constant" for source in sources)
-    return any(source.get_friendly_name() in floating for source in sources)
+    return node.get_type_name() == "MatMul" and not any(source.get_type_name() == "Constant" for source in sources)

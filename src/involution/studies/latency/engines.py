@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ExportError
-from ...export import onnx, openvino, quantisation, sessions, to_onnx, to_openvino, to_pt2
+from ...export import onnx, openvino, sessions, to_pt2
+from ...export.onnx import to_onnx
+from ...export.openvino_model import to_openvino
+from ...export.quantisation import quantise
 from ...surgery import fold_batch_norms
 from . import profiles
 
@@ -122,9 +125,9 @@ class _ONNXRuntime(Engine):
 
     def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         file = folder / "net.onnx"
-        to_onnx(_folded(net), (inputs,), file, operator=self._operator)
+        involutions = to_onnx(_folded(net), (inputs,), file, operator=self._operator)
         if dtype == "int8":
-            quantisation.quantise_onnx(file, quantisation.kernel_weights(net), calibration, self._library())
+            quantise("onnx", file, involutions, calibration, self._library())
 
     def open(self, net: Callable[[], nn.Module], dtype: str, threads: int, folder: Path) -> sessions.Session:
         return sessions.open_onnx(folder / "net.onnx", threads=threads, library=self._library())
@@ -153,9 +156,9 @@ class _OpenVINO(Engine):
 
     def write(self, net: nn.Module, inputs: Tensor, dtype: str, calibration: Calibration, folder: Path) -> None:
         file = folder / "net.xml"
-        to_openvino(_folded(net), (inputs,), file, operator=self._operator)
+        involutions = to_openvino(_folded(net), (inputs,), file, operator=self._operator)
         if dtype == "int8":
-            quantisation.quantise_openvino(file, quantisation.kernel_weights(net), calibration, self._extension())
+            quantise("openvino", file, involutions, calibration, self._extension())
 
     def open(self, net: Callable[[], nn.Module], dtype: str, threads: int, folder: Path) -> sessions.Session:
         return sessions.open_openvino(
