@@ -176,8 +176,8 @@ def test_int8_of_every_engine(engine, photographs, tmp_path):
 
 
 @pytest.mark.usefixtures("extension_cache")
-@pytest.mark.parametrize("engine", ["onnxruntime-custom", "openvino", "openvino-extension"])
-def test_floating_point_of_the_other_engines(engine, tmp_path):
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime-custom", "openvino", "openvino-extension"])
+def test_floating_point_of_every_engine(engine, tmp_path):
     skip_where_missing(engine, "float32")
     net, images = named.load(REDNET), torch.randn(2, 3, 32, 32)
     ENGINES[engine].write(net.net, images, "float32", (), tmp_path)
@@ -189,7 +189,7 @@ def test_floating_point_of_the_other_engines(engine, tmp_path):
     assert {"Conv", "Convolution"} & set(profile) and min(profile.values()) >= 0
     # What an extension brings, OpenVINO calls so.
     involution = "Involution" if engine == "onnxruntime-custom" else "Reference"
-    assert any(involution in operator for operator in profile) == (engine != "openvino")
+    assert any(involution in operator for operator in profile) == (engine not in ("onnxruntime", "openvino"))
     if ENGINES[engine].missing("bfloat16") is None:
         in_half = ENGINES[engine].open(lambda: net.net, "bfloat16", 1, tmp_path)([images])
         # Where the processor has no bfloat16, OpenVINO computes in float32.

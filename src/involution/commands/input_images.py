@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
 from ..errors import CommandError, DataError, InvolutionError, InvolutionWarning
 
 __all__ = ["InputImages"]
@@ -41,24 +39,17 @@ class InputImages:
                 self._leave_out(error)
         return found
 
-    def is_answered(self, file: Path, finite: bool | Tensor) -> bool:
-        """Return whether a net gave numbers for an image; one that is not ``finite`` is left out.
-
-        Args:
-            file: the image.
-            finite: whether what the net made of it is finite; of one that computes with infinities it is not.
+    def leave_out_unanswered(self, file: Path) -> None:
+        """Leave out an image for which the net gives no numbers, because it computes with infinities.
 
         Raises:
-            CommandError: it is not, and the image is the only one.
+            CommandError: it is the only image.
         """
-        if finite:
-            return True
         self._leave_out(
             CommandError(
                 f"the net gives no numbers for {file}, as after a training that diverged; take an earlier checkpoint"
             )
         )
-        return False
 
     def _leave_out(self, error: InvolutionError) -> None:
         if len(self.files) == 1:

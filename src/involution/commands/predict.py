@@ -125,9 +125,13 @@ def predict(
         for chunk, inputs in batches(net, read, batch_size):
             with torch.inference_mode():
                 probabilities = net(inputs.to(place)).softmax(1).cpu()
-            answered = [i for i, file in enumerate(chunk) if read.is_answered(file, probabilities[i].isfinite().all())]
-            for i in answered:
-                _print(chunk[i], probabilities[i], names, top, json)
+            answered = []
+            for i, file in enumerate(chunk):
+                if probabilities[i].isfinite().all():
+                    answered.append(i)
+                    _print(file, probabilities[i], names, top, json)
+                else:
+                    read.leave_out_unanswered(file)
             if heatmaps and answered:
                 layers = None if heatmaps == ["all"] else heatmaps
                 _draw(net, [stems[chunk[i]] for i in answered], inputs[answered].to(place), layers, files, opacity)

@@ -80,9 +80,9 @@ def predict_images(
             chunk = given.read_each(files[start : start + batch_size], read)
             found = watched.find([image.to(device).float() / 255 for _, image in chunk])
             for (file, image), objects in zip(chunk, found, strict=True):
-                if not given.is_answered(file, objects is not None):
+                if objects is None:
+                    given.leave_out_unanswered(file)
                     continue
-                assert objects is not None
                 objects = {name: value.cpu() for name, value in objects.items()}
                 if "masks" in objects:
                     objects["masks"] = objects["masks"][:, 0] > 0.5
@@ -114,9 +114,12 @@ class _Watched:
     def __init__(self, net: Any) -> None:
         self._net = net
         self._is_finite = True
-        heads = [net.head] if hasattr(net, "head") else [net.rpn.head, net.roi_heads.box_predictor]
-        if getattr(net, "roi_heads", None) is not None and net.roi_heads.has_mask():
-            heads.append(net.roi_heads.mask_predictor)
+        if hasattr(net, "roi_heads"):
+            heads = [net.rpn.head, net.roi_heads.box_predictor]
+            if net.roi_heads.has_mask():
+                heads.append(net.roi_heads.mask_predictor)
+        else:
+            heads = [net.head]
         for part in (net.backbone, *heads):
             part.register_forward_hook(self._look)
 

@@ -78,7 +78,8 @@ def predict_images(
             pixels = transforms.evaluate(image).unsqueeze(0).to(device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 probabilities = segment(net, pixels, size=(image.height, image.width), **views)
-            if not images.is_answered(file, probabilities.isfinite().all()):
+            if not probabilities.isfinite().all():
+                images.leave_out_unanswered(file)
                 continue
             classes = probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
             write_png(table.label_image(classes), labels)
