@@ -276,15 +276,18 @@ def test_the_picture_of_claims_shows_each_that_has_an_interval():
         {"words": "less", "source": "s", "of": "y", "than": "x"},
         {"words": "one seed", "source": "s", "of": "x", "than": "z"},
         {"words": "never", "source": "s", "of": "w"},
-        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 1.0},
+        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 1.0, "note": "by 1"},
+        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 2.0, "note": "by 2"},
     ]
     judged = judge({"metric": "a", "results": rows, "claims": claims})
     assert claims_picture.counts(judged) == (
-        "Of 4 claims, some of them the same on other data, 1 are supported, 1 refuted and 1 undecided, 1 of those for want of a "
-        "second seed; 1 are not measured. Where all 2 tests together may err with 5 % (Holm), 1 stay supported and 1 refuted."
+        "Of 5 claims, some of them the same on other data, 2 are supported, 1 refuted and 1 undecided, 1 of those for want of a "
+        "second seed; 1 are not measured. Where all 3 tests together may err with 5 % (Holm), 2 stay supported and 1 refuted."
     )
     axes = claims_picture.draw(judged).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["more", "less"]
-    assert [text.get_text() for text in axes.texts] == ["supported", "refuted"]
-    means = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
-    assert [tuple(point) for point in means] == [(pytest.approx(3.03), 0), (pytest.approx(-3.03), 1)]
+    written = ["more", "by 1", "supported", "by 2", "supported", "less", "refuted"]
+    assert [text.get_text() for text in axes.texts] == written
+    means = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    assert [mean for mean, _ in means] == [pytest.approx(3.03), pytest.approx(3.03), pytest.approx(-3.03)]
+    verdicts = {text.xy[1] for text in axes.texts if text.get_text() in ("supported", "refuted")}
+    assert verdicts == {y for _, y in means} and len(verdicts) == 3

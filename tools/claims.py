@@ -72,7 +72,7 @@ def _claims(variant: str) -> Iterator[dict[str, Any]]:
         }
     for dataset in sets:
         gap = f"convolution, {dataset}{LESS}involution, {dataset}"
-        dropout = ", which has dropout" if dataset == "mnist" else ""
+        dropout = ", which has dropout," if dataset == "mnist" else ""
         yield {
             **common,
             "words": "involution overfits less than convolution",
