@@ -32,6 +32,8 @@ from involution.studies.properties import receptive, shifts
 
 PAIR = ("rednet14_eighth.cifar10", "resnet14_eighth.cifar10")
 PIXELS = range(1, 9)
+# Random images wide enough for the fields, photographs (of 112 pixels) and the stage that the fields are of.
+SIZE, PHOTOGRAPH, STAGE = 320, 160, 3
 Row = dict[str, Any]
 
 _INVARIANCE = "kernels that every pixel makes for itself give up convolution's translation invariance"
@@ -94,7 +96,8 @@ CLAIMS: dict[str, list[dict[str, Any]]] = {
             "source": "paper, its argument",
             "of": "rednet26_half.imagenette",
             "than": "resnet26_half.imagenette",
-            "note": "trained on Imagenette and looking at its photographs, radius after the third stage, pixels",
+            "note": f"trained on Imagenette and looking at its photographs, {PHOTOGRAPH} pixels wide, radius after the third stage, "
+            "pixels",
         },
     ],
 }
@@ -154,7 +157,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     "depthwise 7×7": {"spatial_layer": "depthwise", "kernel_size": 7},
     "convolution 3×3": {"spatial_layer": "convolution"},
 }
-SIZE, STAGE = 160, 3
 
 
 def measure_receptive(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -170,14 +172,14 @@ def measure_receptive(arguments: argparse.Namespace) -> dict[str, Any]:
     images = photographs(arguments.data_root)
     for name in ("rednet26_half.imagenette", "resnet26_half.imagenette"):
         rows.append(row(name, 0, field_values(receptive.field(named.classifier(name).eval(), images, STAGE))))
-    title = f"Radius of the effective receptive field after stage {STAGE} (stride 16), pixels, images of {SIZE}×{SIZE}"
+    title = f"Radius of the effective receptive field after stage {STAGE} (stride 16), pixels, random images of {SIZE}×{SIZE}"
     return {"title": title, "metric": ["radius_px"], "claims": CLAIMS["receptive"], "results": rows}
 
 
 def photographs(data_root: str | None, count: int = 20) -> torch.Tensor:
-    """Return some of Imagenette's validation images, of all classes, as its nets see them: ``(count, 3, SIZE, SIZE)``."""
+    """Return some of Imagenette's validation images, of all classes, as its nets see them: ``(count, 3, PHOTOGRAPH, PHOTOGRAPH)``."""
     root = str(Path(data_root) / "imagenette") if data_root else "imagenette"
-    data = ImageFolders(root, transforms=ImageTransforms(image_size=SIZE))
+    data = ImageFolders(root, transforms=ImageTransforms(image_size=PHOTOGRAPH))
     data.setup("validate")
     images = data.sets["val"]
     return torch.stack([images[i * len(images) // count][0] for i in range(count)])
@@ -196,46 +198,65 @@ def measure_dropout(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     rows = []
     for seed in range(arguments.seeds):
-        torch.manual_seed(seed)
-        net = comparison_net(arguments.dataset, "published", "convolution")
-        with TemporaryDirectory() as folder:
-            train(
-                net,
-                data,
-                recipe,
-                num_classes=len(data.class_names),
-                seed=seed,
-                device=torch.device("cpu"),
-                checkpoint=Path(folder) / "last.ckpt",
-                title=f"seed {seed}",
-            )
-        with_dropout = shifts.accuracy(net.train(), data.train_set)
-        without, test = (shifts.accuracy(net.eval(), part) for part in (data.train_set, data.test_set))
-        values = {
-            "train_with_dropout_percent": with_dropout,
-            "train_without_dropout_percent": without,
-            "test_accuracy_percent": test,
-            "test_less_train_with_dropout_points": test - with_dropout,
-            "test_less_train_without_dropout_points": test - without,
-        }
-        rows.append(row("convolution", seed, values))
-    words = "the accuracy on the training images is lower than on the test images: the net generalises"
-    common = {"words": words, "source": "student report", "of": "convolution"}
+        for operator in ("convolution", "involution"):
+            torch.manual_seed(seed)
+            net = comparison_net(arguments.dataset, "published", operator)
+            with TemporaryDirectory() as folder:
+                train(
+                    net,
+                    data,
+                    recipe,
+                    num_classes=len(data.class_names),
+                    seed=seed,
+                    device=torch.device("cpu"),
+                    checkpoint=Path(folder) / "last.ckpt",
+                    title=f"{operator}, seed {seed}",
+                )
+            rows.append(row(operator, seed, dropout_values(net, data)))
+    nets = f"its {arguments.dataset} nets after {recipe.epochs} epochs, judged {{}} dropout"
+    generalises = {
+        "words": "the accuracy on the training images is lower than on the test images: the net generalises",
+        "source": "student report",
+    }
+    overfits = {
+        "words": "involution overfits less than convolution",
+        "source": "student report",
+        "of": "involution",
+        "than": "convolution",
+        # What a net is better on test images than on those it was trained on, where it overfits less.
+        "metric": "test_less_train_without_dropout_points",
+        "note": nets.format("without"),
+    }
     claims = [
         {
-            **common,
+            **generalises,
+            "of": operator,
             "metric": f"test_less_train_{how}_dropout_points",
-            "note": f"its {arguments.dataset} net after {recipe.epochs} epochs, judged {how} dropout",
+            "note": f"{operator}; {nets.format(how)}",
         }
+        for operator in ("convolution", "involution")
         for how in ("with", "without")
     ]
-    title = f"Test accuracy less training accuracy of the report's convolution net on {arguments.dataset}, points"
+    title = f"Test accuracy less training accuracy of the report's nets on {arguments.dataset}, points"
     return {
         "title": title,
         "settings": {"epochs": recipe.epochs},
         "metric": ["test_less_train_without_dropout_points"],
-        "claims": claims,
+        "claims": [*claims, overfits],
         "results": rows,
+    }
+
+
+def dropout_values(net: torch.nn.Module, data: SmallImages) -> dict[str, float]:
+    """Return a net's accuracy on the training images with and without dropout, on the test images, and the differences."""
+    with_dropout = shifts.accuracy(net.train(), data.train_set)
+    without, test = (shifts.accuracy(net.eval(), part) for part in (data.train_set, data.test_set))
+    return {
+        "train_with_dropout_percent": with_dropout,
+        "train_without_dropout_percent": without,
+        "test_accuracy_percent": test,
+        "test_less_train_with_dropout_points": test - with_dropout,
+        "test_less_train_without_dropout_points": test - without,
     }
 
 

@@ -1,6 +1,7 @@
 """Means, intervals, paired differences and the verdicts that follow from them."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from scipy import stats
 from involution import records
 from involution.recipes import load
 from involution.studies.claims import Claim, judge, values_of, verdict
+from involution.studies.declared.outcome import claims_table
 from involution.studies.statistics import Estimate, difference, estimate, holm
 
 ROOT = Path(__file__).parent.parent
@@ -202,7 +204,14 @@ def test_seeds_that_were_seen_do_not_hide_that_a_study_is_unfinished():
     claim = {"words": "w", "source": "s", "of": "x", "than": "y", "seen": [0]}
     record = {"metric": "a", "results": rows, "claims": [claim], "study": {"seeds": [0, 1, 2, 3, 4]}}
     assert judge(record)[0].verdict == "undecided at n = 4 of 5"
-    assert judge({**record, "study": {"seeds": [0, 1, 2, 3]}})[0].verdict == "supported"
+    judged = judge({**record, "study": {"seeds": [0, 1, 2, 3]}})
+    assert judged[0].verdict == "supported"
+    _, ((*_, measured, verdict),) = claims_table(judged)
+    # Differences are 2.0, 2.1, 2.2 and 2.3, and without the first seed they are 2.2 in the mean.
+    assert re.fullmatch(
+        r"x less y: \+2\.15 \(.*, paired\); unseen: \+2\.20 \(\+1\.95 to \+2\.45, .*, paired\)", measured
+    )
+    assert verdict == "supported"
 
 
 def test_claims_of_a_record_are_judged():
@@ -276,18 +285,19 @@ def test_the_picture_of_claims_shows_each_that_has_an_interval():
         {"words": "less", "source": "s", "of": "y", "than": "x"},
         {"words": "one seed", "source": "s", "of": "x", "than": "z"},
         {"words": "never", "source": "s", "of": "w"},
-        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 1.0, "note": "by 1"},
-        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 2.0, "note": "by 2"},
+        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 2.4, "note": "by 2.4"},
+        {"words": "more", "source": "s", "of": "x", "than": "y", "by": 2.6, "note": "by 2.6"},
     ]
     judged = judge({"metric": "a", "results": rows, "claims": claims})
     assert claims_picture.counts(judged) == (
         "Of 5 claims, some of them the same on other data, 2 are supported, 1 refuted and 1 undecided, 1 of those for want of a "
-        "second seed; 1 are not measured. Where all 3 tests together may err with 5 % (Holm), 2 stay supported and 1 refuted."
+        "second seed; 1 are not measured. Where all 3 tests together may err with 5 % (Holm), 0 stay supported and 1 refuted, which "
+        "is said behind them."
     )
     axes = claims_picture.draw(judged).axes[0]
-    written = ["more", "by 1", "supported", "by 2", "supported", "less", "refuted"]
+    written = ["more", "by 2.4", "supported", "by 2.6", "supported", "less", "refuted (Holm)"]
     assert [text.get_text() for text in axes.texts] == written
     means = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
     assert [mean for mean, _ in means] == [pytest.approx(3.03), pytest.approx(3.03), pytest.approx(-3.03)]
-    verdicts = {text.xy[1] for text in axes.texts if text.get_text() in ("supported", "refuted")}
+    verdicts = {text.xy[1] for text in axes.texts if text.get_text().startswith(("supported", "refuted"))}
     assert verdicts == {y for _, y in means} and len(verdicts) == 3

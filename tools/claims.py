@@ -17,7 +17,7 @@ from involution.studies.comparison.results import REPORTED
 from involution.studies.declared import costs_drawing, drawing
 from involution.studies.declared.outcome import claims_table, markdown
 
-from .claims_picture import counts
+from .claims_picture import HOLM, counts, standing
 from .markdown import source, table
 
 STUDIES = Path("recipes") / "studies"
@@ -192,6 +192,9 @@ def lines(results: Path) -> list[str]:
         names = ", ".join(f"`{path.relative_to(results)}`" for path in paths) or f"`involution study {name}`"
         rows += [[*line, names] for line in cells]
         sources += [f"- {source(records.read(path), path)}" for path in paths]
+    stand = standing(every)
+    for line, one in zip(rows, every, strict=True):
+        line[head.index("verdict")] += HOLM if one in stand else ""
     head = [*head, f"record in `{results}/`, or what would make it"]
     picture = f"![Measured differences with their intervals, one line per claim]({PICTURE})"
     shared = ", ".join(f"`{path.relative_to(results)}`" for path in ordered)

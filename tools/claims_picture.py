@@ -11,13 +11,15 @@ from involution.studies.claims import Judged
 from involution.studies.statistics import holm
 
 COLOURS = {"supported": "#2b8a3e", "refuted": "#c92a2a", "undecided": LIGHT.muted}
-WIDTH, LINE_INCHES, LINES_BELOW = 11, 0.145, 5
+WIDTH, LINE_INCHES, LINES_BELOW = 11, 0.145, 6
 # In lines: above the words of a claim, and above the note of another of the same words.
 GAP, SMALL_GAP = 1.2, 0.4
 # Letters that a line holds to the left of the axes, whose edges are shares of the width.
 COLUMNS, LEFT, RIGHT = 84, 0.46, 0.83
 # Differences of a tenth and of forty points in one picture: straight up to a point either side, logarithmic beyond.
 TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30)
+# Behind a verdict of `standing`.
+HOLM = " (Holm)"
 
 
 def verdict_of(one: Judged) -> str:
@@ -44,14 +46,19 @@ def counts(judged: Sequence[Judged]) -> str:
     )
 
 
+def standing(judged: Sequence[Judged]) -> list[Judged]:
+    """Return the claims that are decided where all tests are taken together (Holm)."""
+    tested = [(one, one.p) for one in judged if one.p is not None]
+    return [one for (one, _), decided in zip(tested, holm([p for _, p in tested]), strict=True) if decided]
+
+
 def _together(judged: Sequence[Judged]) -> str:
     """Return in a sentence which verdicts stand when all tests are taken together."""
-    tested = [(one, one.p) for one in judged if one.p is not None]
-    stand = [one for (one, _), decided in zip(tested, holm([p for _, p in tested]), strict=True) if decided]
-    verdicts = [verdict_of(one) for one in stand]
+    tested = sum(one.p is not None for one in judged)
+    verdicts = [verdict_of(one) for one in standing(judged)]
     return (
-        f"Where all {len(tested)} tests together may err with 5 % (Holm), {verdicts.count('supported')} stay supported and "
-        f"{verdicts.count('refuted')} refuted."
+        f"Where all {tested} tests together may err with 5 % (Holm), {verdicts.count('supported')} stay supported and "
+        f"{verdicts.count('refuted')} refuted, which is said behind them."
     )
 
 
@@ -65,12 +72,15 @@ def draw(judged: Sequence[Judged]) -> Any:
     axes = figure.add_axes((LEFT, (LINES_BELOW - 1) / lines, RIGHT - LEFT, 1 - LINES_BELOW / lines))
     style_axes(axes, grid="x")
     axes.axvline(0, color=LIGHT.ink, linewidth=0.8)
-    bottom = 0.0
+    bottom, stand = 0.0, standing(judged)
     for one, (words, notes), height in zip(claims, labels, heights, strict=True):
         bottom += height
         _write(axes, words, bottom - len(notes), LIGHT.ink)
         _write(axes, notes, bottom, LIGHT.muted)
-        _measured(axes, one, bottom - len(notes or words) / 2)
+        y = bottom - len(notes or words) / 2
+        _measured(axes, one, y)
+        verdict, colour = f"{one.verdict}{HOLM if one in stand else ''}", COLOURS[verdict_of(one)]
+        axes.annotate(verdict, (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", color=colour, fontsize=8.5)
     axes.set_xscale("symlog", linthresh=1, linscale=0.7)
     axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
     axes.set_xticks([], minor=True)
@@ -78,7 +88,9 @@ def draw(judged: Sequence[Judged]) -> Any:
     axes.set_ylim(bottom + 1, 0)
     axes.set_xlabel(
         "measured difference with its 95 % interval, in points (receptive fields: pixels); "
-        "a bar is the bound of the claim, a band what counts as equal",
+        "a bar is the bound of the claim, a band what counts as equal,\n"
+        "a thin line the interval of the seeds that decide, where others were known when the claim was written; "
+        "Holm: decided with all tests taken together",
         color=LIGHT.muted,
         fontsize=8.5,
         loc="right",
@@ -101,7 +113,7 @@ def _write(axes: Any, lines: list[str], bottom: float, colour: str) -> None:
 
 
 def _measured(axes: Any, one: Judged, y: float) -> None:
-    """Draw what was measured of a claim, its bound and its verdict."""
+    """Draw what was measured of a claim, by its unseen seeds alone below it, and its bound."""
     found, claim, colour = one.found, one.claim, COLOURS[verdict_of(one)]
     assert found is not None
     if claim.within is not None:
@@ -110,4 +122,5 @@ def _measured(axes: Any, one: Judged, y: float) -> None:
         axes.plot([claim.by] * 2, [y - 0.8, y + 0.8], color=LIGHT.ink, linewidth=1.4)
     axes.plot([found.low, found.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
     axes.plot(found.mean, y, "o", color=colour, markersize=6)
-    axes.annotate(one.verdict, (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", color=colour, fontsize=8.5)
+    if one.tested is not None and one.tested is not found:
+        axes.plot([one.tested.low, one.tested.high], [y + 0.6, y + 0.6], color=colour, linewidth=0.8)

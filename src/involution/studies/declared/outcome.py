@@ -111,6 +111,8 @@ def claims_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
         bound = f", bound {one.claim.by:g}" if one.claim.by else ""
         bound = f", within {one.claim.within:g}" if one.claim.within is not None else bound
         measured = "–" if found is None else f"{one.claim.sides}: {signed(found, *_tested(found))}{bound}"
+        if one.tested is not None and one.tested is not found:
+            measured += f"; unseen: {signed(one.tested, *_tested(one.tested))}"
         rows.append([one.claim.statement, one.claim.source, str(found.n) if found else "0", measured, one.verdict])
     return head, rows
 
