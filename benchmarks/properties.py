@@ -33,7 +33,7 @@ from involution.studies.properties import receptive, shifts
 PAIR = ("rednet14_eighth.cifar10", "resnet14_eighth.cifar10")
 PIXELS = range(1, 9)
 # Random images wide enough for the fields, photographs (of 112 pixels) and the stage that the fields are of.
-SIZE, PHOTOGRAPH, STAGE = 320, 160, 3
+SIZE, PHOTOGRAPH, STAGE = 448, 160, 3
 Row = dict[str, Any]
 
 _INVARIANCE = "kernels that every pixel makes for itself give up convolution's translation invariance"
