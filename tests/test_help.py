@@ -36,7 +36,7 @@ def test_the_help_of_a_command_ends_with_an_example(name, capsys):
 def test_a_command_takes_its_example(name):
     command = COMMANDS[name]
     function = getattr(import_module(f"involution.commands.{command.module}"), command.function)
-    parser = jsonargparse.auto_cli(function, args=[], parser_class=CommandParser, return_parser=True)
+    parser = jsonargparse.capture_parser(lambda: jsonargparse.auto_cli(function, args=[], parser_class=CommandParser))
     words = shlex.split(command.example)[2:]
     parser.exit_on_error = False
     parser.parse_args(_normalised(function, words))

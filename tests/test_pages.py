@@ -182,6 +182,6 @@ def check(words, capsys):
     if name == "doctor":
         assert not rest
         return
-    parser = jsonargparse.auto_cli(function, args=[], parser_class=CommandParser, return_parser=True)
+    parser = jsonargparse.capture_parser(lambda: jsonargparse.auto_cli(function, args=[], parser_class=CommandParser))
     parser.exit_on_error = False
     parser.parse_args(_normalised(function, rest))
