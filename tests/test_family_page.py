@@ -57,22 +57,25 @@ def test_records_become_tables(tmp_path, monkeypatch):
         **{part: {name: {"median_ms": 1.5} for name in LAYERS} for part in ("forward", "backward")},
         **{part: dict.fromkeys(LAYERS, 2.5) for part in ("saved_mib", "peak_mib")},
     }
-    nets = {net: {"inference_ms": 3.0, "training_ms": 9.0} for net in ("sasa", "san_pairwise")}
+    nets = {net: {"inference_ms": 3.0, "training_ms": 9.0} for net in ("bottleneck", "sasa", "san_pairwise")}
     records.write("family-cpu-2-threads", {"seed": 0, "results": [shape], "nets": nets}, tmp_path / "results")
     page.main()
     text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
     assert "| `san_pairwise` | 1.50 / 1.50 |" in text and "| `outlook` | 2.5 / 2.5 |" in text
-    assert "| sasa | – | 0 | – | – | 3.0 | 9.0 |" in text
+    assert "| sasa | – | – | 0 | – | – | 3.0 | 9.0 |" in text
     trained = [
-        {"net": "sasa", "data": "", "seed": seed, "values": {"v": value}, "params": 1200, "macs": 3_400_000}
-        for seed, value in ((0, 60.0), (1, 61.0))
+        {"net": net, "data": "", "seed": seed, "values": {"v": value}, "params": 1200, "macs": 3_400_000}
+        for net, *values in (("bottleneck", 62.0, 62.5), ("sasa", 60.0, 61.0))
+        for seed, value in enumerate(values)
     ]
     study = {"seed": [0, 1], "metric": ["v"], "results": trained}
     records.write("family", study, tmp_path / "results" / "studies")
     page.main()
     text = (tmp_path / "docs" / "family.md").read_text(encoding="utf-8")
-    assert "| sasa | 60.50 ± 6.35 % | 2 | 1,200 | 3.40 | 3.0 | 9.0 |" in text
-    assert "| san_pairwise | – | 0 | – | – | 3.0 | 9.0 |" in text and "- accuracies: `" in text
+    # Of differences within seeds, -2 and -1.5, by Student's t with one degree of freedom.
+    assert "| sasa | 60.50 ± 6.35 % | -1.75 (-4.93 to +1.43) | 2 | 1,200 | 3.40 | 3.0 | 9.0 |" in text
+    assert "| bottleneck | 62.25 ± 3.18 % | – | 2 |" in text
+    assert "| san_pairwise | – | – | 0 | – | – | 3.0 | 9.0 |" in text and "- accuracies: `" in text
 
 
 def test_the_small_nets_differ_in_their_spatial_layers_alone():

@@ -9,7 +9,11 @@ import pytest
 
 pytest.importorskip("timm", reason="the tools count nets of timm")
 
+from tools import tables
+
+from involution import records
 from involution.studies import markdown
+from involution.studies.declared.reading import read
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,3 +47,21 @@ def test_a_page_without_its_second_marker_is_refused_and_left_as_it_is(tool, tmp
     with pytest.raises(SystemExit, match=f"{page.name} must hold the lines '{module.BEGIN}' and '{module.END}'"):
         module.main()
     assert page.read_text(encoding="utf-8") == f"before\n{module.BEGIN}\nafter\n"
+
+
+def test_the_means_of_classes_of_camvid_are_those_of_its_claims():
+    record = records.read(ROOT / "results" / "studies" / "camvid.json")
+    groups = tables.camvid_groups(record["results"][0]["judged"]["pixel_share_percent"])
+    asked = [
+        {name.rpartition(".")[2] for name in claim[key]}
+        for claim in read(ROOT / "recipes" / "studies" / "camvid.yaml").claims
+        for key in ("metric", "than_metric")
+        if len(claim.get(key, ())) > 1
+    ]
+    assert {frozenset(group) for group in groups} == {frozenset(names) for names in asked}
+    (row,) = [line for line in tables.camvid_tables(ROOT / "results/studies/camvid.json") if line.startswith("| tree ")]
+    assert row.split(" | ")[1] == "16.6" and row.endswith(") |") and row.count("|") == 7
+
+
+def test_without_its_study_camvid_has_no_table(tmp_path):
+    assert tables.camvid_tables(tmp_path / "camvid.json") == []

@@ -19,13 +19,16 @@ from involution import records
 from involution.counting import count
 from involution.pictures.plots import LIGHT, new_figure, style_axes
 from involution.studies.claims import values_of
-from involution.studies.declared.outcome import summary
+from involution.studies.declared.outcome import signed, summary
+from involution.studies.statistics import difference
 
 from .markdown import source, table, write_between, write_picture
 
 COUNTS, COUNTS_END = "<!-- counts: made by python -m tools.family -->", "<!-- end of counts -->"
 COSTS, COSTS_END = "<!-- costs: made by python -m tools.family -->", "<!-- end of costs -->"
 NETS, NETS_END = "<!-- nets: made by python -m tools.family -->", "<!-- end of nets -->"
+# What the small net with RedNet's own φ is called.
+_INVOLUTION = "bottleneck"
 NOTHING = "No record of this is in `results/` yet."
 
 
@@ -81,12 +84,15 @@ def nets(path: Path, study: Path) -> Iterator[str]:
     record = records.read(path)
     trained = records.read(study) if study.exists() else {"results": [], "metric": []}
     rows = []
+    involution = values_of(trained["results"], _INVOLUTION, trained["metric"])
     for name, net in record["nets"].items():
         seeds, reached, params, macs = summary(trained["results"], trained["metric"], name, unit=" %")
-        rows.append(
-            [name, reached, seeds, params, macs, *(f"{net[key]:.1f}" for key in ("inference_ms", "training_ms"))]
-        )
-    head = ["net", "accuracy, mean ± 95 % interval", "seeds", "parameters", "multiply-adds, M"]
+        values = values_of(trained["results"], name, trained["metric"])
+        less = signed(difference(values, involution)) if values and involution and name != _INVOLUTION else "–"
+        took = [f"{net[key]:.1f}" for key in ("inference_ms", "training_ms")]
+        rows.append([name, reached, less, seeds, params, macs, *took])
+    head = ["net", "accuracy, mean ± 95 % interval", f"less `{_INVOLUTION}`, points, paired 95 % interval", "seeds"]
+    head += ["parameters", "multiply-adds, M"]
     yield from ["", *table([*head, "inference of 128 images, ms", "training step of 128 images, ms"], rows), ""]
     if study.exists():
         yield f"- accuracies: {source(trained, study)}"
@@ -109,11 +115,11 @@ def envelope(path: Path, study: Path) -> Any:
         for name, costs in costs_of.items():
             x = (*costs, times_of[name]["inference_ms"])[panel]
             values = list(values_of(trained["results"], name, trained["metric"]).values())
-            colour = {"bottleneck": LIGHT.involution, "convolution": LIGHT.convolution}.get(name, LIGHT.muted)
+            colour = {_INVOLUTION: LIGHT.involution, "convolution": LIGHT.convolution}.get(name, LIGHT.muted)
             axes.plot([x] * len(values), values, "-o", color=colour, markersize=3.5, linewidth=1, alpha=0.6)
             axes.plot(x, mean(values), "o", color=colour, markersize=7)
             axes.annotate(
-                "involution" if name == "bottleneck" else name.replace("_", " "),
+                "involution" if name == _INVOLUTION else name.replace("_", " "),
                 (x, mean(values)),
                 xytext=(8, -3),
                 textcoords="offset points",

@@ -115,6 +115,8 @@ def cifar(folder: Path) -> Iterator[str]:
         head = ["net", "parameters", "MACs M", "epochs", "accuracy after the last, %", "best, %"]
         yield from ["", "## RedNet and its control on CIFAR-10", "", *table(head, rows), ""]
         yield from (f"- {source(records.read(path), path)}" for path in paths)
+        if any("benchmarks.training_record" in records.read(path)["command"] for path in paths):
+            yield from ["", "`benchmarks.training_record` is called `tools.training_record` now."]
 
 
 def main() -> None:

@@ -15,6 +15,9 @@ from typing import Any
 from benchmarks.gpu import report
 
 from involution import records
+from involution.studies.claims import values_of
+from involution.studies.declared.outcome import signed
+from involution.studies.statistics import difference
 
 from .engines import accuracy_tables, engine_tables
 from .markdown import source, spread, table, write_between
@@ -22,6 +25,9 @@ from .markdown import source, spread, table, write_between
 BEGIN, END = "<!-- tables: made by python -m tools.tables -->", "<!-- end of tables -->"
 CELLS, CELLS_END = "<!-- cells: made by python -m tools.tables -->", "<!-- end of cells -->"
 CAMVID, CAMVID_END = "<!-- camvid: made by python -m tools.tables -->", "<!-- end of camvid -->"
+# Least shares of the pixels in percent: of the classes that its claims ask for, and of those that they call large.
+_FREQUENT, _LARGE = 1.5, 9
+_CONTROL, _NECK = "resnet26", "rednet26_involution_neck"
 
 Row = dict[str, Any]
 
@@ -272,43 +278,65 @@ def cell_tables(folder: Path) -> list[str]:
     return [*lines, "", *(f"- {source(record, path)}" for path, record in found.items())]
 
 
-def camvid_tables(folder: Path) -> list[str]:
-    """Return the IoU of every class of CamVid by net, the largest class first, and what the nets cost."""
+def camvid_groups(shares: dict[str, float]) -> tuple[list[str], list[str], list[str]]:
+    """Return the classes that the study's claims ask for: the more frequent ones, those that they call large, and the others.
+
+    Args:
+        shares: of the pixels in percent, by class.
+    """
+    return (
+        [name for name, share in shares.items() if share >= _FREQUENT],
+        [name for name, share in shares.items() if share >= _LARGE],
+        [name for name, share in shares.items() if share < _LARGE],
+    )
+
+
+def camvid_tables(path: Path) -> list[str]:
+    """Return the IoU of every class of CamVid by net, the largest class first, means of classes, and what the nets cost.
+
+    Args:
+        path: of the study's record, which need not be there.
+    """
     import torch
 
     from involution.counting import count
     from involution.models.segmentation import create
 
-    found = {path: records.read(path) for path in sorted(folder.glob("*.json"), key=_camvid_order)}
-    if not found:
+    if not path.exists():
         return []
-    results = {path.stem: record["results"] for path, record in found.items()}
-    first = next(iter(results.values()))
-    classes = sorted(first["classes"], key=lambda name: -first["pixel_share_percent"][name])
-    rows = [
-        [
-            name,
-            f"{first['pixel_share_percent'][name]:.1f}",
-            *(f"{r['iou_percent'][name]:.1f}" for r in results.values()),
-        ]
-        for name in classes
-    ]
-    for key, title in (("miou", "**mIoU**"), ("pixel_accuracy", "pixel accuracy"), ("mean_accuracy", "mean accuracy")):
-        rows.append([title, "", *(f"{r[f'{key}_percent']:.1f}" for r in results.values())])
+    record = records.read(path)
+    trained = {row["net"]: row for row in record["results"]}
+    shares = next(iter(trained.values()))["judged"]["pixel_share_percent"]
+    classes = sorted(shares, key=shares.__getitem__, reverse=True)
+    frequent, large, small = camvid_groups(shares)
+    groups = {
+        "**mIoU**": classes,
+        f"mean of the {len(frequent)} classes of {_FREQUENT} % or more": frequent,
+        f"mean of the {len(large)} classes of {_LARGE} % or more": large,
+        f"mean of the {len(small)} classes below {_LARGE} %": small,
+    }
+    lines = {name: (f"{shares[name]:.1f}", [f"test.iou_percent.{name}"]) for name in classes}
+    for title, names in groups.items():
+        lines[title] = (f"{sum(map(shares.__getitem__, names)):.1f}", [f"test.iou_percent.{name}" for name in names])
+    for name in ("pixel accuracy", "mean accuracy"):
+        lines[name] = ("", [f"test.{name.replace(' ', '_')}_percent"])
+    rows = []
+    for title, (share, metric) in lines.items():
+        values = {net: values_of(record["results"], net, metric) for net in trained}
+        means = [f"{statistics.mean(of_net.values()):.1f}" for of_net in values.values()]
+        rows.append([title, share, *means, signed(difference(values[_NECK], values[_CONTROL]))])
     costs = []
-    for record in found.values():
+    for row in trained.values():
+        arguments = row["plan"]["model"]["init_args"]
         with torch.device("meta"):
-            net = create(record["model"], len(classes), **record["model_args"])
+            net = create(arguments["model"], arguments["num_classes"], **{**arguments["model_args"], "weights": None})
         costs.append(count(net, (3, 240, 320)))
-    rows.append(["parameters M", "", *(f"{cost.params / 1e6:.2f}" for cost in costs)])
-    rows.append(["multiply-adds G, 320×240", "", *(f"{cost.macs / 1e9:.2f}" for cost in costs)])
-    lines = ["", *table(["IoU %", "share of pixels %", *results], rows), ""]
-    return [*lines, *(f"- {source(record, path)}" for path, record in found.items())]
-
-
-def _camvid_order(path: Path) -> tuple[int, str]:
-    """Sort the control first and the net with most involutions last."""
-    return len(path.stem.removeprefix("resnet")), path.stem
+    rows.append(["parameters M", "", *(f"{cost.params / 1e6:.2f}" for cost in costs), ""])
+    rows.append(["multiply-adds G, 320×240", "", *(f"{cost.macs / 1e9:.2f}" for cost in costs), ""])
+    seeds = [sum(row["net"] == net for row in record["results"]) for net in trained]
+    head = [f"{net} (n = {n})" for net, n in zip(trained, seeds, strict=True)]
+    less = f"{_NECK} less {_CONTROL}, 95 % interval"
+    return ["", *table(["IoU %", "share of pixels %", *head, less], rows), "", f"- {source(record, path)}"]
 
 
 def main() -> None:
@@ -341,7 +369,8 @@ def main() -> None:
             lines += [f"- {source(record, path)}" for record, path in zip(runs, paths, strict=True)]
     write_between(arguments.docs / "performance.md", BEGIN, END, lines)
     write_between(arguments.docs / "detection.md", CELLS, CELLS_END, cell_tables(arguments.results / "detection"))
-    write_between(arguments.docs / "segmentation.md", CAMVID, CAMVID_END, camvid_tables(arguments.results / "camvid"))
+    study = arguments.results / "studies" / "camvid.json"
+    write_between(arguments.docs / "segmentation.md", CAMVID, CAMVID_END, camvid_tables(study))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,10 @@ def presets(results: Path) -> Iterator[str]:
         ]
         took = [found for found in map(trainings.seconds, record["results"]) if found is not None]
         minutes = f"{statistics.median(took) / 60:.0f}" if took else ""
-        rows.append(
-            [label, record["title"], *cells, signed(judged.found) if judged.found else "", judged.verdict, minutes]
-        )
+        found = signed(judged.found) if judged.found else ""
+        # With as many digits as tell what is just below 0.05 from 0.05.
+        chance = "" if judged.p is None else f"{judged.p:.5f}"
+        rows.append([label, record["title"], *cells, found, chance, judged.verdict, minutes])
         used.append(path)
     if rows:
         head = [
@@ -80,6 +81,7 @@ def presets(results: Path) -> Iterator[str]:
             "from these weights",
             "from random ones",
             "difference",
+            "p",
             "verdict",
             "minutes a training",
         ]
