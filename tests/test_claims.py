@@ -290,8 +290,8 @@ def test_the_picture_of_claims_shows_each_that_has_an_interval():
     ]
     judged = judge({"metric": "a", "results": rows, "claims": claims})
     assert claims_picture.counts(judged) == (
-        "Of 5 claims, some of them the same on other data, 2 are supported, 1 refuted and 1 undecided, 1 of those for want of a "
-        "second seed; 1 are not measured. Where all 3 tests together may err with 5 % (Holm), 0 stay supported and 1 refuted, which "
+        "Of 5 claims, some of them the same on other data, what was measured supports 2, refutes 1 and leaves 1 undecided, 1 of "
+        "those for want of a second seed; not measured: 1. Where all 3 tests together may err with 5 % (Holm), 0 stay supported and 1 refuted, which "
         "is said behind them."
     )
     axes = claims_picture.draw(judged).axes[0]

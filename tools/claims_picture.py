@@ -40,9 +40,9 @@ def counts(judged: Sequence[Judged]) -> str:
     verdicts = [verdict_of(one) for one in judged]
     of_one = sum(one.found is not None and one.found.n == 1 for one in judged)
     return (
-        f"Of {len(judged)} claims, some of them the same on other data, {verdicts.count('supported')} are supported, "
-        f"{verdicts.count('refuted')} refuted and {verdicts.count('undecided')} undecided, {of_one} of those for want of a "
-        f"second seed; {verdicts.count('not measured')} are not measured. {_together(judged)}"
+        f"Of {len(judged)} claims, some of them the same on other data, what was measured supports "
+        f"{verdicts.count('supported')}, refutes {verdicts.count('refuted')} and leaves {verdicts.count('undecided')} undecided, "
+        f"{of_one} of those for want of a second seed; not measured: {verdicts.count('not measured')}. {_together(judged)}"
     )
 
 
