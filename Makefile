@@ -65,6 +65,7 @@ bench: $(STAMP)  ## measure operator and nets on the CPU (THREADS=2) against the
 	$(BIN)/python -m benchmarks.family --threads $(THREADS)
 	$(BIN)/python -m tools.tables
 	$(BIN)/python -m tools.front_page
+	$(BIN)/python -m tools.reproduction
 	$(BIN)/python -m tools.family
 
 gpu-compile-check: $(STAMP)  ## compile every GPU kernel without a GPU, check registers, spills and loads

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import involution.models  # noqa: F401
-from involution import Involution2d, involution2d, records
+from involution import Involution2d, involution2d
+from involution.files import write_atomically
 from involution.memory_layout import empty_field
 
 from . import commands
@@ -128,7 +129,7 @@ def draw(payload: dict[str, Any], path: Path) -> None:
     )
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_atomically(path, png(figure, dpi=110))
+    write_atomically(path, png(figure, dpi=110))
 
 
 def main() -> None:

@@ -164,10 +164,31 @@ def test_weights_of_a_classifier_start_a_backbone(tmp_path):
     # timm flattens the containers of some networks.
     save_file(timm.create_model("convnext_atto").state_dict(), file)
     Backbone("convnext_atto", out_indices=(0, 1, 2, 3), weights=file)
+    # Levels that are cut off have weights in the file, and need none.
+    Backbone("convnext_atto", out_indices=(0, 1), weights=file)
     with pytest.raises(CheckpointError, match=r"do not fit the backbone rednet26: missing conv1.0.weight"):
         Backbone("rednet26", weights=file)
     with pytest.raises(CheckpointError, match=r"there is no checkpoint at .*none.pth"):
         Backbone("rednet26", weights=tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("net", "deeper", "levels", "unknown"),
+    [
+        (("rednet26", NARROW), ("rednet38", NARROW), (1, 2, 3, 4), "layer1.1"),
+        (("convnext_atto", {}), ("convnext_atto", {"depths": (2, 2, 7, 2)}), (0, 1, 2, 3), "stages.2.blocks.6"),
+    ],
+    ids=["rednet", "convnext"],
+)
+def test_weights_of_a_deeper_net_are_refused_and_those_of_levels_that_are_cut_off_left(
+    net, deeper, levels, unknown, tmp_path
+):
+    for file, (name, options) in (("net", net), ("deeper", deeper)):
+        save_file(timm.create_model(name, **options).state_dict(), tmp_path / f"{file}.safetensors")
+    name, options = net
+    with pytest.raises(CheckpointError, match=f"do not fit the backbone {name}: unknown {unknown}"):
+        Backbone(name, out_indices=levels, weights=tmp_path / "deeper.safetensors", **options)
+    assert len(Backbone(name, out_indices=levels[:2], weights=tmp_path / "net.safetensors", **options).channels) == 2
 
 
 @pytest.mark.parametrize(

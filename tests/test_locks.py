@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from multiprocessing import get_context
-from threading import Timer
+from threading import Event, Timer
 
 import pytest
 
@@ -122,10 +122,15 @@ def test_two_processes_never_have_it_at_once(tmp_path):
 def test_a_folder_is_waited_for(tmp_path):
     with ExitStack() as stack:
         stack.enter_context(locked(tmp_path))
+        released = Event()
+        # A stack ends first what it entered last: the event is set before the lock is gone.
+        stack.callback(released.set)
         timer = Timer(0.3, stack.close)
         timer.start()
-        with locked_in_turn(tmp_path), pytest.raises(FolderInUseError), locked(tmp_path):
-            pass
+        with locked_in_turn(tmp_path):
+            assert released.is_set()
+            with pytest.raises(FolderInUseError), locked(tmp_path):
+                pass
         timer.join()
     assert not list(tmp_path.iterdir())
 

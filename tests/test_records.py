@@ -7,6 +7,7 @@ import pytest
 
 from involution import records
 from involution.commands.main import main
+from involution.files import write_atomically
 
 
 def test_a_record_holds_what_is_needed_to_repeat_the_measurement(tmp_path):
@@ -48,14 +49,14 @@ def test_a_payload_cannot_replace_the_environment(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
-    records.write_atomically(path, "old")
+    write_atomically(path, "old")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(records.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        records.write_atomically(path, "new")
+        write_atomically(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

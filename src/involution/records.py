@@ -29,7 +29,6 @@ __all__ = [
     "read",
     "versions",
     "write",
-    "write_atomically",
 ]
 
 _PACKAGES = ("torch", "triton", "torchvision", "timm", "lightning", "numpy", "involution")

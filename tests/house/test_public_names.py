@@ -22,7 +22,6 @@ UNDESCRIBED = {
     "involution.backends.explain",
     "involution.backends.register",
     "involution.models.saved.save",
-    "involution.records.write_atomically",
 }
 
 

@@ -124,7 +124,19 @@ class Backbone(nn.Module):
         # timm writes "stages_0.weight" where the whole network has "stages.0.weight".
         candidates = {key: state.get(key, flat.get(key.replace(".", "_"))) for key in expected}
         found = {key: value for key, value in candidates.items() if value is not None}
-        problems = checkpoints.misfit(found, expected, listed=5)
+        # Of the whole network levels and the classifier may be cut off; of what is there nothing may be left over.
+        matched = {key.replace(".", "_") for key in found}
+        parts = {key.partition(".")[0] for key in expected}
+        left = {
+            k: v for k, v in state.items() if k.replace(".", "_") not in matched and not parts.isdisjoint(_above(k))
+        }
+        problems = checkpoints.misfit({**found, **left}, expected, listed=5)
         if problems:
             raise checkpoints.CheckpointError(f"the weights in {file} do not fit the backbone {name}: {problems}")
         self.net.load_state_dict(found)
+
+
+def _above(key: str) -> set[str]:
+    """Return the modules that hold a tensor, named as timm names parts: ``stages``, ``stages_0``, ``stages_0_blocks``, …."""
+    names = key.split(".")[:-1]
+    return {"_".join(names[: i + 1]) for i in range(len(names))}

@@ -89,9 +89,9 @@ class DetectionTask(FollowingTask):
         TrainingError: the detector cannot be built.
     """
 
-    # What the best checkpoint is chosen by.
     # One kind of object is told from the background.
     least_classes = 1
+    # What the best checkpoint is chosen by.
     monitor, monitor_mode = "val_map", "max"
     # What a schedule or a callback can watch.
     logged = ("train_loss", "train_*_loss", *(f"val_{name}" for name in _KEPT), "val_mask_*")
