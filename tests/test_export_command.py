@@ -1,6 +1,7 @@
 """involution export: trained nets by name and by folder."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -116,6 +117,15 @@ def test_segmentation_nets_give_logits_of_every_pixel(tmp_path, capsys):
     assert outputs(file, torch.randn(3, 3, 128, 64))[0].shape == (3, 3, 128, 64)
 
 
+def test_a_file_of_steps_has_two_at_least_and_the_name_of_its_folder(tmp_path, monkeypatch, capsys):
+    copytree(TRAINED, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    # It was trained on 32×32 pixels.
+    assert main(["export", ".", "--dynamic", "--multiple", "32"]) == 0
+    assert "mine.onnx" in capsys.readouterr().out
+    assert outputs(tmp_path / "mine" / "mine.onnx", torch.randn(3, 3, 64, 96))[0].shape == (3, 10)
+
+
 def test_of_a_detector_backbone_and_neck_are_exported(tmp_path, capsys):
     arguments = {"backbone": "rednet26", "neck": "involution", "neck_channels": 32, "min_size": 64, "max_size": 80}
     arguments |= {"backbone_args": SMALL, "neck_upsampling": "carafe"}
@@ -143,6 +153,10 @@ def test_of_a_detector_backbone_and_neck_are_exported(tmp_path, capsys):
         (
             [str(TRAINED), "--dynamic", "--multiple", "5", "--size", "32"],
             "--size must have multiples of 5, such as 35 35, got 32 32",
+        ),
+        (
+            [str(TRAINED), "--dynamic", "--multiple", "32", "--size", "32"],
+            "with --multiple 32, --size must be at least 64, got 32 32",
         ),
         ([str(TRAINED), "--output", "no/net.onnx"], "cannot write no/net.onnx: there is no folder no"),
         ([str(TRAINED), "--output", "net.pt2"], "a file of onnx is known by the ending .onnx; name it so"),

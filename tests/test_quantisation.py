@@ -149,7 +149,7 @@ def test_openvino(net, batches, tmp_path, operator, capsys):
     )
     assert 1e-4 < parity.differences[0][1] < 0.2 and parity.agreement > 0.8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
-    assert "INFO:nncf" not in capsys.readouterr().out
+    assert not capsys.readouterr().out
     session = open_openvino(file, extension=extension() if operator == "custom" else None)
     with torch.no_grad():
         assert difference(session([batches[0]]), [net.net(batches[0])]) < 0.2

@@ -77,7 +77,9 @@ def export(
             raise CommandError(f"--{name} must be at least 1, got {value}")
     if multiple > 1 and not dynamic:
         raise CommandError("--multiple is of --dynamic; leave it out")
-    file = output or Path(f"{Path(model.partition(':')[2] or model).name}{checked.ENDINGS[format]}")
+    place = Path(model.partition(":")[2] or model)
+    # A folder has a name of its own, also where it is called ".".
+    file = output or Path(f"{(place.resolve() if place.is_dir() else place).name}{checked.ENDINGS[format]}")
     options: dict[str, Any] = {"operator": operator, "opset_version": opset, "compiled": compiled}
     try:
         # Before the net is loaded and folded.
@@ -87,7 +89,9 @@ def export(
     if tolerance is not None and not tolerance >= 0:
         raise CommandError(f"--tolerance must be a number from 0 on, got {tolerance}")
     net = named.load(model, weights)
-    height, width = _sides(size, net.size, multiple)
+    # What is one step in an example would be one step for ever.
+    least_side = 2 * multiple if multiple > 1 else 1
+    height, width = _sides(size, net.size, multiple, least_side)
     if dynamic:
         # What is 1 in an example would be 1 for ever.
         batch = max(2, batch)
@@ -102,7 +106,7 @@ def export(
         # The layout that PyTorch's convolutions and the involutions are fastest in; load_pt2 copies images of another one.
         module = module.to(memory_format=torch.channels_last)
     names = _output_names(module, images)
-    least = min(64, height, width) if multiple == 1 else 2 * multiple
+    least = min(64, height, width) if multiple == 1 else least_side
     others = _of_other_sizes(calibrating, images, multiple) if dynamic else ()
     try:
         with compiling_for_the_cpu():
@@ -162,17 +166,20 @@ def _output_names(module: Any, images: Tensor) -> list[str]:
     return [f"level_{name}" for name in given] if isinstance(given, Mapping) else ["logits"]
 
 
-def _sides(size: list[int] | None, default: tuple[int, int], multiple: int) -> tuple[int, int]:
+def _sides(size: list[int] | None, default: tuple[int, int], multiple: int, least: int) -> tuple[int, int]:
     """Return height and width of the example images."""
     if not size:
         # The net's own size is an example as good as the next larger one of the file's steps.
-        return _rounded_up(default, multiple)
+        height, width = _rounded_up(default, multiple)
+        return max(height, least), max(width, least)
     if len(size) > 2 or min(size) < 1:
         raise CommandError(f"--size must be a height and a width of at least 1 pixel, got {','.join(map(str, size))}")
     height, width = size[0], size[-1]
     if height % multiple or width % multiple:
         nearest = " ".join(map(str, _rounded_up((height, width), multiple)))
         raise CommandError(f"--size must have multiples of {multiple}, such as {nearest}, got {height} {width}")
+    if min(height, width) < least:
+        raise CommandError(f"with --multiple {multiple}, --size must be at least {least}, got {height} {width}")
     return height, width
 
 
@@ -195,7 +202,7 @@ def _of_other_sizes(calibrating: list[Tensor], images: Tensor, multiple: int) ->
     for batch, *sides in shapes:
         if calibrating:
             yield torch.nn.functional.interpolate(
-                torch.cat(calibrating)[:batch], sides, mode="bilinear", align_corners=False
+                torch.cat(calibrating[:batch])[:batch], sides, mode="bilinear", align_corners=False
             )
         else:
             yield torch.randn(batch, channels, *sides)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +22,7 @@ __all__ = ["calibration_sets", "check_calibration", "quantise"]
 
 # Products, and what stands between two of them and would go back to floating point else.
 _PRODUCTS = ["Conv", "Gemm", "MatMul"]
-_TYPES = [*_PRODUCTS, "Add", "MaxPool", "GlobalAveragePool"]
+_TYPES = [*_PRODUCTS, "Add", "MaxPool"]
 
 
 def calibration_sets(given: Any) -> list[tuple[Tensor, ...]]:
@@ -176,8 +178,8 @@ def _quantise_openvino(
     core = openvino_core(extension)
     model = core.read_model(str(file))
     kept = [node.get_friendly_name() for node in model.get_ordered_ops() if _is_kept(node, involutions)]
-    # It says of every involution that it is left alone.
-    with errors_alone("nncf"):
+    # It says of every involution that it is left alone, and draws its progress where a program's output may be read.
+    with errors_alone("nncf"), redirect_stdout(sys.stderr):
         quantised = nncf.quantize(
             model,
             nncf.Dataset([[value.detach().numpy() for value in inputs] for inputs in calibration]),
