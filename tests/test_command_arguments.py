@@ -141,6 +141,21 @@ def test_what_benchmark_cannot_do_is_refused(tmp_path, monkeypatch, capsys, flag
     assert words in refusal(capsys) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dtype", "float32"], "--calibration is of int8; name that in --dtype, or leave it out"),
+        (["--dtype", "int8", "--batch", "1", "100"], "of the 100 images of the largest batch are in"),
+    ],
+)
+def test_images_that_benchmark_cannot_calibrate_on_are_refused_first(
+    photographs, tmp_path, monkeypatch, capsys, flags, words
+):
+    monkeypatch.setattr(run, "measure", lambda plan, say: pytest.fail("measured"))
+    assert main(["benchmark", NET, *flags, "--calibration", str(photographs), "--out", str(tmp_path / "out")]) == 2
+    assert words in refusal(capsys) and not (tmp_path / "out").exists()
+
+
 def test_a_long_refusal_is_cut():
     with pytest.raises(SystemExit) as ended:
         refuse("\n".join(f"{i} {'x' * 1000}" for i in range(50)))

@@ -61,6 +61,7 @@ def benchmark(
 
     import involution.models  # noqa: F401  (registers RedNet)
 
+    from ..data.image_folders import list_images
     from ..models import named
     from ..studies.latency.accuracy import LabelledImages
     from ..studies.latency.engines import DTYPES, ENGINES
@@ -88,6 +89,15 @@ def benchmark(
     for model in plan.models:
         if not Path(model).is_dir() and not timm.is_model(model):
             raise CommandError(f"unknown net {model}; expected a name of timm, or a folder that involution fit wrote")
+    if calibration is not None:
+        # Before minutes of measurement, too.
+        if "int8" not in plan.dtypes:
+            raise CommandError("--calibration is of int8; name that in --dtype, or leave it out")
+        if len(found := list_images([calibration])) < max(plan.batches):
+            raise CommandError(
+                f"{len(found)} of the {max(plan.batches)} images of the largest batch are in {calibration}; give more images, "
+                "or a smaller --batch"
+            )
     if accuracy is not None:
         if not accuracy.is_dir():
             raise CommandError(

@@ -33,16 +33,18 @@ def calibration_batches(
         Batches ``(batch, C, H, W)``.
 
     Raises:
-        DataError: an image cannot be read, there are too few, or ``mean`` is of other channels.
+        DataError: an image cannot be read, there are too few or no folder of them, or ``mean`` is of other channels.
     """
     if len(mean) not in (1, 3):
         raise DataError(f"images have 1 or 3 channels and the net takes {len(mean)}; it cannot be calibrated on images")
     files = list_images([folder])
+    if not folder.is_dir():
+        raise DataError(f"ranges are found on a folder of images such as the net will see, and {folder} is one file")
     count = min(len(files), max(MOST_IMAGES, batch)) // batch * batch
     if not count:
-        raise DataError(
-            f"{len(files)} of the {batch} images of a batch are in {folder}; give more images, or a smaller batch"
-        )
+        # A file for any batch is made with two images at least.
+        smaller = ", or a smaller batch" if batch > 2 else ""
+        raise DataError(f"{len(files)} of the {batch} images of a batch are in {folder}; give more images{smaller}")
     pixels = []
     for i in range(count):
         image = read_image(files[i * len(files) // count], "L" if len(mean) == 1 else "RGB")
