@@ -69,11 +69,11 @@ def test_images_that_cannot_calibrate(photographs, batch, channels, words):
 def test_ranges_are_found_on_no_single_file_and_a_batch_of_two_is_the_least_of_some_files(photographs, tmp_path):
     net = {"size": (8, 8), "batch": 2, "mean": (0.5,), "std": (0.5,)}
     with pytest.raises(
-        DataError, match="ranges are found on a folder of images such as the net will see, and .* is one file"
+        DataError, match=r"ranges are found on a folder of images such as the net will see, and .* is one file"
     ):
         calibration_batches(photographs / "00.png", **net)
     copy(photographs / "00.png", tmp_path)
-    with pytest.raises(DataError, match="1 of the 2 images of a batch are in .*; give more images$"):
+    with pytest.raises(DataError, match=r"1 of the 2 images of a batch are in .*; give more images$"):
         calibration_batches(tmp_path, **net)
 
 

@@ -160,6 +160,8 @@ def export(
             if dynamic_shapes is not None:
                 # OpenVINO 2026.4 computes RedNet of standard operators wrongly, and rightly once its sizes are fixed.
                 remedy = f"export one size or operator 'custom', {remedy}"
+            if format == "openvino":
+                remedy = f"{remedy}, or export to ONNX"
         if tolerance is not None:
             limit = tolerance
         for shapes, value in parity.differences:
