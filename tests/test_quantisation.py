@@ -24,7 +24,7 @@ from involution.models.segmentation import semantic_fpn
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 HAS_NNCF = pytest.mark.skipif(
     find_spec("nncf") is None or find_spec("openvino") is None, reason="nncf or openvino is not installed"
 )
@@ -90,16 +90,59 @@ def test_onnx_leaves_kernels_and_involutions_in_floating_point(net, batches, tmp
     assert parity.agreement == (actual.argmax(1) == expected.argmax(1)).double().mean().item()
     involutions = to_onnx(folded, (batches[0],), tmp_path / "float.onnx")
     graph = onnx.load(file).graph
-    assert not quantised_inputs(graph, involutions)
+    assert not quantised_within(graph, involutions)
     # Four sums of blocks, and the classifier; the stem, and three convolutions of a block and its shortcut.
     others = {node.name for node in graph.node if node.op_type in ("Conv", "Gemm", "Add")} - involutions
     assert len(others) == 4 + 1 + 1 + 4 * 3 and quantised_inputs(graph, others) == others
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_an_activation_costs_nothing_beside_the_convolution_before_it(activation, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 8, 3), activation(), nn.Conv2d(8, 4, 1)).eval()
+    inputs = [(torch.randn(2, 3, 12, 12),) for _ in range(2)]
+    export(net, inputs[0], tmp_path / "net.onnx", calibration=inputs)
+    assert operators_run(tmp_path / "net.onnx") == ["QuantizeLinear", *["QLinearConv"] * 3, "DequantizeLinear"]
+
+
+def test_an_output_that_an_activation_reads_keeps_its_negative_values(tmp_path):
+    class TwoLevels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            first = self.first(x)
+            return first, self.second(first.relu())
+
+    inputs = [(torch.randn(2, 3, 12, 12),) for _ in range(2)]
+    export(TwoLevels().eval(), inputs[0], tmp_path / "net.onnx", calibration=inputs)
+    assert open_onnx(tmp_path / "net.onnx")(list(inputs[0]))[0].min() < -0.5
+
+
+def operators_run(file):
+    """Return the types of the nodes that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(file.with_suffix(".run.onnx"))
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 def quantised_inputs(graph, names):
     """Return which of the nodes read what was in int8."""
     integers = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return {node.name for node in graph.node if node.name in names and integers.intersection(node.input)}
+
+
+def quantised_within(graph, names):
+    """Return what is in int8 of the constants and of the maps that the nodes hand each other."""
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    read = {name for node in graph.node if node.name in names for name in node.input}
+    quantised = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.output[0] in read}
+    own = {constant.name for constant in graph.initializer}
+    own |= {name for node in graph.node if node.name in names for name in node.output}
+    return {name for name in quantised if sources.get(name, name) in own}
 
 
 def between_convolutions(kernel_generator):
@@ -121,7 +164,7 @@ def test_no_kernel_generation_of_an_onnx_file_is_quantised(kernel_generator, tmp
     assert export(net, inputs[0], file, calibration=inputs).differences[0][1] > 1e-4
     involutions = to_onnx(net, inputs[0], tmp_path / "float.onnx")
     graph = onnx.load(file).graph
-    assert not quantised_inputs(graph, involutions)
+    assert not quantised_within(graph, involutions)
     convolutions = {node.name for node in graph.node if node.op_type == "Conv"} - involutions
     assert len(convolutions) == 2 and quantised_inputs(graph, convolutions) == convolutions
 

@@ -22,7 +22,7 @@ __all__ = ["calibration_sets", "check_calibration", "quantise"]
 
 # Products, and what stands between two of them and would go back to floating point else.
 _PRODUCTS = ["Conv", "Gemm", "MatMul"]
-_TYPES = [*_PRODUCTS, "Add", "MaxPool"]
+_TYPES = [*_PRODUCTS, "Add", "Clip", "MaxPool", "Relu"]
 
 
 def calibration_sets(given: Any) -> list[tuple[Tensor, ...]]:
@@ -102,11 +102,15 @@ def _quantise_onnx(
 
     graph = onnx.load(file, load_external_data=False).graph
     constants = {constant.name for constant in graph.initializer}
-    # Products of two maps, as in attention, stay in floating point, too.
+    outputs = {value.name for value in graph.output}
     kept = {
         node.name
         for node in graph.node
-        if node.name in involutions or (node.op_type == "MatMul" and not constants.intersection(node.input))
+        if node.name in involutions
+        # Products of two maps, as in attention, stay in floating point, too.
+        or (node.op_type == "MatMul" and not constants.intersection(node.input))
+        # ONNX Runtime 1.31 cuts a map to the range of the activation that reads it, though it be an output, too.
+        or (node.op_type in ("Clip", "Relu") and node.input[0] in outputs)
     }
     if not any(node.op_type in _PRODUCTS and node.name not in kept for node in graph.node):
         return False
